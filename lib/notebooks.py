@@ -1,0 +1,141 @@
+"""Find, execute and refresh the workbook's notebooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+
+from lib.store import atomic_write
+
+
+class CannotRun(Exception):
+    """Why a run cannot start, in one sentence."""
+
+
+class NotebookFailed(Exception):
+    """Which cell of which notebook failed, with its last lines."""
+
+
+class ThisPython(AsyncKernelManager):
+    """Kernels of the running interpreter, whatever kernel the user has installed under the name python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        quiet = ["--log-level=CRITICAL"]  # it logs about its sockets: unencrypted, closed by Ctrl-C
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(quiet))
+
+
+class WorkbookEngine(NBClientEngine):
+    """papermill's own engine, which also calls `on_cell(cell)` before each code cell of the notebook."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, **kwargs):
+        papermill_start = nb_man.cell_start
+
+        def cell_start(cell, *args, **more):
+            if _is_code(cell):
+                on_cell(cell)
+            papermill_start(cell, *args, **more)
+
+        nb_man.cell_start = cell_start
+        super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=ThisPython, **kwargs)
+
+
+papermill_engines.register("workbook", WorkbookEngine)
+
+
+def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = None) -> list[Path]:
+    """The numbered notebooks of a folder in order: all, those named in `only`, or those from `start` on.
+
+    A notebook is named by its number or its name. Raises `CannotRun` for a name that no notebook has.
+    """
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    names = ", ".join(path.stem for path in found)
+    if not found:
+        raise CannotRun(f"there are no notebooks in {folder}.")
+    for name in [*only, *([start] if start else [])]:
+        if not any(_goes_by(path, name) for path in found):
+            raise CannotRun(f"there is no notebook {name!r}; the notebooks are {names}.")
+    first = next((i for i, path in enumerate(found) if start and _goes_by(path, start)), 0)
+    return [path for path in found[first:] if not only or any(_goes_by(path, name) for name in only)]
+
+
+def title_of(notebook: Path) -> str:
+    """The first heading of a notebook."""
+    text = "\n".join(c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown")
+    heading = re.search(r"^#\s+(.+)$", text, flags=re.MULTILINE)
+    return heading[1].strip() if heading else "(no title)"
+
+
+def code_cells(notebook: Path) -> list[NotebookNode]:
+    """The notebook's own code cells, without the one in which papermill puts the parameters."""
+    return [cell for cell in nbformat.read(notebook, as_version=4).cells if _is_code(cell)]
+
+
+def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_cell: Callable[[int], None]) -> None:
+    """Execute a notebook, in its own folder, into the file `target`; `on_cell(number)` before each code cell, from 1.
+
+    Raises `NotebookFailed`; `target` then holds the notebook up to the failure.
+    """
+    begun: list[NotebookNode] = []
+
+    def count(cell: NotebookNode) -> None:
+        begun.append(cell)
+        on_cell(len(begun))
+
+    source, out = notebook.resolve(), target.resolve()
+    how = dict(cwd=source.parent, kernel_name="python3", language="python", engine_name="workbook", progress_bar=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(source, out, parameters, on_cell=count, **how)
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
+        raise NotebookFailed(
+            f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
+            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}."
+        ) from None
+
+
+def refresh_notebook(executed: Path, committed: Path) -> None:
+    """Take the outputs of an executed copy into the committed notebook: no timestamps, no stderr, counts from 1.
+
+    Raises `CannotRun` if the committed notebook was edited after the run.
+    """
+    ran = code_cells(executed)
+    notebook = nbformat.read(committed, as_version=4)
+    cells = [cell for cell in notebook.cells if _is_code(cell)]
+    if [cell.source for cell in ran] != [cell.source for cell in cells]:
+        raise CannotRun(f"{committed.name} was edited after {executed} was run; run it again.")
+    for number, (cell, run) in enumerate(zip(cells, ran), start=1):
+        cell.execution_count = number
+        cell.outputs = [output for output in run.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+    atomic_write(committed, nbformat.writes(notebook) + "\n")
+
+
+def _goes_by(path: Path, name: str) -> bool:
+    return name.removesuffix(".ipynb") in (path.stem, path.stem[:2])
+
+
+def _is_code(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+def _last_lines(error: Exception, count: int = 8) -> str:
+    if isinstance(error, DeadKernelError):
+        return "The kernel died, most often of too little memory: close other programs or take a smaller profile."
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
+    return "\n".join(text.rstrip().splitlines()[-count:])

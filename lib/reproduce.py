@@ -1,0 +1,160 @@
+"""``python -m lib.reproduce``: run the notebooks in order and keep their executed copies with the figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from lib.notebooks import (
+    CannotRun,
+    NotebookFailed,
+    code_cells,
+    find_notebooks,
+    refresh_notebook,
+    run_notebook,
+    title_of,
+)
+from lib.profiles import HOME, PROFILES, Profile, ProfileError, get_profile
+from lib.progress import Progress
+from lib.store import Store, atomic_write
+
+DEFAULT = "mini"
+FOLDER = HOME / "notebooks"
+GB = 1e9
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    profile: Annotated[str, typer.Option(help=f"Size of the run: {', '.join(PROFILES)}.")] = DEFAULT,
+    only: Annotated[list[str], typer.Option(help="Run this notebook, by number or name; repeatable.")] = [],
+    start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
+    settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
+    commit_outputs: Annotated[
+        bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--notebooks", help="Folder of the notebooks.", show_default=False)] = FOLDER,
+) -> None:
+    """Run the notebooks in order; executed copies go to figures/PROFILE/notebooks, figures to figures/PROFILE."""
+    try:
+        notebooks = find_notebooks(folder, only, start)
+        if show:
+            return _list(notebooks)
+        size = get_profile(profile, ",".join(settings))
+        if commit_outputs and (profile != DEFAULT or settings):
+            raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
+        check_packages(HOME / "requirements.txt")
+        check_room(size)
+        if fresh:
+            typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
+        run_all(notebooks, size, overrides_for(size, settings))
+        if commit_outputs:
+            for path in notebooks:
+                refresh_notebook(size.figures_dir / "notebooks" / path.name, path)
+    except (CannotRun, ProfileError) as error:
+        raise _stop(str(error), 2)
+    except NotebookFailed as error:
+        raise _stop(str(error), 1)
+    except KeyboardInterrupt:
+        raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
+
+
+def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, str]) -> None:
+    """Execute notebooks one after the other, up to the first that fails; raises `NotebookFailed`.
+
+    How long each took is kept in ``timings.json`` in the cache folder, to estimate the time left of the next run.
+    """
+    record = profile.cache_dir / "timings.json"
+    timings = _read_timings(record)
+    mine = timings.setdefault(profile.name, {})
+    with Progress([path.stem for path in notebooks], mine) as progress:
+        for path in notebooks:
+            started = time.monotonic()
+            progress.start(path.stem, len(code_cells(path)))
+            target = profile.figures_dir / "notebooks" / path.name
+            run_notebook(path, target, {"profile": profile.name, "overrides": overrides}, progress.cell)
+            mine[path.stem] = round(time.monotonic() - started, 1)
+            atomic_write(record, json.dumps(timings, indent=1))
+            progress.finish()
+
+
+def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
+    """The settings as the notebooks get them, which run in another working directory."""
+    overrides = {field.strip(): value.strip() for field, _, value in (pair.partition("=") for pair in settings)}
+    if "cache_dir" in overrides:
+        overrides["cache_dir"] = str(profile.cache_dir.resolve())
+    return overrides
+
+
+def check_packages(requirements: Path) -> None:
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    installed = {package: _version(package) for package in pins}
+    if missing := [package for package, version in installed.items() if version is None]:
+        raise CannotRun(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`.")
+    if other := [f"{name} {installed[name]} instead of {pin}" for name, pin in pins.items() if installed[name] != pin]:
+        typer.echo(f"Numbers may differ from the pinned ones: {', '.join(other)}.", err=True)
+
+
+def check_room(profile: Profile) -> None:
+    """Raise `CannotRun` where the disk or the memory is surely too small for the profile.
+
+    Lower bounds: 32 active features of 8 bytes per token in each of 24 files of feature activations; torch with one
+    model in 1.5 GB, and the shuffle buffer of one layer 768 wide in float32.
+    """
+    disk = 24 * 32 * 8 * profile.mppc_tokens / GB
+    memory = 1.5 + 768 * 4 * profile.buffer_tokens / GB
+    profile.cache_dir.mkdir(parents=True, exist_ok=True)
+    has_disk, has_memory = shutil.disk_usage(profile.cache_dir).free / GB, psutil.virtual_memory().available / GB
+    if has_disk < disk:
+        raise CannotRun(
+            f"{profile.cache_dir} has {has_disk:.1f} GB free and profile {profile.name!r} needs at least {disk:.1f}; "
+            "make room or choose another folder with --set cache_dir=FOLDER."
+        )
+    if has_memory < memory:
+        raise CannotRun(
+            f"{has_memory:.1f} GB of memory are free and profile {profile.name!r} needs at least {memory:.1f}; "
+            "close other programs or take a smaller profile."
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package).partition("+")[0]  # torch's "+cpu" only names the build
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read_timings(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # only the estimate is lost
+
+
+def _list(notebooks: Sequence[Path]) -> None:
+    for path in notebooks:
+        typer.echo(f"{path.stem:32} {title_of(path)}")
+
+
+def _stop(message: str, code: int) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(code)
+
+
+if __name__ == "__main__":
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    app()

@@ -1,0 +1,250 @@
+"""The command line over small notebooks that the tests write themselves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.testing import CliRunner
+
+from lib import progress, reproduce
+from lib.notebooks import CannotRun, find_notebooks, refresh_notebook, run_notebook, title_of
+from lib.profiles import HOME, Profile, get_profile
+from lib.progress import Progress, clock
+
+PARAMETERS = 'profile = "mini"\noverrides = {}'
+
+
+def write(path, *sources, title="A title"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [new_markdown_cell(f"# {title}\n\nText."), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    nbformat.write(new_notebook(cells=cells + [new_code_cell(source) for source in sources]), path)
+
+
+@pytest.fixture
+def workbook(tmp_path, monkeypatch):
+    """Two notebooks, and figures and cache in a folder of the test's own."""
+    folder = tmp_path / "notebooks"
+    write(folder / "00_first.ipynb", "print(profile, overrides)", "import os; print(os.getcwd())", title="The first")
+    write(folder / "03_second.ipynb", "import sys; print('noise', file=sys.stderr)", "sys.executable", title="The next")
+    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "figures" / self.name))
+    return SimpleNamespace(folder=folder, cache=tmp_path / "cache", out=tmp_path / "figures" / "smoke" / "notebooks")
+
+
+def command(workbook, *options):
+    always = ["--notebooks", str(workbook.folder), "--profile", "smoke", "--set", f"cache_dir={workbook.cache}"]
+    return CliRunner().invoke(reproduce.app, [*always, *options])
+
+
+def texts(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return [output.get("text") or output["data"]["text/plain"] for cell in cells for output in cell.outputs]
+
+
+def test_runs_in_order_with_parameters_in_the_notebooks_folder_and_this_python(workbook, tmp_path, monkeypatch):
+    foreign = tmp_path / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/nonexistent/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    result = command(workbook, "--set", "sae_seeds=3+4")
+    assert result.exit_code == 0, result.output
+    said, where = texts(workbook.out / "00_first.ipynb")
+    assert said == f"smoke {{'cache_dir': '{workbook.cache}', 'sae_seeds': '3+4'}}\n"
+    assert where.strip() == str(workbook.folder)
+    assert texts(workbook.out / "03_second.ipynb")[-1] == repr(sys.executable)
+    assert result.output.index("[1/2] 00_first done in") < result.output.index("[2/2] 03_second done in")
+    timings = json.loads((workbook.cache / "timings.json").read_text())["smoke"]
+    assert list(timings) == ["00_first", "03_second"] and min(timings.values()) > 0
+    assert texts(workbook.folder / "00_first.ipynb") == []
+
+
+def test_failure_names_notebook_and_cell_and_stops(workbook):
+    write(workbook.folder / "01_broken.ipynb", "a = 1", "\nwrong = a / 0\nprint(wrong)")
+    result = command(workbook)
+    assert result.exit_code == 1
+    assert "01_broken.ipynb failed in code cell 3 of 3, which begins\n    wrong = a / 0\n" in result.output
+    assert "ZeroDivisionError: division by zero" in result.output and "\x1b" not in result.output
+    assert f"The notebook up to there is {workbook.out / '01_broken.ipynb'}." in result.output
+    assert (workbook.out / "01_broken.ipynb").exists() and not (workbook.out / "03_second.ipynb").exists()
+
+
+def test_dead_kernel_is_said(workbook):
+    write(workbook.folder / "01_dies.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "1")
+    result = command(workbook, "--only", "01")
+    assert result.exit_code == 1
+    assert "01_dies.ipynb failed in code cell 2 of 3" in result.output and "The kernel died" in result.output
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--only", "7"], "there is no notebook '7'; the notebooks are 00_first, 03_second."),
+        (["--from", "04"], "there is no notebook '04'"),
+        (["--set", "expansions=3"], "did you mean 'expansion'"),
+        (["--set", "expansion"], "a setting is written field=value"),
+        (["--profile", "huge"], "unknown profile 'huge'"),
+        (["--commit-outputs"], "--commit-outputs needs the profile mini"),
+        (["--set", f"mppc_tokens={10**15}"], "GB free and profile 'smoke' needs at least"),
+        (["--set", f"buffer_tokens={10**12}"], "GB of memory are free and profile 'smoke' needs at least"),
+    ],
+)
+def test_wrong_requests_are_one_sentence_before_anything_runs(workbook, options, said):
+    result = command(workbook, *options)
+    assert result.exit_code == 2 and said in result.output
+    assert result.output.count("\n") == 1 and not workbook.out.exists()
+
+
+def test_list_shows_titles(workbook):
+    result = command(workbook, "--list")
+    assert [line.split(maxsplit=1) for line in result.output.splitlines()] == [
+        ["00_first", "The first"],
+        ["03_second", "The next"],
+    ]
+    write(workbook.folder / "04_x.ipynb", title="#1, the # of all")
+    assert title_of(workbook.folder / "04_x.ipynb") == "#1, the # of all"
+
+
+def test_choice_of_notebooks(workbook):
+    write(workbook.folder / "10_last.ipynb")
+
+    def chosen(**how):
+        return [path.stem[:2] for path in find_notebooks(workbook.folder, **how)]
+
+    assert chosen() == ["00", "03", "10"]
+    assert chosen(only=["10", "00_first"]) == ["00", "10"]
+    assert chosen(start="03") == chosen(start="03_second.ipynb") == ["03", "10"]
+    assert chosen(only=["00", "10"], start="03") == ["10"]
+    with pytest.raises(CannotRun, match="no notebooks in"):
+        find_notebooks(workbook.cache)
+
+
+def test_fresh_deletes_artifacts_first(workbook):
+    (workbook.cache / "sae-0123456789abcdef").mkdir(parents=True)
+    result = command(workbook, "--fresh", "--only", "00")
+    assert result.exit_code == 0 and "Deleted 1 artifacts" in result.output
+    assert not (workbook.cache / "sae-0123456789abcdef").exists()
+
+
+def test_missing_and_other_packages(tmp_path, capsys):
+    pins = tmp_path / "requirements.txt"
+    pins.write_text("# numbers\nnumpy==0.0.1  # old\npytest\n")
+    reproduce.check_packages(pins)
+    assert "numpy" in capsys.readouterr().err
+    pins.write_text("numpy==0.0.1\nno-such-package==1.0\n")
+    with pytest.raises(CannotRun, match="not installed: no-such-package; run `pip install"):
+        reproduce.check_packages(pins)
+
+
+def test_all_requirements_are_pinned_and_installed():
+    lines = (HOME / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#") and "==" not in line] == []
+    reproduce.check_packages(HOME / "requirements.txt")
+
+
+def test_refresh_takes_outputs_only(workbook):
+    committed, executed = workbook.folder / "03_second.ipynb", workbook.out / "03_second.ipynb"
+    seen = []
+    run_notebook(committed, executed, {"profile": "mini"}, seen.append)
+    assert seen == [1, 2, 3]
+    before = nbformat.read(committed, as_version=4)
+    refresh_notebook(executed, committed)
+    after = nbformat.read(committed, as_version=4)
+    nbformat.validate(after)
+    assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
+    assert [cell.metadata for cell in after.cells] == [cell.metadata for cell in before.cells]
+    assert [cell.execution_count for cell in after.cells if cell.cell_type == "code"] == [1, 2, 3]
+    assert [output.output_type for cell in after.cells[1:] for output in cell.outputs] == ["execute_result"]
+    assert after.cells[-1].outputs[0].execution_count == 3
+    content = committed.read_bytes()
+    refresh_notebook(executed, committed)
+    assert committed.read_bytes() == content
+
+    write(committed, "sys.path")
+    with pytest.raises(CannotRun, match="was edited after"):
+        refresh_notebook(executed, committed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
+    pid = tmp_path / "pid"
+    wait = f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    write(tmp_path / "notebooks" / "00_slow.ipynb", wait)
+    code = (
+        "import sys, pathlib; from lib import reproduce; from lib.profiles import Profile\n"
+        f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path)!r}))\n"
+        f"reproduce.app(['--notebooks', {str(tmp_path / 'notebooks')!r}, '--set', 'cache_dir={tmp_path}'])"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    kernel = psutil.Process(int(pid.read_text()))
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Stopped." in err and "Traceback" not in err
+    assert psutil.wait_procs([kernel], timeout=30)[1] == []
+
+
+def test_time_left(monkeypatch):
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
+    run = Progress(["a", "b", "c"], {"a": 10.0, "c": 40.0}, live=False)
+    run.start("a", 5)
+    assert run.seconds_left() == 10 + (10 + 40) / 2 + 40
+    now.seconds += 4
+    assert run.seconds_left() == 6 + 25 + 40
+    now.seconds += 16  # slower than last time
+    assert run.seconds_left() == 0 + 25 + 40
+    run.finish()
+    run.start("b", 4)
+    now.seconds += 12
+    run.cell(3)  # two of four cells took 12 s: 12 more, then c
+    assert run.seconds_left() == 12 + 40
+
+
+def test_time_left_of_a_first_run(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
+    run = Progress(["a", "b"], {}, live=False)
+    run.start("a", 10)
+    assert run.seconds_left() is None
+    now.seconds = 30
+    run.cell(4)  # three cells in 30 s: 70 s left here, 100 s for b
+    assert run.seconds_left() == 70 + 100
+
+
+def test_plain_lines_in_a_log_and_a_live_line_on_a_terminal(capsys):
+    for live in (False, True):
+        with Progress(["00_[a]"], {"00_[a]": 61.0}, live=live) as run:
+            run.start("00_[a]", 7)
+            for number in range(1, 8):
+                run.cell(number)
+            run.finish()
+        shown = capsys.readouterr().out
+        assert "[1/1] 00_[a]" in shown and "[1/1] 00_[a] done in 0:00" in shown
+        if not live:
+            assert shown.splitlines()[0] == "[1/1] 00_[a], cell 0 of 7, 0:00 elapsed, about 1:01 left"
+            assert len(shown.splitlines()) == 2
+
+
+@pytest.mark.parametrize("seconds, shown", [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (3671, "1:01:11")])
+def test_clock(seconds, shown):
+    assert clock(seconds) == shown
+
+
+def test_settings_survive_the_way_into_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["layers=1+2", "blocks_per_document=none", "cache_dir=here", "retrain=true"]
+    profile = get_profile("mini", ",".join(settings))
+    overrides = reproduce.overrides_for(profile, settings)
+    expected = {"layers": (1, 2), "blocks_per_document": None, "cache_dir": tmp_path / "here", "retrain": True}
+    inside = get_profile("mini", overrides)
+    assert {field: getattr(inside, field) for field in expected} == expected
