@@ -1,0 +1,183 @@
+"""The four sizes of the workbook: every size, seed, path and model name is a field of a `Profile`.
+
+Nothing else in the project asks which profile runs; it reads fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+HOME = Path(__file__).resolve().parents[1]
+DATA = HOME / "data"
+
+
+class ProfileError(ValueError):
+    """A wrong profile or setting, said in one sentence."""
+
+
+class Profile(BaseModel):
+    """One size of the workbook. Immutable; `get_profile` builds one, with overrides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="name of the profile; figures go to figures/<name>")
+    meaningful: bool = Field(True, description="False where the models have random weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    seed: int = Field(0, ge=0, description="seed of every random choice that is not an SAE's own")
+    cache_dir: Path = Field(DATA / "cache", description="where artifacts are kept")
+
+    corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
+    context_length: int = Field(ge=8, description="tokens per block, BOS included")
+    blocks_per_document: int | None = Field(
+        None, ge=1, description="blocks a document may fill; the paper cuts it to 1, None keeps all of it"
+    )
+
+    pythia: str = Field(description="the Transformer: folder in data/models, or hub id")
+    pythia_seed: str = Field(description="the Transformer trained from another seed")
+    mamba: str = Field(description="the Mamba model")
+    rwkv: str = Field(description="the RWKV-4 model")
+    layers: tuple[int, ...] | None = Field(
+        None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
+    )
+
+    expansion: int = Field(ge=1, description="d_sae / d_model")
+    l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
+    target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
+    sae_tokens: int = Field(ge=1, description="tokens each SAE is trained on")
+    sae_batch_size: int = Field(4096, ge=1, description="tokens per SAE step")
+    sae_learning_rate: float = Field(8e-4, gt=0, description="Adam's learning rate (paper, App. A)")
+    sae_warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which λ and the rate rise")
+    sae_decay: float = Field(0.2, ge=0, lt=1, description="share of the steps over which the rate falls to zero")
+    sae_seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="SAE seeds; the second is the skyline's")
+    buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
+    batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
+    retrain: bool = Field(False, description="train SAEs even where trained ones are shipped in data/saes")
+
+    eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
+    mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Profile:
+        if self.buffer_tokens < self.sae_batch_size:
+            raise ValueError(f"buffer_tokens={self.buffer_tokens} is smaller than sae_batch_size={self.sae_batch_size}")
+        return self
+
+    @property
+    def figures_dir(self) -> Path:
+        """Folder of this profile's figures and tables."""
+        return HOME / "figures" / self.name
+
+
+_LAPTOP = dict(
+    corpus="openwebtext",
+    context_length=1024,
+    blocks_per_document=1,
+    pythia="EleutherAI/pythia-160m",
+    pythia_seed="EleutherAI/pythia-160m-seed1",
+    mamba="state-spaces/mamba-130m-hf",
+    rwkv="RWKV/rwkv-4-169m-pile",
+)
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": dict(
+        meaningful=False,
+        corpus="docstrings",
+        context_length=32,
+        pythia="smoke-pythia",
+        pythia_seed="smoke-pythia-seed1",
+        mamba="smoke-mamba",
+        rwkv="smoke-rwkv",
+        expansion=4,
+        l1_coefficient=2.0,
+        sae_tokens=16_384,
+        sae_batch_size=512,
+        buffer_tokens=4_096,
+        eval_tokens=2_048,
+        mppc_tokens=4_096,
+    ),
+    "mini": dict(
+        corpus="docstrings",
+        context_length=256,
+        pythia="mini-pythia",
+        pythia_seed="mini-pythia-seed1",
+        mamba="mini-mamba",
+        rwkv="mini-rwkv",
+        expansion=16,
+        l1_coefficient=2.0,
+        sae_tokens=4_000_000,
+        buffer_tokens=65_536,
+        eval_tokens=50_000,
+        mppc_tokens=200_000,
+    ),
+    "laptop": dict(
+        **_LAPTOP,
+        layers=(2, 5, 8),
+        expansion=8,
+        l1_coefficient=2.0,
+        sae_tokens=4_000_000,
+        buffer_tokens=65_536,
+        batch_blocks=4,
+        eval_tokens=50_000,
+        mppc_tokens=200_000,
+    ),
+    "paper": dict(
+        **_LAPTOP,
+        expansion=32,
+        l1_coefficient=2.0,
+        sae_tokens=300_000_000,
+        buffer_tokens=500_000,
+        batch_blocks=16,
+        eval_tokens=200_000,
+        mppc_tokens=1_000_000,
+    ),
+}
+
+
+def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = None, **more: Any) -> Profile:
+    """Build a profile by name, with single fields overridden.
+
+    `overrides` is a dict or, as on a command line, ``"field=value,field=value"``.
+
+    Raises `ProfileError` with one sentence for an unknown profile, an unknown field or a bad value.
+    """
+    if name not in PROFILES:
+        raise ProfileError(f"unknown profile {name!r}; the profiles are {', '.join(PROFILES)}.")
+    settings = {**parse_overrides(overrides), **more}
+    for field in settings:
+        if field not in Profile.model_fields or field == "name":
+            known = [f for f in Profile.model_fields if f != "name"]
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
+    try:
+        return Profile.model_validate({**PROFILES[name], **settings, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        raise ProfileError(f"bad value for {where} in profile {name!r}: {first['msg']}.") from None
+
+
+def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Turn ``"a=1,b=2"`` (or a dict, or nothing) into a dict of settings; comma-free lists are written ``2+5+8``."""
+    if not overrides:
+        return {}
+    if isinstance(overrides, dict):
+        return {field: _as_tuple(field, value) for field, value in overrides.items()}
+    pairs = [part.partition("=") for part in overrides.split(",")]
+    for field, equals, _ in pairs:
+        if not equals:
+            raise ProfileError(f"a setting is written field=value, not {field!r}.")
+    return {field.strip(): _as_tuple(field.strip(), value.strip()) for field, _, value in pairs}
+
+
+def _as_tuple(field: str, value: Any) -> Any:
+    """Fields that hold several numbers are written 2+5+8; ``none`` stands for None."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    return tuple(value.split("+")) if field in ("layers", "sae_seeds") else value
