@@ -1,25 +1,33 @@
 """Any of the three architectures as a `TransformerBridge`, with one vocabulary for their parts.
 
-Weights are the raw Hugging Face ones: nothing folded, nothing centred.
+Weights are the raw Hugging Face ones: nothing folded, nothing centred. transformers' RWKV-4 halves its hidden
+states every `rescale_every` blocks at inference (weights compensate), so its residual stream changes scale there.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens.model_bridge import TransformerBridge
 
-from lib import scans
+from lib import recipes, scans
 from lib.corpus import Blocks
-from lib.profiles import DATA, Profile
+from lib.profiles import Profile
+from lib.store import Store
 
 Logits = Callable[[Int[Tensor, "rows context"]], Float[Tensor, "rows context vocabulary"]]
+
+
+class ModelNotFound(OSError):
+    """A model is neither in data/models nor on the hub."""
 
 
 def device_of(profile: Profile) -> str:
@@ -35,6 +43,92 @@ def fast_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device != "cpu" or has_bf16 else torch.float32
 
 
+# --------------------------------------------------------------------------------------------- loading
+
+
+def folder_of(name: str, profile: Profile) -> str:
+    """Where the weights of a model are: data/models, a random checkpoint built on the spot, or a hub id."""
+    if (recipes.MODELS / name / "config.json").exists():
+        return str(recipes.MODELS / name)
+    if Path(name).is_dir():
+        return name
+    if name.startswith("smoke-") and name in recipes.RECIPES:
+        fields = {"recipe": vars(recipes.RECIPES[name])}
+        return str(Store(profile.cache_dir).get(name, fields, lambda folder: recipes.random_checkpoint(name, folder)))
+    if name in recipes.RECIPES:
+        raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
+    return name
+
+
+def load(name: str, profile: Profile) -> TransformerBridge:
+    """A model by its name in data/models, a folder, or a hub id; float32, raw weights, in evaluation mode.
+
+    Raises `ModelNotFound`, in one sentence, if there is no such model or the hub cannot be reached.
+    """
+    scans.install()
+    for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
+        logging.getLogger(library).setLevel(logging.ERROR)
+    folder = folder_of(name, profile)
+    try:
+        model = TransformerBridge.boot_transformers(folder, device=device_of(profile), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelNotFound(f"cannot load {name} (no folder in data/models; the hub says: {reason})") from None
+    model.original_model.config.use_cache = False  # whole sequences only; a cache would keep Mamba off its hooks
+    return model.eval()
+
+
+def architecture(model: TransformerBridge) -> str:
+    """gpt_neox, mamba or rwkv."""
+    return model.original_model.config.model_type
+
+
+# ------------------------------------------------------------------------------- one vocabulary for the parts
+
+
+def resid_post(layer: int) -> str:
+    """Hook of the residual stream after block `layer`, in every architecture: Float[batch, time, d_model]."""
+    return f"blocks.{layer}.hook_out"
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Where the neurons of one layer are read: hooks, and how their values give Float[batch, time, n_neurons]."""
+
+    hooks: tuple[str, ...]
+    read: Callable[[dict[str, Tensor]], Float[Tensor, "batch time n_neurons"]]
+
+
+def neurons(model: TransformerBridge, layer: int) -> Neurons:
+    """The neurons of a layer (W §4.3.1).
+
+    Pythia: MLP after its activation. Mamba: SSM input after conv and SiLU, then SiLU(gate). RWKV: channel-mix
+    after the squared ReLU.
+    """
+    block = f"blocks.{layer}"
+    kind = architecture(model)
+    if kind == "mamba":
+        return _mamba_neurons(f"{block}.mixer.x_proj.hook_in", f"{block}.mixer.in_proj.hook_out")
+    hook = f"{block}.mlp.out.hook_in" if kind == "gpt_neox" else f"{block}.channel_mix.out.hook_in"
+    return Neurons((hook,), lambda cache: cache[hook])
+
+
+def _mamba_neurons(ssm_input: str, in_proj: str) -> Neurons:
+    def read(cache: dict[str, Tensor]) -> Tensor:
+        gate = cache[in_proj].chunk(2, dim=-1)[1]
+        return torch.cat([cache[ssm_input], F.silu(gate)], dim=-1)
+
+    return Neurons((ssm_input, in_proj), read)
+
+
+def n_layers(model: TransformerBridge) -> int:
+    """Number of blocks."""
+    return model.cfg.n_layers
+
+
+# ------------------------------------------------------------------------------------------- how good is a model
+
+
 def repeated_tokens(
     n_rows: int, n_tokens: int, vocabulary: int, seed: int, bos: int = 0
 ) -> Int[Tensor, "rows 2*n_tokens+1"]:
@@ -45,11 +139,28 @@ def repeated_tokens(
 
 
 @torch.no_grad()
-def induction_accuracy(logits: Logits, n_rows: int = 64, n_tokens: int = 64, seed: int = 12_345) -> float:
-    """Share of right next tokens on the second copy of random tokens, from position 3 of the copy on."""
-    tokens = repeated_tokens(n_rows, n_tokens, 4096, seed)
-    guess = logits(tokens).argmax(-1)[:, n_tokens + 3 : -1]
-    return float((guess == tokens[:, n_tokens + 4 :]).float().mean())
+def induction_accuracy(logits: Logits, tokens: Int[Tensor, "rows 2*n_tokens+1"]) -> float:
+    """Share of right next tokens on the second copy of `repeated_tokens`, from position 3 of the copy on."""
+    first = tokens.shape[1] // 2 + 4  # BOS, the first copy, and three tokens of the second
+    guess = logits(tokens).argmax(-1)[:, first - 1 : -1].cpu()
+    return float((guess == tokens[:, first:]).float().mean())
+
+
+@torch.no_grad()
+def induction_gap(logits: Logits, distance: int, vocabulary: int, n_rows: int = 128, seed: int = 54_321) -> float:
+    """Logit of B after [A][B] … [A], minus the same with B replaced by B′; mean over prompts of random tokens.
+
+    `distance` is the number of positions between the two A (W §6.1).
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.choice(vocabulary - 2, distance + 2, replace=False) + 2 for _ in range(n_rows)])
+    tokens = torch.from_numpy(rows).long()
+    a, b, other = tokens[:, 0], tokens[:, 1].clone(), tokens[:, -1].clone()
+    clean = torch.cat([torch.zeros(n_rows, 1, dtype=torch.long), tokens[:, :-1], a[:, None]], dim=1)
+    corrupt = clean.clone()
+    corrupt[:, 2] = other
+    gap = (logits(clean)[:, -1] - logits(corrupt)[:, -1]).cpu()
+    return float(gap.gather(1, b[:, None]).mean())
 
 
 @torch.no_grad()
@@ -59,8 +170,19 @@ def held_out_loss(logits: Logits, blocks: Blocks, batch_blocks: int = 32) -> flo
     for start in range(0, len(blocks), batch_blocks):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch_blocks]).long()
         wanted = torch.from_numpy(blocks.mask[start : start + batch_blocks])[:, 1:]
-        loss = torch.nn.functional.cross_entropy(
-            logits(tokens)[:, :-1][wanted].float(), tokens[:, 1:][wanted], reduction="sum"
-        )
-        total += float(loss)
+        scores = logits(tokens)[:, :-1].cpu()
+        total += float(F.cross_entropy(scores[wanted].float(), tokens[:, 1:][wanted], reduction="sum"))
     return total / blocks.n_positions
+
+
+def quality(model: TransformerBridge, blocks: Blocks) -> dict[str, float]:
+    """Held-out loss (nats per token), induction accuracy on 64 repeated tokens, induction gap at distance 32."""
+    vocabulary = model.original_model.config.vocab_size
+    device = next(model.parameters()).device
+    logits = lambda tokens: model(tokens.to(device))  # noqa: E731
+    repeated = repeated_tokens(64, 64, vocabulary, seed=12_345)
+    return {
+        "held_out_loss": round(held_out_loss(logits, blocks), 4),
+        "induction_accuracy": round(induction_accuracy(logits, repeated), 4),
+        "induction_gap_32": round(induction_gap(logits, 32, vocabulary), 3),
+    }

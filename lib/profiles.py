@@ -28,7 +28,7 @@ class Profile(BaseModel):
     meaningful: bool = Field(True, description="False where the models have random weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     seed: int = Field(0, ge=0, description="seed of every random choice that is not an SAE's own")
-    cache_dir: Path = Field(DATA / "cache", description="where artifacts are kept")
+    cache_dir: Path = Field(description="where artifacts are kept; data/cache/<name> unless set")
 
     corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
     context_length: int = Field(ge=8, description="tokens per block, BOS included")
@@ -154,7 +154,7 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
     try:
-        return Profile.model_validate({**PROFILES[name], **settings, "name": name})
+        return Profile.model_validate({"cache_dir": DATA / "cache" / name, **PROFILES[name], **settings, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"

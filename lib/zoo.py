@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -25,79 +25,14 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    PreTrainedModel,
-    RwkvConfig,
-    RwkvForCausalLM,
-)
+from transformers import PreTrainedModel
 
 from lib import corpus, models, scans
 from lib.profiles import DATA, Profile, get_profile
+from lib.recipes import MODELS, RECIPES, Recipe, build, export
 
 IGNORE = -100  # target of positions that are not learnt
-MODELS = DATA / "models"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one mini model is made."""
-
-    architecture: str
-    n_layers: int
-    seed: int = 0
-    d_model: int = 128
-    context_length: int = 256
-    batch_rows: int = 32
-    steps: int = 3_200
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    decay_share: float = 0.4
-    weight_decay: float = 0.1
-    repeat_share_start: float = 0.5
-    repeat_share_end: float = 0.2
-    longest_period: int = 128
-
-    @property
-    def tokens(self) -> int:
-        """Tokens seen in training."""
-        return self.steps * self.batch_rows * self.context_length
-
-
-RECIPES = {
-    "mini-pythia": Recipe("pythia", n_layers=4),
-    "mini-pythia-seed1": Recipe("pythia", n_layers=4, seed=1),
-    "mini-mamba": Recipe("mamba", n_layers=8, learning_rate=4e-3, steps=3_400),
-    "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3, steps=3_400),
-    "smoke-pythia": Recipe("pythia", n_layers=2, d_model=64),
-    "smoke-pythia-seed1": Recipe("pythia", n_layers=2, d_model=64, seed=1),
-    "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
-    "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
-}
-
-
-def build(recipe: Recipe) -> PreTrainedModel:
-    """An untrained Hugging Face model of the recipe's architecture and seed."""
-    torch.manual_seed(recipe.seed)
-    common = dict(
-        vocab_size=corpus.VOCABULARY, hidden_size=recipe.d_model, num_hidden_layers=recipe.n_layers,
-        bos_token_id=0, eos_token_id=0, pad_token_id=1,
-    )
-    if recipe.architecture == "pythia":
-        width = 4 * recipe.d_model
-        return GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                **common, num_attention_heads=4, intermediate_size=width, rotary_pct=0.25,
-                max_position_embeddings=2 * recipe.context_length, tie_word_embeddings=False,
-            )
-        )
-    if recipe.architecture == "mamba":
-        return MambaForCausalLM(MambaConfig(**common, state_size=16, initializer_range=0.05, use_cache=False))
-    config = RwkvConfig(**common, context_length=2 * recipe.context_length, rescale_every=0, use_cache=False)
-    return RwkvForCausalLM(config)
+CHECKPOINTS = DATA / "cache" / "zoo"  # outside the profiles' caches: clearing those must not cost hours
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -288,26 +223,13 @@ def train(
     return model.eval(), losses
 
 
-def export(model: PreTrainedModel, folder: Path, record: dict) -> None:
-    """Write a Hugging Face folder: fp16 safetensors, tokenizer, training.json."""
-    model.half().save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(corpus.TOKENIZER / file, folder / file)
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def random_checkpoint(name: str, folder: Path) -> None:
-    """A random-weight checkpoint of a recipe (the smoke profile's models)."""
-    export(build(RECIPES[name]), folder, {"recipe": asdict(RECIPES[name]), "trained": False})
-
-
 def make(name: str, profile: Profile) -> dict:
     """Train one model of the zoo into data/models/<name> and measure it; returns its record."""
     recipe = RECIPES[name]
     documents = corpus.docstring_tokens(profile, "train")
     started = time.time()
     device = models.device_of(profile)
-    model, losses = train(recipe, documents, profile.cache_dir / "zoo" / name, device=device)
+    model, losses = train(recipe, documents, CHECKPOINTS / name, device=device)
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "last_run_seconds": round(time.time() - started)}
     export(model, MODELS / name, record | {"training_losses": losses})
     quality = models.quality(models.load(name, profile), corpus.load_blocks(profile, "held_out", 100_000))
