@@ -7,9 +7,11 @@ Two corpora behind one interface: the docstrings of pinned packages (mini: every
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +27,8 @@ from numpy import ndarray
 
 from lib.profiles import DATA, Profile
 from lib.store import Store
+
+log = logging.getLogger("workbook.corpus")
 
 PACKAGES = {  # distribution → import name; all pinned in requirements.txt, in this order
     "transformers": "transformers",
@@ -136,16 +140,15 @@ def describe(texts: list[str]) -> dict:
     }
 
 
-def _compare_with_manifest(found: dict) -> None:
-    known = json.loads(MANIFEST.read_text())
+@functools.cache
+def _compare_with_manifest(description: str) -> None:
+    """Say once, through the log, if the text (`describe` as JSON) is not the one the mini models were trained on."""
+    found, known = json.loads(description), json.loads(MANIFEST.read_text())
     if found["sha256"] == known["sha256"]:
         return
     other = [f"{p} {v} (not {known['packages'][p]})" for p, v in found["packages"].items() if v != known["packages"][p]]
     why = "; ".join(other) or "the same versions, but another build or Python"
-    warnings.warn(
-        f"The text is not the one that the mini models were trained on: {why}. Results will differ slightly.",
-        stacklevel=3,
-    )
+    log.warning("The text is not the one the mini models were trained on: %s. Results will differ a little.", why)
 
 
 # --------------------------------------------------------------------------------------------- tokens
@@ -212,7 +215,7 @@ def docstring_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]
         "tokenizer": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
     }
     folder = Store(profile.cache_dir).get("corpus", key, _build_docstring_tokens)
-    _compare_with_manifest(json.loads((folder / "corpus.json").read_text()))
+    _compare_with_manifest((folder / "corpus.json").read_text())
     lengths = np.load(folder / f"{split}_lengths.npy")
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,6 +69,7 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     scans.install()
     for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
         logging.getLogger(library).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
     folder = folder_of(name, profile)
     try:
         model = TransformerBridge.boot_transformers(folder, device=device_of(profile), dtype=torch.float32)
