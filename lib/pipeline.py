@@ -1,0 +1,132 @@
+"""The main job's stages, each kept as an artifact: trained SAEs → feature activations → MPPC.
+
+Every function loads its result if it is there and makes it if not, so that any notebook runs on its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from lib import corpus, models
+from lib.activations import iterate_activations
+from lib.features import FeatureWriter, SparseFeatures, feature_statistics, layer_folder, open_features
+from lib.mppc import max_pairwise_correlations
+from lib.profiles import Profile
+from lib.sae import SparseAutoencoder, evaluate_saes
+from lib.sae_training import SETTINGS, train_saes
+from lib.store import Store
+
+TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
+
+
+def layers_of(model, profile: Profile) -> list[int]:
+    """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
+    n = models.n_layers(model)
+    if profile.layers is None:
+        return list(range(n))
+    reference = 12 if profile.corpus == "openwebtext" else 4
+    ratio = n // reference
+    return [(layer + 1) * ratio - 1 for layer in profile.layers]
+
+
+def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
+    """SAE seeds of a model: all of the profile's for the Transformer (the skyline's), the first for the others."""
+    return profile.sae_seeds if name == profile.pythia else profile.sae_seeds[:1]
+
+
+def _model_fields(name: str, profile: Profile) -> dict[str, Any]:
+    """What identifies a model: a digest of its weights where they are local, else its hub id."""
+    weights = Path(models.folder_of(name, profile)) / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+    return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
+
+
+def _sae_fields(name: str, profile: Profile) -> dict[str, Any]:
+    settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
+    return _model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
+
+
+# ------------------------------------------------------------------------------------------------- SAEs
+
+
+def trained_saes(name: str, profile: Profile) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
+    """All SAEs of a model, by seed and layer, with their metrics in `info`, and the history of their training."""
+    folder = Store(profile.cache_dir).get("saes", _sae_fields(name, profile), partial(_train, name, profile))
+    saes = [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob("seed*"))]
+    return saes, pd.read_csv(folder / "history.csv")
+
+
+def _train(name: str, profile: Profile, folder: Path) -> None:
+    model = models.load(name, profile)
+    # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
+    blocks = corpus.load_blocks(profile, "train", profile.sae_tokens)
+    saes, history = train_saes(
+        model, blocks, profile, seeds_of(name, profile), layers_of(model, profile), folder / "checkpoint"
+    )
+    evaluate_saes(model, saes, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
+    for sae in saes:
+        sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+    history.to_csv(folder / "history.csv", index=False)
+
+
+def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
+    """A row per SAE: model, layer, seed, L0, explained variance, cross-entropy recovered, dead share."""
+    columns = ["l0", "explained_variance", "ce_recovered", "dead"]
+    places = [{"model": sae.info.model_name, "layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
+    metrics = [{column: sae.info.metrics[column] for column in columns} for sae in saes]
+    return pd.DataFrame([place | row for place, row in zip(places, metrics, strict=True)])
+
+
+# ------------------------------------------------------------------------------------------- features and MPPC
+
+
+def features(name: str, profile: Profile, seed: int | None = None) -> list[SparseFeatures]:
+    """Feature activations of a model's SAEs of one SAE seed (default: the first) over the held-out text."""
+    seed = profile.sae_seeds[0] if seed is None else seed
+    fields = _sae_fields(name, profile) | {"seed_read": seed, "mppc_tokens": profile.mppc_tokens}
+    return open_features(Store(profile.cache_dir).get("features", fields, partial(_encode, name, profile, seed)))
+
+
+@torch.no_grad()
+def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
+    saes = [sae for sae in trained_saes(name, profile)[0] if sae.info.seed == seed]
+    model = models.load(name, profile)
+    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    writers = [FeatureWriter(layer_folder(folder, k), sae.d_sae).__enter__() for k, sae in enumerate(saes)]
+    layers = [sae.info.layer for sae in saes]
+    batches = iterate_activations(model, blocks, layers, profile.batch_blocks)
+    n_batches = -(-len(blocks) // profile.batch_blocks)
+    for batch in tqdm(batches, f"features of {name}", n_batches, mininterval=5):
+        for sae, writer in zip(saes, writers, strict=True):
+            writer.append(sae.encode(batch[sae.info.layer]))
+    for writer in writers:
+        writer.__exit__(None, None, None)
+
+
+def mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """MPPC of model `a` with model `b`, and of `b` with `a`: one row per feature.
+
+    Columns: layer, index, firing_rate, mppc, match_layer, match_index; layers are positions among the layers that
+    have SAEs. `seed_b` takes another SAE seed of `b`.
+    """
+    fields = {"a": _sae_fields(a, profile), "b": _sae_fields(b, profile), "seed_b": seed_b}
+    fields["mppc_tokens"] = profile.mppc_tokens
+    folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b))
+    return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
+
+
+def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
+    features_a, features_b = features(a, profile), features(b, profile, seed_b)
+    directions = max_pairwise_correlations(features_a, features_b)
+    for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
+        frame = result.to_frame()
+        rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
+        frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
+        frame.to_parquet(folder / f"{file}.parquet", index=False)
