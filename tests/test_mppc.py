@@ -122,7 +122,7 @@ def test_ties_go_to_the_first_layer_and_feature(engine):
 
 
 def test_ties_between_threads_go_to_the_first_feature():
-    x = np.random.default_rng(0).exponential(size=(300, 60)).astype(np.float32)
+    x = np.random.default_rng(0).exponential(size=(100, 60)).astype(np.float32)
     found = max_pairwise_correlations(sparse(np.tile(x, 60)), sparse(x), threads=4)[1]
     assert found.match_index.tolist() == list(range(60))
 
