@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse
 import torch
 from jaxtyping import Float32, Float64, Int32, Int64
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.features import SparseFeatures
 from lib.sparse_pearson import best_matches, transpose, varying_features

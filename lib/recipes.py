@@ -53,7 +53,7 @@ RECIPES = {
     "mini-pythia": Recipe("pythia", n_layers=4),
     "mini-pythia-seed1": Recipe("pythia", n_layers=4, seed=1),
     "mini-mamba": Recipe("mamba", n_layers=8, learning_rate=4e-3, steps=3_400),
-    "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3, steps=3_400),
+    "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3),
     "smoke-pythia": Recipe("pythia", n_layers=2, d_model=64),
     "smoke-pythia-seed1": Recipe("pythia", n_layers=2, d_model=64, seed=1),
     "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
