@@ -1,0 +1,121 @@
+"""The bridge against plain transformers, the shared vocabulary, and the measures of a model's quality."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lib import corpus, models
+
+ROLES = ("pythia", "mamba", "rwkv")
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.from_numpy(np.random.default_rng(0).integers(2, corpus.VOCABULARY, (3, 30)))
+
+
+@pytest.fixture(scope="module")
+def loaded(smoke):
+    return {role: models.load(getattr(smoke, role), smoke) for role in ROLES}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_logits_are_those_of_plain_transformers(role, loaded, smoke, tokens):
+    folder = models.folder_of(getattr(smoke, role), smoke)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded[role](tokens), plain(tokens).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@torch.no_grad()
+def test_resid_post_is_what_the_block_returns_in_plain_transformers(role, loaded, smoke, tokens):
+    plain = AutoModelForCausalLM.from_pretrained(models.folder_of(getattr(smoke, role), smoke), dtype=torch.float32)
+    base, returned = plain.base_model, []
+    block = (base.blocks if role == "rwkv" else base.layers)[1]
+    block.register_forward_hook(lambda module, inputs, output: returned.append(output))
+    plain(tokens)
+    output = returned[0][0] if isinstance(returned[0], tuple) else returned[0]
+    _, cache = loaded[role].run_with_cache(tokens, names_filter=[models.resid_post(1)])
+    torch.testing.assert_close(cache[models.resid_post(1)], output, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@torch.no_grad()
+def test_neurons_explain_what_the_layer_adds(role, loaded, tokens):
+    """Neurons are the last non-linear step: the layer's own output weights turn them into its output."""
+    model, block = loaded[role], "blocks.1"
+    where = models.neurons(model, 1)
+    out = {"pythia": "mlp.out.hook_out", "mamba": "mixer.out_proj.hook_in", "rwkv": "channel_mix.out.hook_out"}[role]
+    _, cache = model.run_with_cache(tokens, names_filter=[f"{block}.{out}", *where.hooks])
+    neurons, after = where.read(cache), cache[f"{block}.{out}"]
+    layers = model.original_model.base_model
+    if role == "mamba":
+        c, gate = neurons.chunk(2, dim=-1)
+        mixer = layers.layers[1].mixer
+        dt, B, C = mixer.x_proj(c).split([mixer.time_step_rank, 16, 16], dim=-1)
+        y = models.scans.selective_scan(c, torch.nn.functional.softplus(mixer.dt_proj(dt)), -mixer.A_log.exp(), B, C)
+        torch.testing.assert_close((y + mixer.D * c) * gate, after, atol=1e-5, rtol=1e-5)
+        return
+    weights = layers.layers[1].mlp.dense_4h_to_h if role == "pythia" else layers.blocks[1].feed_forward.value
+    torch.testing.assert_close(weights(neurons), after, atol=1e-5, rtol=1e-5)
+    if role == "rwkv":
+        assert (neurons >= 0).all()
+
+
+def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("We couldn't connect to the hub\nand more lines")
+
+    monkeypatch.setattr(models.TransformerBridge, "boot_transformers", offline)
+    with pytest.raises(models.ModelNotFound, match=r"cannot load no/such-model .*couldn't connect to the hub\)$"):
+        models.load("no/such-model", smoke)
+
+
+def test_an_untrained_mini_model_names_the_command(smoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(models.recipes, "MODELS", tmp_path)
+    with pytest.raises(models.ModelNotFound, match="python -m lib.zoo mini-rwkv"):
+        models.load("mini-rwkv", smoke)
+
+
+def copier(tokens):
+    """Logits of a machine that says what followed the last earlier occurrence of the current token."""
+    logits = torch.zeros(*tokens.shape, corpus.VOCABULARY)
+    for row in range(len(tokens)):
+        for t in range(tokens.shape[1]):
+            earlier = (tokens[row, :t] == tokens[row, t]).nonzero()
+            if len(earlier):
+                logits[row, t, tokens[row, earlier[-1, 0] + 1]] = 9.0
+    return logits
+
+
+def test_a_perfect_copier_has_full_induction_accuracy_and_a_constant_none():
+    tokens = models.repeated_tokens(8, 64, corpus.VOCABULARY, seed=3)
+    assert tokens.shape == (8, 129) and (tokens[:, 1:65] == tokens[:, 65:]).all()
+    assert models.induction_accuracy(copier, tokens) > 0.96  # a token drawn twice can mislead it
+    assert models.induction_accuracy(lambda t: torch.zeros(*t.shape, corpus.VOCABULARY), tokens) < 0.01
+
+
+def test_induction_gap_is_the_logit_that_the_copier_gives():
+    assert models.induction_gap(copier, 32, corpus.VOCABULARY, n_rows=16) == pytest.approx(9.0)
+
+
+def test_held_out_loss_of_a_uniform_guess_is_the_logarithm_of_the_vocabulary():
+    blocks = corpus.blocks_of([[5, 6, 7, 8], [9]], 4, bos=0, pad=1, special={0, 1})
+    uniform = lambda t: torch.zeros(*t.shape, 4096)  # noqa: E731
+    assert models.held_out_loss(uniform, blocks) == pytest.approx(math.log(4096), abs=1e-5)
+
+
+def test_held_out_loss_counts_only_positions_that_count():
+    blocks = corpus.blocks_of([[5, 6, 7, 8], [9]], 4, bos=0, pad=1, special={0, 1})
+
+    def knows_all_but_padding(tokens):
+        logits = torch.zeros(*tokens.shape, 4096)
+        logits[:, :-1].scatter_(2, tokens[:, 1:, None], 50.0)
+        logits[..., 1] = -50.0
+        return logits
+
+    assert models.held_out_loss(knows_all_but_padding, blocks) < 1e-6
