@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -227,10 +226,9 @@ def make(name: str, profile: Profile) -> dict:
     """Train one model of the zoo into data/models/<name> and measure it; returns its record."""
     recipe = RECIPES[name]
     documents = corpus.docstring_tokens(profile, "train")
-    started = time.time()
     device = models.device_of(profile)
     model, losses = train(recipe, documents, CHECKPOINTS / name, device=device)
-    record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "last_run_seconds": round(time.time() - started)}
+    record = {"recipe": asdict(recipe), "tokens": recipe.tokens}
     export(model, MODELS / name, record | {"training_losses": losses})
     quality = models.quality(models.load(name, profile), corpus.load_blocks(profile, "held_out", 100_000))
     record |= {"quality": quality, "training_losses": losses}
