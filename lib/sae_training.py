@@ -1,0 +1,216 @@
+"""Training of all SAEs of a model in one pass over the text (paper, App. A)."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib.activations import ShuffleBuffer, model_device
+from lib.corpus import Blocks
+from lib.models import resid_post
+from lib.profiles import Profile
+from lib.sae import SaeInfo, SparseAutoencoder
+from lib.sae_kernels import BETA1, BETA2, EPS, SparseStep, StepStats
+from lib.store import atomic_write
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 120
+LOGGED_STEPS = 200  # rows of history per SAE
+SHOWN = ("loss", "l0", "explained_variance")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's state
+SETTINGS = (
+    "expansion", "l1_coefficient", "target_l0", "sae_tokens", "sae_batch_size", "sae_learning_rate", "sae_warmup",
+    "sae_decay", "buffer_tokens", "batch_blocks", "seed",
+)  # fmt: skip
+SPARSE_SHARE = 1 / 3  # where a larger share of the features is active, the dense step is the faster one
+L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
+
+
+def train_saes(
+    model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: Sequence[int] = (0,),
+    layers: Sequence[int] | None = None, checkpoint_dir: Path | str | None = None, progress: bool = True,
+) -> tuple[list[SparseAutoencoder], pd.DataFrame]:  # fmt: skip
+    """Train one SAE per layer (None: all) and SAE seed on `profile.sae_tokens` tokens of `blocks`.
+
+    All SAEs see the same batches: SAE seeds differ in nothing but the initial weights. Returns the SAEs, by seed and
+    layer, acting on raw activations, and the history (columns layer, seed, step, tokens, loss, l0,
+    explained_variance, l1). With a `checkpoint_dir`, an interrupted call goes on where it was when called again.
+
+    Raises `ValueError` if the checkpoint belongs to other settings, `FloatingPointError` if a loss is not finite.
+    """
+    layers = tuple(range(model.cfg.n_layers)) if layers is None else tuple(layers)
+    run = _Run(model, blocks, profile, tuple(seeds), layers)
+    checkpoint = Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir else None
+    if checkpoint and checkpoint.exists():
+        run.restore(checkpoint)
+    saved = time.monotonic()
+    with tqdm(total=run.steps, initial=run.step, desc="SAEs", unit="step", disable=not progress) as bar:
+        while run.step < run.steps:
+            run.train_on_refill(bar)
+            if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                run.save(checkpoint)
+                saved = time.monotonic()
+    return run.finish(), pd.DataFrame(run.history)
+
+
+def dense_step(
+    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
+) -> StepStats:
+    """One Adam step by autograd on ‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, both means over the batch's tokens."""
+    f = sae.encode(x)
+    mse = (sae.decode(f) - x).square().sum(1).mean()
+    sparsity = (f * sae.W_dec.norm(dim=1)).sum(1).mean()
+    adam.zero_grad()
+    (mse + l1 * sparsity).backward()
+    adam.step()
+    return StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
+
+
+class _Trainee:
+    """One SAE in training, on activations times `scale`, whose mean norm is sqrt(d_model)."""
+
+    def __init__(self, info: SaeInfo, d_model: int, profile: Profile, device: torch.device) -> None:
+        self.sae = SparseAutoencoder(d_model, profile.expansion * d_model, info).to(device)
+        self.profile = profile
+        self.adam = torch.optim.Adam(self.sae.parameters(), betas=(BETA1, BETA2), eps=EPS)
+        for p in self.sae.parameters():
+            moments = {name: torch.zeros_like(p) for name in MOMENTS}
+            self.adam.state[p] = {"step": torch.tensor(0.0), **moments}
+        self.scale = self.variance = 0.0
+        self.l1, self.l0 = profile.l1_coefficient, math.inf
+
+    def measure(self, x: Float[Tensor, "tokens d_model"]) -> None:
+        """Take the scale, and the variance that explained_variance is relative to, from the first activations."""
+        self.scale = math.sqrt(x.shape[1]) / float(x.norm(dim=1).mean())
+        self.variance = float(x.var(0, correction=0).sum()) * self.scale**2
+
+    def train_on(self, x: Float[Tensor, "batch d_model"], step: int, steps: int, sparse: SparseStep | None) -> StepStats:
+        """One step. Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0."""
+        rise = min(1, (step + 1) / (self.profile.sae_warmup * steps + 1))
+        fall = min(1, (steps - step) / (self.profile.sae_decay * steps + 1))
+        self.adam.param_groups[0]["lr"] = self.profile.sae_learning_rate * rise * fall
+        use_sparse = sparse is not None and self.l0 < SPARSE_SHARE * self.sae.d_sae
+        stats = (sparse if use_sparse else dense_step)(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        self.l0 = stats.l0
+        target = self.profile.target_l0
+        if target and rise == fall == 1:
+            self.l1 = self.l1 * ((stats.l0 + 1) / (target + 1)) ** L1_GAIN
+        return stats
+
+    def record(self, step: int, stats: StepStats) -> dict[str, float]:
+        """A row of the history; `step` has just been done."""
+        mse, sparsity, l0 = map(float, stats)
+        if not math.isfinite(mse):
+            raise FloatingPointError(f"the SAE of layer {self.sae.info.layer} diverged at step {step}.")
+        return {
+            "layer": self.sae.info.layer,
+            "seed": self.sae.info.seed,
+            "step": step,
+            "tokens": step * self.profile.sae_batch_size,
+            "loss": mse + float(self.l1) * sparsity,
+            "l0": l0,
+            "explained_variance": 1 - mse / self.variance,
+            "l1": float(self.l1),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and Adam's moments, by name; views, to be saved or written to."""
+        named = {name: p.detach() for name, p in self.sae.named_parameters()}
+        moments = {f"{n}.{m}": self.adam.state[p][m] for n, p in self.sae.named_parameters() for m in MOMENTS}
+        return named | moments
+
+    def state(self) -> dict[str, float]:
+        """The rest of the state, as numbers."""
+        return {"l1": float(self.l1), "l0": float(self.l0), "scale": self.scale, "variance": self.variance}
+
+    def finish(self) -> SparseAutoencoder:
+        self.sae.fold_scale(self.scale)
+        self.sae.info.training |= {"scale": self.scale, "l1_final": float(self.l1)}
+        return self.sae.requires_grad_(False)
+
+
+class _Run:
+    """All SAEs of one model in training; what a checkpoint holds."""
+
+    def __init__(
+        self, model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: tuple[int, ...], layers: tuple[int, ...]
+    ) -> None:
+        self.profile, self.device = profile, model_device(model)
+        self.steps = max(1, profile.sae_tokens // profile.sae_batch_size)
+        self.log_every = max(1, self.steps // LOGGED_STEPS)
+        self.step, self.history = 0, []
+        training = {name: getattr(profile, name) for name in SETTINGS} | {"context_length": blocks.tokens.shape[1]}
+        name, d_model = str(model.cfg.model_name), model.cfg.d_model
+        self.identity = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks), **training}
+        self.trainees = []
+        for seed, layer in product(seeds, layers):
+            info = SaeInfo(model_name=name, hook_name=resid_post(layer), layer=layer, seed=seed, training=training)
+            self.trainees.append(_Trainee(info, d_model, profile, self.device))
+        on_cpu = self.device.type == "cpu"
+        self.sparse = SparseStep(profile.sae_batch_size, d_model, profile.expansion * d_model) if on_cpu else None
+        self.make_buffer = partial(
+            ShuffleBuffer, model, blocks, layers, buffer_tokens=profile.buffer_tokens,
+            batch_size=profile.sae_batch_size, batch_blocks=profile.batch_blocks, seed=profile.seed,
+        )  # fmt: skip
+        self.buffer = self.make_buffer()
+
+    def train_on_refill(self, bar: tqdm) -> None:
+        """Train on one refill of the buffer."""
+        batches = list(self.buffer.next_refill())
+        if self.step == 0:
+            for trainee in self.trainees:
+                trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
+        for batch in batches[: self.steps - self.step]:
+            stats = [t.train_on(batch[t.sae.info.layer], self.step, self.steps, self.sparse) for t in self.trainees]
+            self.step += 1
+            if self.step % self.log_every == 0 or self.step == self.steps:
+                rows = [trainee.record(self.step, s) for trainee, s in zip(self.trainees, stats)]
+                self.history += rows
+                shown = {key: f"{sum(row[key] for row in rows) / len(rows):.3g}" for key in SHOWN}
+                bar.set_postfix(shown, refresh=False)
+            bar.update()
+
+    def save(self, path: Path) -> None:
+        """Write everything that going on needs into one file, atomically."""
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "refills_done": self.buffer.refills_done,
+            "history": self.history,
+            "trainees": [trainee.state() for trainee in self.trainees],
+        }
+        named = {f"{k}.{name}": x for k, trainee in enumerate(self.trainees) for name, x in trainee.tensors().items()}
+        tensors = {name: x.cpu().contiguous() for name, x in named.items()}
+        atomic_write(path, save(tensors, metadata={"state": json.dumps(state)}))
+
+    def restore(self, path: Path) -> None:
+        """Go on from a file that `save` wrote."""
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            if state["identity"] != self.identity:
+                raise ValueError(f"{path} belongs to a training with other settings: delete it or use another folder.")
+            for k, (trainee, numbers) in enumerate(zip(self.trainees, state["trainees"])):
+                for name, x in trainee.tensors().items():
+                    x.copy_(file.get_tensor(f"{k}.{name}"))
+                for p in trainee.sae.parameters():
+                    trainee.adam.state[p]["step"].fill_(state["step"])
+                vars(trainee).update(numbers)
+        self.step, self.history = state["step"], state["history"]
+        self.buffer = self.make_buffer(refills_done=state["refills_done"])
+
+    def finish(self) -> list[SparseAutoencoder]:
+        return [trainee.finish() for trainee in self.trainees]

@@ -1,0 +1,107 @@
+"""Activations against the Hugging Face model; what the shuffle buffer serves, when and in which order."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import models
+from lib.activations import ShuffleBuffer, iterate_activations
+from lib.corpus import Blocks
+
+CONTEXT = 16
+
+
+@pytest.fixture(scope="module")
+def model(smoke):
+    return models.load("smoke-pythia", smoke)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """40 blocks of 1 to 15 counted tokens, and one of none."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(2, 4096, (41, CONTEXT), dtype=np.int32)
+    lengths = random.integers(1, CONTEXT, 41)
+    lengths[7] = 0
+    place = np.arange(CONTEXT)
+    mask = (place > 0) & (place <= lengths[:, None])
+    tokens[place > lengths[:, None]] = 1
+    tokens[:, 0] = 0
+    return Blocks(tokens, mask, np.arange(41, dtype=np.int32))
+
+
+def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
+    places = {"smoke-pythia": 1, "smoke-mamba": 0, "smoke-rwkv": 0}  # the last two's hidden_states leave out the embedding
+    for name, place in places.items():
+        model = models.load(name, smoke)
+        found = list(iterate_activations(model, blocks, [0, 1], batch_blocks=8))
+        x = torch.cat([batch[0] for batch in found])
+        with torch.no_grad():
+            states = model.original_model(torch.from_numpy(blocks.tokens).long(), output_hidden_states=True).hidden_states
+        assert x.dtype == torch.float32
+        torch.testing.assert_close(x, states[place][torch.from_numpy(blocks.mask)], rtol=1e-4, atol=1e-5)
+        assert all(len(batch[0]) == len(batch[1]) for batch in found)
+
+
+def test_forward_pass_ends_with_the_last_wanted_layer(model, blocks):
+    ran = []
+    handle = model.original_model.gpt_neox.final_layer_norm.register_forward_hook(lambda *_: ran.append(1))
+    try:
+        list(iterate_activations(model, blocks, [0, 1], batch_blocks=8))
+    finally:
+        handle.remove()
+    assert not ran
+
+
+def buffer(model, blocks, **more):
+    settings = dict(buffer_tokens=120, batch_size=30, batch_blocks=8, seed=0) | more
+    return ShuffleBuffer(model, blocks, [0, 1], **settings)
+
+
+def refills(shuffled, n):
+    return [list(shuffled.next_refill()) for _ in range(n)]
+
+
+def test_batches_are_full_and_rows_are_the_same_tokens_in_all_layers(model, blocks):
+    x = {layer: torch.cat([b[layer] for b in iterate_activations(model, blocks, [0, 1], 8)]) for layer in (0, 1)}
+    for batch in sum(refills(buffer(model, blocks), 4), []):
+        assert batch[0].shape == batch[1].shape == (30, 64)
+        rows = [torch.cdist(batch[layer], x[layer]).argmin(1) for layer in (0, 1)]
+        assert torch.equal(rows[0], rows[1])
+
+
+def test_an_epoch_serves_every_activation_at_most_once(model, blocks):
+    shuffled = buffer(model, blocks)
+    per_epoch = len(blocks) // shuffled.blocks_per_refill
+    served = torch.cat([batch[1] for part in refills(shuffled, per_epoch) for batch in part])
+    assert len(served.unique(dim=0)) == len(served) > 0.5 * blocks.n_positions
+
+
+def test_batches_mix_two_refills_of_text(model, blocks):
+    shuffled = buffer(model, blocks)
+    text = [blocks.mask[shuffled._block_numbers(refill)].sum() for refill in (0, 1)]
+    first, second = refills(shuffled, 2)
+    assert len(first) == text[0] // 2 // 30
+    assert len(second) == (text[0] - text[0] // 2 + text[1] // 2) // 30
+
+
+def test_same_seed_same_batches_other_seed_others(model, blocks):
+    a, b, other = (refills(buffer(model, blocks, seed=seed), 2)[1][0][0] for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
+
+
+@pytest.mark.parametrize("done", [1, 5])
+def test_resumed_buffer_serves_what_the_old_one_would_have(model, blocks, done):
+    expected = refills(buffer(model, blocks), done + 2)[done:]
+    found = refills(buffer(model, blocks, refills_done=done), 2)
+    for a, b in zip(sum(expected, []), sum(found, []), strict=True):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_what_cannot_be_served_is_said_in_one_sentence(model, blocks):
+    with pytest.raises(ValueError, match="at least four batches of 40 tokens"):
+        buffer(model, blocks, batch_size=40)
+    empty = Blocks(blocks.tokens, np.zeros_like(blocks.mask), blocks.document)
+    with pytest.raises(ValueError, match="no position that counts"):
+        buffer(model, empty)
