@@ -48,7 +48,8 @@ def _model_fields(name: str, profile: Profile) -> dict[str, Any]:
     return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
 
 
-def _sae_fields(name: str, profile: Profile) -> dict[str, Any]:
+def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
+    """What a model's trained SAEs depend on: the key of everything that is made of them."""
     settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
     return _model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
 
@@ -58,7 +59,7 @@ def _sae_fields(name: str, profile: Profile) -> dict[str, Any]:
 
 def trained_saes(name: str, profile: Profile) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
     """All SAEs of a model, by seed and layer, with their metrics in `info`, and the history of their training."""
-    folder = Store(profile.cache_dir).get("saes", _sae_fields(name, profile), partial(_train, name, profile))
+    folder = Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
     saes = [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob("seed*"))]
     return saes, pd.read_csv(folder / "history.csv")
 
@@ -90,7 +91,7 @@ def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
 def features(name: str, profile: Profile, seed: int | None = None) -> list[SparseFeatures]:
     """Feature activations of a model's SAEs of one SAE seed (default: the first) over the held-out text."""
     seed = profile.sae_seeds[0] if seed is None else seed
-    fields = _sae_fields(name, profile) | {"seed_read": seed, "mppc_tokens": profile.mppc_tokens}
+    fields = sae_fields(name, profile) | {"seed_read": seed, "mppc_tokens": profile.mppc_tokens}
     return open_features(Store(profile.cache_dir).get("features", fields, partial(_encode, name, profile, seed)))
 
 
@@ -116,7 +117,7 @@ def mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[p
     Columns: layer, index, firing_rate, mppc, match_layer, match_index; layers are positions among the layers that
     have SAEs. `seed_b` takes another SAE seed of `b`.
     """
-    fields = {"a": _sae_fields(a, profile), "b": _sae_fields(b, profile), "seed_b": seed_b}
+    fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
     fields["mppc_tokens"] = profile.mppc_tokens
     folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b))
     return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")

@@ -101,3 +101,16 @@ def fig_mppc_density(values: Mapping[str, Sequence[float]], title: str = "") -> 
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(0, 1), ylim=(0, None), title=title)
     axes.legend(frameon=False)
     return figure
+
+
+def fig_sae_training(history: pd.DataFrame) -> Figure:
+    """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
+    figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, squeeze=False, layout="constrained")
+    for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
+        for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
+            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="viridis", ax=axes, legend=measure == "l0")
+            axes.set(xlabel="tokens", ylabel=measure.replace("_", " ").replace("l0", "L0"))
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
+        grid[0, column].set(title=model, yscale="log")
+        grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
+    return figure

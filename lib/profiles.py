@@ -55,7 +55,7 @@ class Profile(BaseModel):
     sae_seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="SAE seeds; the second is the skyline's")
     buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
     batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
-    retrain: bool = Field(False, description="train SAEs even where trained ones are shipped in data/saes")
+    sweep_tokens: int = Field(ge=1, description="tokens per SAE where settings are compared (notebook 02)")
 
     eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
@@ -94,6 +94,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         expansion=4,
         l1_coefficient=2.0,
         sae_tokens=16_384,
+        sweep_tokens=8_192,
         sae_batch_size=512,
         buffer_tokens=4_096,
         eval_tokens=2_048,
@@ -109,6 +110,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         expansion=16,
         l1_coefficient=2.0,
         sae_tokens=4_000_000,
+        sweep_tokens=1_000_000,
         buffer_tokens=65_536,
         eval_tokens=50_000,
         mppc_tokens=200_000,
@@ -119,6 +121,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         expansion=8,
         l1_coefficient=2.0,
         sae_tokens=4_000_000,
+        sweep_tokens=1_000_000,
         buffer_tokens=65_536,
         batch_blocks=4,
         eval_tokens=50_000,
@@ -129,6 +132,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         expansion=32,
         l1_coefficient=2.0,
         sae_tokens=300_000_000,
+        sweep_tokens=10_000_000,
         buffer_tokens=500_000,
         batch_blocks=16,
         eval_tokens=200_000,
