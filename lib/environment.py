@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import psutil
 import torch
 
-from lib import corpus, models, recipes
+from lib import corpus, models
 from lib.profiles import HOME, Profile
 
 GPU_EXTRAS = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d", "triton": "triton"}
@@ -41,17 +41,12 @@ def check(profile: Profile) -> list[str]:
         _line(sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"),
         _line(not wrong, f"{len(pins)} pinned packages" + (f": {', '.join(wrong)}" if wrong else "")),
         _line(corpus.TOKENIZER.is_dir() or profile.corpus != "docstrings", f"text: {profile.corpus}"),
-        *(_line(_has_model(name), f"model {name}") for name in names),
+        *(_line(models.is_available(name), f"model {name}") for name in names),
         _line(True, f"device {models.device_of(profile)}, products in {models.fast_dtype(models.device_of(profile))}"),
         _line(psutil.virtual_memory().available > 6e9, f"{psutil.virtual_memory().available / 1e9:.0f} GB of memory free"),
         _line(shutil.disk_usage(HOME).free > 5e9, f"{shutil.disk_usage(HOME).free / 1e9:.0f} GB of disk free"),
         *(_extra(module, package) for module, package in GPU_EXTRAS.items()),
     ]
-
-
-def _has_model(name: str) -> bool:
-    local = (recipes.MODELS / name / "config.json").exists()
-    return local or name.startswith("smoke-") or name not in recipes.RECIPES
 
 
 def _line(good: bool, text: str) -> str:

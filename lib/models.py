@@ -56,9 +56,14 @@ def folder_of(name: str, profile: Profile) -> str:
     if name.startswith("smoke-") and name in recipes.RECIPES:
         fields = {"recipe": vars(recipes.RECIPES[name])}
         return str(Store(profile.cache_dir).get(name, fields, lambda folder: recipes.random_checkpoint(name, folder)))
-    if name in recipes.RECIPES:
+    if not is_available(name):
         raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
     return name
+
+
+def is_available(name: str) -> bool:
+    """False only for a model of the zoo that has not been trained; the hub is not asked."""
+    return name not in recipes.RECIPES or name.startswith("smoke-") or (recipes.MODELS / name / "config.json").exists()
 
 
 def load(name: str, profile: Profile) -> TransformerBridge:

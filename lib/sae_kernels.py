@@ -24,6 +24,8 @@ from jaxtyping import Float
 from numba import get_num_threads, njit, prange
 from torch import Tensor, nn
 
+from lib.models import fast_dtype
+
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 
 # Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
@@ -31,12 +33,6 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 _MARGIN = 2**-6
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
 _SUM = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and infinity keep their meaning
-
-
-def has_bf16_product() -> bool:
-    """True where the processor multiplies bfloat16 faster than float32 (AVX512-BF16 or AMX)."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private in torch 2.x: may move
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 @njit(parallel=True, fastmath=_SUM, cache=True)
@@ -167,7 +163,7 @@ class SparseStep:
     """
 
     def __init__(self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None) -> None:
-        self.dtype = torch.bfloat16 if (has_bf16_product() if bf16 is None else bf16) else torch.float32
+        self.dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
         self.pre = torch.empty(min(_CHUNK, batch_size), d_sae, dtype=self.dtype)
         self.index = np.empty((batch_size, d_sae), np.int32)
         self.f = np.empty((batch_size, d_sae), np.float32)

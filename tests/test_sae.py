@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lib import models, sae_training
 from lib.corpus import Blocks
 from lib.sae import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
-from lib.sae_kernels import SparseStep, has_bf16_product
+from lib.sae_kernels import SparseStep
 from lib.sae_training import _Trainee, dense_step, train_saes
 
 D_MODEL, D_SAE = 32, 256
@@ -100,7 +100,7 @@ def trainee(smoke, dtype=torch.float32, seed=0):
     return t
 
 
-@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=pytest.mark.skipif(not has_bf16_product(), reason="no bf16"))])
+@pytest.mark.parametrize("bf16", [False, True])
 def test_sparse_step_is_autograd_s_in_float64(smoke, bf16):
     """After one step Adam's first moment is a tenth of the gradient, and the weights show Adam itself."""
     x = torch.randn(500, D_MODEL, generator=torch.Generator().manual_seed(3))
