@@ -6,6 +6,7 @@ Every function loads its result if it is there and makes it if not, so that any 
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import pandas as pd
 import torch
 from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig
 
 from lib import corpus, models
 from lib.activations import iterate_activations
 from lib.features import FeatureWriter, SparseFeatures, feature_statistics, layer_folder, open_features
 from lib.mppc import max_pairwise_correlations
-from lib.profiles import Profile
+from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
 from lib.store import Store
@@ -26,14 +29,16 @@ from lib.store import Store
 TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
 
 
-def layers_of(model, profile: Profile) -> list[int]:
+def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
     """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
     n = models.n_layers(model)
     if profile.layers is None:
         return list(range(n))
-    reference = 12 if profile.corpus == "openwebtext" else 4
-    ratio = n // reference
-    return [(layer + 1) * ratio - 1 for layer in profile.layers]
+    of_transformer = AutoConfig.from_pretrained(models.folder_of(profile.pythia, profile)).num_hidden_layers
+    wrong = [layer for layer in profile.layers if not 0 <= layer < of_transformer]
+    if wrong:
+        raise ProfileError(f"layers names {wrong[0]}, but {profile.pythia} has layers 0 to {of_transformer - 1}.")
+    return [round((layer + 1) * n / of_transformer) - 1 for layer in profile.layers]
 
 
 def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
@@ -100,15 +105,15 @@ def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     saes = [sae for sae in trained_saes(name, profile)[0] if sae.info.seed == seed]
     model = models.load(name, profile)
     blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    writers = [FeatureWriter(layer_folder(folder, k), sae.d_sae).__enter__() for k, sae in enumerate(saes)]
     layers = [sae.info.layer for sae in saes]
     batches = iterate_activations(model, blocks, layers, profile.batch_blocks)
     n_batches = -(-len(blocks) // profile.batch_blocks)
-    for batch in tqdm(batches, f"features of {name}", n_batches, mininterval=5):
-        for sae, writer in zip(saes, writers, strict=True):
-            writer.append(sae.encode(batch[sae.info.layer]))
-    for writer in writers:
-        writer.__exit__(None, None, None)
+    with ExitStack() as stack:
+        open_writer = stack.enter_context
+        writers = [open_writer(FeatureWriter(layer_folder(folder, k), sae.d_sae)) for k, sae in enumerate(saes)]
+        for batch in tqdm(batches, f"features of {name}", n_batches, mininterval=5):
+            for sae, writer in zip(saes, writers, strict=True):
+                writer.append(sae.encode(batch[sae.info.layer]))
 
 
 def mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
