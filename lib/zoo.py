@@ -166,12 +166,11 @@ def _save_checkpoint(folder: Path, step: int, model, optimizer, losses: list) ->
     new = folder.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    names = [name for name, _ in model.named_parameters()]
     by_id = {id(p): name for name, p in model.named_parameters()}
     state = {f"{by_id[id(p)]}|{k}": v for p, s in optimizer.state.items() for k, v in s.items()}
     save_file({name: p.detach().clone() for name, p in model.named_parameters()}, new / "model.safetensors")
     save_file({k: v.clone() for k, v in state.items()}, new / "optimizer.safetensors")
-    (new / "state.json").write_text(json.dumps({"step": step, "losses": losses, "names": names}))
+    (new / "state.json").write_text(json.dumps({"step": step, "losses": losses}))
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
