@@ -87,7 +87,8 @@ def test_folded_scale_leaves_features_and_scales_reconstruction():
 
 def trainee(smoke, dtype=torch.float32, seed=0):
     """An SAE away from its start: decoder norms differ, biases are not zero."""
-    t = _Trainee(SaeInfo(), D_MODEL, smoke.model_copy(update=dict(expansion=D_SAE // D_MODEL)), torch.device("cpu"))
+    profile = smoke.model_copy(update=dict(expansion=D_SAE // D_MODEL, target_l0=None))
+    t = _Trainee(SaeInfo(), D_MODEL, profile, torch.device("cpu"))
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         t.sae.W_dec *= 0.5 + torch.rand(D_SAE, 1, generator=random)
