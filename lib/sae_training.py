@@ -40,6 +40,7 @@ SPARSE_SHARE = 1 / 3  # where a larger share of the features is active, the dens
 L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
 
 
+@torch.enable_grad()  # whoever asks for an SAE while only evaluating gets it trained all the same
 def train_saes(
     model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: Sequence[int] = (0,),
     layers: Sequence[int] | None = None, checkpoint_dir: Path | str | None = None, progress: bool = True,

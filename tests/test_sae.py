@@ -165,6 +165,12 @@ def test_training_serves_all_layers_and_seeds(model, blocks, small):
     assert all(sae.info.training["scale"] > 0 for sae in saes)
 
 
+@torch.no_grad()
+def test_training_needs_no_gradient_mode(model, blocks, small):
+    saes, _ = train_saes(model, blocks, small.model_copy(update=dict(sae_tokens=2 * small.sae_batch_size)), progress=False)
+    assert not torch.equal(saes[0].b_dec, torch.zeros(saes[0].d_model))
+
+
 def test_interrupted_training_gives_the_same_weights(model, blocks, small, tmp_path, monkeypatch):
     expected, expected_history = train_saes(model, blocks, small, progress=False)
     monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", -1)
@@ -242,7 +248,10 @@ def test_round_trip(folder):
 
 
 def test_folder_follows_sae_lens_rules(folder):
-    """SAELens 6: cfg.json names the class, its fields and a version from 6.0; the weights are used as they are."""
+    """SAELens 6: cfg.json names the class, its fields and a version from 6.0; the weights are used as they are.
+
+    `.ci/run` opens a trained SAE with SAELens itself (tests/interop): it needs another environment.
+    """
     path, sae = folder
     cfg, weights = json.loads((path / CFG).read_text()), load_file(path / WEIGHTS)
     assert path.joinpath("cfg.json").exists() and path.joinpath("sae_weights.safetensors").exists()
@@ -256,15 +265,6 @@ def test_folder_follows_sae_lens_rules(folder):
     f = torch.relu(x @ weights["W_enc"] + weights["b_enc"])
     torch.testing.assert_close(f, sae.encode(x))
     torch.testing.assert_close(f @ weights["W_dec"] + weights["b_dec"], sae(x))
-
-
-def test_sae_lens_opens_the_folder(folder):
-    sae_lens = pytest.importorskip("sae_lens")
-    path, sae = folder
-    theirs, x = sae_lens.SAE.load_from_disk(str(path)), torch.randn(7, D_MODEL)
-    torch.testing.assert_close(theirs.encode(x), sae.encode(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(theirs.decode(theirs.encode(x)), sae(x), rtol=1e-5, atol=1e-5)
-    assert theirs.cfg.metadata.hook_name == "blocks.3.hook_out"
 
 
 def rewrite_cfg(path, **more):
