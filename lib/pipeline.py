@@ -1,4 +1,4 @@
-"""The main job's stages, each kept as an artifact: trained SAEs → feature activations → MPPC.
+"""The main job's stages, each kept as an artifact: models' quality; trained SAEs → feature activations → MPPC.
 
 Every function loads its result if it is there and makes it if not, so that any notebook runs on its own.
 """
@@ -6,6 +6,7 @@ Every function loads its result if it is there and makes it if not, so that any 
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,17 @@ def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What a model's trained SAEs depend on: the key of everything that is made of them."""
     settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
     return _model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
+
+
+def model_quality(name: str, profile: Profile) -> dict[str, float]:
+    """Held-out loss, induction accuracy and induction gap of a model: `models.quality`, kept."""
+    fields = _model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
+
+    def measure(folder: Path) -> None:
+        held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+        (folder / "quality.json").write_text(json.dumps(models.quality(models.load(name, profile), held_out)))
+
+    return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------------- SAEs

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lib import models, pipeline, sweep
+from lib import corpus, models, pipeline, sweep
 from lib.profiles import ProfileError
 
 
@@ -22,6 +22,14 @@ def test_every_layer_and_seed_gets_an_sae_with_metrics(smoke):
     assert set(history.layer) == {0, 1} and set(history.seed) == {0, 1}
     mamba, _ = pipeline.trained_saes(smoke.mamba, smoke)
     assert [(s.info.seed, s.info.layer) for s in mamba] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_quality_of_a_model_is_kept(smoke, monkeypatch):
+    quality = pipeline.model_quality(smoke.rwkv, smoke)
+    held_out = corpus.load_blocks(smoke, "held_out", smoke.eval_tokens)
+    assert quality == models.quality(models.load(smoke.rwkv, smoke), held_out)
+    monkeypatch.delattr(models, "quality")
+    assert pipeline.model_quality(smoke.rwkv, smoke) == quality
 
 
 def test_mppc_is_numpys_correlation(smoke, correlated):
