@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig
@@ -26,7 +28,9 @@ from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
 from lib.store import Store
+from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset, rolled
 
+Resampled = Float32[np.ndarray, "resamples features"]
 TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
 
 
@@ -47,7 +51,7 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
     return profile.sae_seeds if name == profile.pythia else profile.sae_seeds[:1]
 
 
-def _model_fields(name: str, profile: Profile) -> dict[str, Any]:
+def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model: a digest of its weights where they are local, else its hub id."""
     weights = Path(models.folder_of(name, profile)) / "model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
@@ -57,12 +61,12 @@ def _model_fields(name: str, profile: Profile) -> dict[str, Any]:
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What a model's trained SAEs depend on: the key of everything that is made of them."""
     settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
-    return _model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
+    return model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
 
 
 def model_quality(name: str, profile: Profile) -> dict[str, float]:
     """Held-out loss, induction accuracy and induction gap of a model: `models.quality`, kept."""
-    fields = _model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
+    fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
     def measure(folder: Path) -> None:
         held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
@@ -128,23 +132,50 @@ def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
                 writer.append(sae.encode(batch[sae.info.layer]))
 
 
-def mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def mppc(
+    a: str, b: str, profile: Profile, seed_b: int | None = None, null: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """MPPC of model `a` with model `b`, and of `b` with `a`: one row per feature.
 
     Columns: layer, index, firing_rate, mppc, match_layer, match_index; layers are positions among the layers that
-    have SAEs. `seed_b` takes another SAE seed of `b`.
+    have SAEs. `seed_b` takes another SAE seed of `b`. With `null`, b's tokens are shifted against a's at random.
     """
-    fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
-    fields["mppc_tokens"] = profile.mppc_tokens
-    folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b))
+    fields = _pair_fields(a, b, profile, seed_b) | {"null": null}
+    folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b, null))
     return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
 
 
-def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
+def _pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:
+    fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
+    return fields | {"mppc_tokens": profile.mppc_tokens}
+
+
+def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool, folder: Path) -> None:
     features_a, features_b = features(a, profile), features(b, profile, seed_b)
+    if null:
+        offset = null_offset(features_b[0].n_tokens, profile.seed)
+        features_b = [rolled(layer, offset) for layer in features_b]
     directions = max_pairwise_correlations(features_a, features_b)
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
         frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
         frame.to_parquet(folder / f"{file}.parquet", index=False)
+
+
+def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[Resampled, Resampled]:
+    """Both directions' MPPC in resamples of the documents, with the matches of the whole text (`lib.uncertainty`)."""
+    fields = _pair_fields(a, b, profile, seed_b)
+    folder = Store(profile.cache_dir).get("sums", fields, partial(_sums, a, b, profile, seed_b))
+    sizes = np.load(folder / "sizes.npy")
+    to_b, to_a = (bootstrap(np.load(folder / f"{file}.npy"), sizes, profile.seed) for file in ("a_to_b", "b_to_a"))
+    return to_b, to_a
+
+
+def _sums(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
+    own, other = features(a, profile), features(b, profile, seed_b)
+    group = document_groups(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
+    to_b, to_a = mppc(a, b, profile, seed_b)
+    np.save(folder / "a_to_b.npy", matched_sums(own, other, to_b, group))
+    np.save(folder / "b_to_a.npy", matched_sums(other, own, to_a, group))
+    np.save(folder / "sizes.npy", np.bincount(group))

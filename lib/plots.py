@@ -72,20 +72,30 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
 
 
 def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
-    """Reproducibility (mean MPPC of two SAE seeds) against each choice; columns choice, value, and the measures."""
-    measures = {"reproducibility": "mean MPPC of two seeds", "explained_variance": "explained variance", "l0": "L0"}
+    """What each choice does to reproducibility, explained variance, L0 and time; columns choice, value, measures."""
+    measures = {
+        "reproducibility": "mean MPPC\nof two seeds",
+        "explained_variance": "explained\nvariance",
+        "l0": "L0",
+        "seconds": "training\n(seconds)",
+    }
     choices = list(dict.fromkeys(sweep["choice"]))
-    figure, grid = plt.subplots(len(measures), len(choices), figsize=(WIDTH, 5.6), sharey="row", layout="constrained")
+    figure, grid = plt.subplots(len(measures), len(choices), figsize=(WIDTH, 6.4), sharey="row", sharex="col", layout="constrained")
     for column, choice in enumerate(choices):
         data = sweep[sweep["choice"] == choice].sort_values("value")
         for row, (measure, label) in enumerate(measures.items()):
             axes = grid[row, column]
             axes.plot(data["value"], data[measure], marker="o")
-            axes.set(xscale="log", ylabel=label if column == 0 else None)
-            axes.set_xticks(data["value"], [f"{v:,g}" for v in data["value"]], minor=False)
+            axes.set(xscale="log", ylabel=label if column == 0 else None, ylim=(0, None) if row else None)
+            axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
             axes.minorticks_off()
         grid[-1, column].set_xlabel(choice)
     return figure
+
+
+def _short(value: float) -> str:
+    """A number for a narrow axis: 250k for 250,000."""
+    return f"{value / 1e3:,.3g}k" if value >= 10_000 else f"{value:g}"
 
 
 def fig_mppc_density(values: Mapping[str, Sequence[float]], title: str = "") -> Figure:

@@ -59,11 +59,12 @@ class Profile(BaseModel):
 
     eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
+    neuron_tokens: int = Field(ge=1, description="held-out tokens over which neurons are correlated")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
-        if self.buffer_tokens < self.sae_batch_size:
-            raise ValueError(f"buffer_tokens={self.buffer_tokens} is smaller than sae_batch_size={self.sae_batch_size}")
+        if self.buffer_tokens < 4 * self.sae_batch_size:
+            raise ValueError(f"buffer_tokens={self.buffer_tokens} holds less than four of sae_batch_size={self.sae_batch_size}")
         return self
 
     @property
@@ -96,10 +97,11 @@ PROFILES: dict[str, dict[str, Any]] = {
         target_l0=16,
         sae_tokens=16_384,
         sweep_tokens=8_192,
-        sae_batch_size=512,
+        sae_batch_size=128,
         buffer_tokens=4_096,
         eval_tokens=2_048,
         mppc_tokens=4_096,
+        neuron_tokens=2_048,
     ),
     "mini": dict(
         corpus="docstrings",
@@ -111,12 +113,13 @@ PROFILES: dict[str, dict[str, Any]] = {
         expansion=16,
         l1_coefficient=2.0,
         target_l0=32,
-        sae_tokens=1_000_000,
-        sweep_tokens=250_000,
-        sae_batch_size=512,
+        sae_tokens=3_000_000,
+        sweep_tokens=500_000,
+        sae_batch_size=128,
         buffer_tokens=65_536,
         eval_tokens=50_000,
         mppc_tokens=200_000,
+        neuron_tokens=30_000,
     ),
     "laptop": dict(
         **_LAPTOP,
@@ -126,10 +129,12 @@ PROFILES: dict[str, dict[str, Any]] = {
         target_l0=32,
         sae_tokens=4_000_000,
         sweep_tokens=1_000_000,
+        sae_batch_size=512,
         buffer_tokens=65_536,
         batch_blocks=4,
         eval_tokens=50_000,
         mppc_tokens=200_000,
+        neuron_tokens=30_000,
     ),
     "paper": dict(
         **_LAPTOP,
@@ -142,6 +147,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         batch_blocks=16,
         eval_tokens=200_000,
         mppc_tokens=1_000_000,
+        neuron_tokens=100_000,
     ),
 }
 

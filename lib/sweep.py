@@ -20,7 +20,12 @@ from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import train_saes
 from lib.store import Store
 
-FACTORS = {"expansion": (0.25, 0.5, 1, 2), "sae_tokens": (0.25, 0.5, 1, 2), "target_l0": (0.5, 1, 2)}
+FACTORS = {
+    "expansion": (0.25, 0.5, 1, 2),
+    "sae_tokens": (0.25, 0.5, 1, 2),
+    "sae_batch_size": (1, 2, 4, 8),
+    "target_l0": (0.5, 1, 2),
+}
 
 
 def variants(profile: Profile) -> list[tuple[str, float, Profile]]:

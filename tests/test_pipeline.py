@@ -74,7 +74,7 @@ def test_chosen_layers_lie_at_the_same_depth(smoke):
 
 def test_sweep_moves_one_setting_at_a_time(smoke):
     table = sweep.sae_trade_off(smoke)
-    own = {"expansion": smoke.expansion, "sae_tokens": smoke.sweep_tokens, "target_l0": smoke.target_l0}
+    own = {choice: getattr(smoke, choice) for choice in sweep.FACTORS} | {"sae_tokens": smoke.sweep_tokens}
     for choice, rows in table.groupby("choice"):
         assert own[choice] in list(rows.value) and rows.value.is_unique
     same = [table[(table.choice == choice) & (table.value == value)].reproducibility.item() for choice, value in own.items()]

@@ -52,7 +52,7 @@ def test_profiles_are_immutable():
         ("mini", {"expansion": "many"}, "bad value for expansion in profile 'mini'"),
         ("mini", {"expansion": 0}, "bad value for expansion"),
         ("mini", {"device": "tpu"}, "bad value for device"),
-        ("mini", {"buffer_tokens": 8}, "buffer_tokens=8 is smaller than sae_batch_size"),
+        ("mini", {"buffer_tokens": 8}, "buffer_tokens=8 holds less than four of sae_batch_size"),
     ],
 )
 def test_wrong_settings_are_one_sentence(name, overrides, said):

@@ -46,7 +46,7 @@ def laptop(folders, tmp_path_factory):
     return get_profile(
         "laptop", pythia=pythia, pythia_seed=pythia, mamba=mamba, rwkv=rwkv, device="cpu", corpus="docstrings",
         cache_dir=tmp_path_factory.mktemp("cache"), context_length=128, layers=(5,), expansion=2, sae_tokens=1_024,
-        sae_batch_size=256, buffer_tokens=512, eval_tokens=128, mppc_tokens=512, sae_seeds=(0,), sae_warmup=0,
+        sae_batch_size=256, buffer_tokens=1_024, eval_tokens=128, mppc_tokens=512, sae_seeds=(0,), sae_warmup=0,
     )  # fmt: skip
 
 
