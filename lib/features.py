@@ -65,6 +65,11 @@ class SparseFeatures:
         indices = csr.indices.astype(index_dtype(csr.shape[1]), copy=False)
         return cls(csr.indptr.astype(np.int64), indices, csr.data, csr.shape)
 
+    def head(self, n_tokens: int) -> SparseFeatures:
+        """The first `n_tokens` tokens, without a copy."""
+        end = self.indptr[n_tokens]
+        return SparseFeatures(self.indptr[: n_tokens + 1], self.indices[:end], self.values[:end], (n_tokens, self.d_sae))
+
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The same matrix for scipy, which copies the indices into a type of its own."""
         return scipy.sparse.csr_array((self.values, self.indices.astype(np.int32), self.indptr), shape=self.shape)

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.profiles import Profile
@@ -98,21 +99,6 @@ def _short(value: float) -> str:
     return f"{value / 1e3:,.3g}k" if value >= 10_000 else f"{value:g}"
 
 
-def fig_mppc_density(values: Mapping[str, Sequence[float]], title: str = "") -> Figure:
-    """Densities of MPPC, one per comparison, with their means (W, Fig. 3a). NaN (dead features) are left out."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for (label, mppc), dashes in zip(values.items(), ("-", "--", "-.", ":"), strict=False):
-        mppc = np.asarray(mppc)[~np.isnan(mppc)]
-        heights, edges = np.histogram(mppc, bins=80, range=(0, 1), density=True)
-        centres = (edges[1:] + edges[:-1]) / 2
-        (line,) = axes.plot(centres, heights, dashes, label=f"{label}: mean {mppc.mean():.2f}")
-        axes.fill_between(centres, heights, color=line.get_color(), alpha=0.12)
-        axes.axvline(mppc.mean(), color=line.get_color(), linestyle=dashes, linewidth=0.8)
-    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(0, 1), ylim=(0, None), title=title)
-    axes.legend(frameon=False)
-    return figure
-
-
 def fig_sae_training(history: pd.DataFrame) -> Figure:
     """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
     figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, squeeze=False, layout="constrained")
@@ -123,4 +109,139 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
             axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
         grid[0, column].set(title=model, yscale="log")
         grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- similarity
+
+Interval = tuple[float, float]
+DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
+
+
+def _density(axes: Axes, mppc: Sequence[float], label: str, style: int, interval: Interval | None = None) -> None:
+    """Histogram of MPPC as a line, with its mean; NaN (dead features) are left out."""
+    mppc = np.asarray(mppc, float)
+    mppc = mppc[~np.isnan(mppc)]
+    heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
+    centres = (edges[1:] + edges[:-1]) / 2
+    about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    (line,) = axes.plot(centres, heights, linestyle=DASHES[style], label=f"{label}: mean {mppc.mean():.3f}{about}")
+    axes.fill_between(centres, heights, color=line.get_color(), alpha=0.1)
+    axes.axvline(mppc.mean(), color=line.get_color(), linestyle=DASHES[style], linewidth=0.8)
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1), ylim=(0, None))
+
+
+def fig_mppc_density(
+    values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, title: str = ""
+) -> Figure:
+    """Densities of MPPC, one per comparison, with their means and the means' intervals (W, Fig. 3a)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    for style, (label, mppc) in enumerate(values.items()):
+        _density(axes, mppc, label, style, (intervals or {}).get(label))
+    axes.set_title(title)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _difference(axes: Axes, differences: pd.Series) -> None:
+    low, high = differences.quantile([0.05, 0.95])
+    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, color=PALETTE["mamba"], alpha=0.6)
+    axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 %: [{low:.2f}, {high:.2f}]")
+    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=f"mean {differences.mean():+.3f}")
+    axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
+    axes.legend(frameon=False, fontsize=8)
+
+
+def fig_mppc_difference(differences: pd.Series, title: str = "") -> Figure:
+    """Per feature, MPPC in one comparison minus MPPC in another, with the middle 90 % (W, Fig. 3b)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    _difference(axes, differences)
+    axes.set_title(title)
+    return figure
+
+
+def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str) -> None:
+    """Heatmap of `comparisons.depth_map`, and the line of equal relative depth."""
+    sns.heatmap(shares.T, ax=axes, cmap="viridis", vmin=0, cbar_kws={"label": "share of the layer's features"})
+    n, m = shares.shape
+    layers = np.arange(n)
+    axes.plot(layers + 0.5, (layers + 1) / n * m - 0.5, "w--", linewidth=1.5, label="same relative depth")
+    axes.invert_yaxis()
+    axes.legend(loc="upper left", fontsize=7, framealpha=0.4, labelcolor="w", facecolor="k")
+    axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
+
+
+def fig_depth_map(shares: np.ndarray, own: str, other: str) -> Figure:
+    """In which layer of the other model each layer's features find their best match (W, Figs. 3c and 10)."""
+    figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 4.2))
+    _depth_map(axes, shares, own, other)
+    return figure
+
+
+def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
+    """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
+    with sns.color_palette("viridis", len(groups)):
+        for style, layers in enumerate(groups):
+            name = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
+            _density(axes, frame.loc[frame["layer"].isin(layers), "mppc"], name, style)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), sharey=True, squeeze=False, layout="constrained")
+    for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
+        for style, (label, mppc) in enumerate(values.items()):
+            _density(axes, mppc, label, style)
+        axes.set(title=title, xlabel="MPPC")
+        axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def fig_three_panels(
+    values: Mapping[str, Sequence[float]], differences: pd.Series, shares: np.ndarray, own: str, other: str
+) -> Figure:
+    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11)."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
+    for style, (label, mppc) in enumerate(values.items()):
+        _density(left, mppc, label, style)
+    left.legend(frameon=False, fontsize=7)
+    _difference(middle, differences)
+    _depth_map(right, shares, own, other)
+    for letter, axes in zip("abc", (left, middle, right), strict=True):
+        axes.set_title(f"({letter})", loc="left", fontsize=10)
+    return figure
+
+
+def fig_hierarchy(means: Mapping[str, float]) -> Figure:
+    """What differs between two SAEs, as nested circles, each with its measured mean MPPC (W, Fig. 2); outermost first."""
+    figure, axes = plt.subplots(figsize=(5, 5))
+    radii = np.linspace(1, 0.4, len(means))
+    for (label, mean), radius, colour in zip(means.items(), radii, sns.color_palette("Blues", len(means)), strict=True):
+        axes.add_patch(plt.Circle((0, radius - 1), radius, facecolor=colour, edgecolor="k", linewidth=0.8))
+        dark = sum(colour[:3]) < 1.5
+        axes.text(0, 2 * radius - 1.16, f"{label}\nmean MPPC {mean:.2f}", ha="center", va="center", color="w" if dark else "k")
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+    axes.axis("off")
+    return figure
+
+
+def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
+    """Mean MPPC against three choices: tokens used, L0, dead features left out or counted as 0.
+
+    Columns comparison, value, mppc (by_l0: also l0, the L0 that was reached).
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.4 * WIDTH, 3.4), sharey=True, layout="constrained")
+    sns.lineplot(by_tokens, x="value", y="mppc", hue="comparison", style="comparison", markers=True, ax=left)
+    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
+    left.xaxis.set_major_formatter(lambda x, _: _short(x))
+    sns.lineplot(by_l0, x="l0", y="mppc", hue="comparison", style="comparison", markers=True, ax=middle)
+    middle.set(xlabel="L0 of the SAEs")
+    sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right)
+    right.set(xlabel="dead features")
+    for axes in (left, middle, right):
+        axes.legend(title=None, frameon=False, fontsize=7)
     return figure

@@ -74,6 +74,66 @@ def _measure(model, layer: int, text: Blocks, held_out: Blocks, profile: Profile
     return {"reproducibility": float(reproducibility), **measures, "seconds": round(seconds, 1)}
 
 
+TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+
+
+def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
+    """Mean MPPC over shorter and shorter parts of the held-out text: columns comparison, value (tokens), mppc."""
+    fields = pipeline.sae_fields(profile.pythia, profile) | {"mamba": pipeline.model_fields(profile.mamba, profile)}
+    fields |= {"mppc_tokens": profile.mppc_tokens, "shares": TOKEN_SHARES}
+    folder = Store(profile.cache_dir).get("by_tokens", fields, partial(_by_tokens, profile))
+    return pd.read_csv(folder / "by_tokens.csv")
+
+
+def _by_tokens(profile: Profile, folder: Path) -> None:
+    a = pipeline.features(profile.pythia, profile)
+    others = {
+        "Pythia → Mamba": pipeline.features(profile.mamba, profile),
+        "SAE seed": pipeline.features(profile.pythia, profile, profile.sae_seeds[-1]),
+    }
+    rows = []
+    for label, b in others.items():
+        for share in TOKEN_SHARES:
+            n = int(share * a[0].n_tokens)
+            result = max_pairwise_correlation([layer.head(n) for layer in a], [layer.head(n) for layer in b])
+            rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
+    pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
+
+
+def similarity_by_l0(profile: Profile) -> pd.DataFrame:
+    """Mean MPPC of the middle layers with sparser and denser SAEs, trained on `sweep_tokens`.
+
+    Columns comparison, value (target_l0), l0 (what the SAEs of the Transformer reached), mppc.
+    """
+    fields = pipeline.sae_fields(profile.pythia, profile) | {"mamba": pipeline.model_fields(profile.mamba, profile)}
+    fields |= {"sweep_tokens": profile.sweep_tokens, "factors": FACTORS["target_l0"]}
+    folder = Store(profile.cache_dir).get("by_l0", fields, partial(_by_l0, profile))
+    return pd.read_csv(folder / "by_l0.csv")
+
+
+def _by_l0(profile: Profile, folder: Path) -> None:
+    text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    rows = []
+    for factor in FACTORS["target_l0"]:
+        target = profile.target_l0 * factor
+        variant = profile.model_copy(update={"target_l0": target, "sae_tokens": profile.sweep_tokens})
+        features = {name: _middle_features(name, text, held_out, variant) for name in (profile.pythia, profile.mamba)}
+        own, other_seed = features[profile.pythia]
+        for label, other in (("Pythia → Mamba", features[profile.mamba][0]), ("SAE seed", other_seed)):
+            mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)
+            rows.append({"comparison": label, "value": target, "l0": own.nnz / own.shape[0], "mppc": mppc})
+    pd.DataFrame(rows).to_csv(folder / "by_l0.csv", index=False)
+
+
+def _middle_features(name: str, text: Blocks, held_out: Blocks, profile: Profile) -> list[scipy.sparse.csr_array]:
+    """Feature activations of the middle layer's SAEs, one per SAE seed."""
+    model = models.load(name, profile)
+    seeds = pipeline.seeds_of(name, profile)
+    saes, _ = train_saes(model, text, profile, seeds, [models.n_layers(model) // 2], progress=False)
+    return [_sparse(model, sae, held_out, profile) for sae in saes]
+
+
 @torch.no_grad()
 def _sparse(model, sae: SparseAutoencoder, blocks: Blocks, profile: Profile) -> scipy.sparse.csr_array:
     """Feature activations of one SAE, in memory."""

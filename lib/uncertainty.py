@@ -43,11 +43,14 @@ def null_level(frame: pd.DataFrame, null: pd.DataFrame, quantile: float = 0.99, 
     """Per feature of `frame`, the null's quantile among features of like firing rate (NaN where mppc is).
 
     Rare features find a high maximum by chance more easily than frequent ones, so the level is theirs. Both frames
-    are of one model: columns mppc and firing_rate.
+    are of one model: columns mppc and, unless it is about neurons, firing_rate.
     """
     alive = frame["mppc"].notna() & null["mppc"].notna()
-    rate = frame.loc[alive, "firing_rate"]
-    bins = pd.qcut(rate.rank(method="first"), min(n_bins, max(1, len(rate))), labels=False)
+    if "firing_rate" in frame:
+        order = frame.loc[alive, "firing_rate"].rank(method="first")
+        bins = pd.qcut(order, min(n_bins, max(1, len(order))), labels=False)
+    else:
+        bins = pd.Series(0, frame.index[alive])
     level = null.loc[alive, "mppc"].groupby(bins).quantile(quantile)
     return bins.map(level).reindex(frame.index)
 

@@ -1,0 +1,108 @@
+"""The comparisons of §4 at smoke size: against numpy, and where the answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import comparisons, neurons, sweep
+from lib.comparisons import Direction
+
+
+@pytest.fixture(scope="module")
+def pairs(smoke):
+    return {name: comparisons.compare(c, smoke) for name, c in comparisons.comparisons(smoke).items()}
+
+
+def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pairs):
+    assert list(pairs) == ["neurons", "mamba", "rwkv", "model_seed", "sae_seed", "neurons_rwkv"]
+    for forward, reverse in pairs.values():
+        assert (forward.source, forward.target) == (reverse.target, reverse.source)
+        for direction in (forward, reverse):
+            assert direction.resampled.shape == (1000, len(direction.frame))
+            known = direction.frame["mppc"].notna()
+            assert known.sum() > 50 and direction.frame.loc[known, "excess"].notna().mean() > 0.9
+
+
+def test_resamples_scatter_around_the_value(pairs):
+    for forward, _ in pairs.values():
+        low, high = np.nanpercentile(np.nanmean(forward.resampled, axis=1), [0.1, 99.9])
+        assert low < forward.mppc.mean() < high and high - low < 0.2
+
+
+def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
+    a, b = (tmp_path / side for side in "ab")
+    a.mkdir(), b.mkdir()
+    x = np.hstack(neurons.neuron_activations(smoke.pythia, smoke, a)).astype(float)
+    y = np.hstack(neurons.neuron_activations(smoke.mamba, smoke, b)).astype(float)
+    assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128
+    forward, reverse = pairs["neurons"]
+    corr = np.corrcoef(x[:, :40], y, rowvar=False)[:40, 40:]
+    np.testing.assert_allclose(forward.frame["mppc"][:40], corr.max(1), atol=1e-6)
+    match = forward.frame["match_layer"] * 256 + forward.frame["match_index"]
+    np.testing.assert_allclose(corr[np.arange(40), match[:40]], corr.max(1), atol=1e-6)
+    assert len(reverse.frame) == y.shape[1]
+    assert forward.frame["null_mppc"].mean() < forward.frame["mppc"].mean()
+
+
+def test_matched_sums_of_neurons_give_their_correlation(smoke):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 500, 6))
+    matches = pd.DataFrame({"layer": 0, "index": range(6), "match_layer": [0, 0, -1, 0, 0, 0], "match_index": [5, 4, -1, 0, 0, 1]})
+    sums = neurons.matched_sums([x], [y], matches, rng.integers(0, 7, 500), block=64).sum(1)
+    assert np.isnan(sums[2]).all()
+    np.testing.assert_allclose(sums[1], [x[:, 1].sum(), y[:, 4].sum(), x[:, 1] @ x[:, 1], y[:, 4] @ y[:, 4], x[:, 1] @ y[:, 4]])
+
+
+def test_rolled_view_is_numpys_roll():
+    array = np.arange(20).reshape(10, 2)
+    view = neurons._Rolled(array, 3)
+    np.testing.assert_array_equal(np.concatenate([view[:4], view[4:10]]), np.roll(array, 3, axis=0))
+
+
+def direction(mppc, **columns):
+    frame = pd.DataFrame({"layer": 0, "mppc": mppc, "null_mppc": 0.1, "excess": np.array(mppc) - 0.2} | columns)
+    return Direction("a", "b", frame, np.tile(np.array(mppc, np.float32), (50, 1)))
+
+
+def test_summary_with_and_without_dead_features():
+    found = comparisons.summarise(direction([1.0, 0.5, np.nan, 0.1]))
+    assert (found["n_features"], found["n_dead"]) == (4, 1)
+    assert found["mean"] == pytest.approx(1.6 / 3) and found["mean_with_dead_as_0"] == pytest.approx(0.4)
+    assert found["share_above_0.95"] == pytest.approx(1 / 3) and found["share_above_0.95_with_dead"] == 0.25
+    assert found["share_above_null"] == pytest.approx(2 / 3)
+    assert found["low"] == pytest.approx(found["mean"]) == pytest.approx(found["high"])
+
+
+def test_difference_is_per_feature():
+    differences, (low, high) = comparisons.difference(direction([0.9, np.nan, 0.5]), direction([0.5, 0.5, 0.6]))
+    np.testing.assert_allclose(differences, [0.4, -0.1])
+    assert low == pytest.approx(0.15) == pytest.approx(high)
+    assert list(comparisons.near_zero(differences, (0.05, 0.2, 0.5)).share) == [0, 0.5, 1]
+
+
+def test_depth_map_and_slope_of_known_matches():
+    frame = pd.DataFrame({"layer": [0, 0, 1, 1, 2], "match_layer": [0, 1, 2, 3, -1]})
+    shares = comparisons.depth_map(frame, 3, 4)
+    np.testing.assert_allclose(shares, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]])
+    depths = comparisons.relative_depths(frame, 3, 4)
+    np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
+    own = np.repeat(np.arange(1, 5) / 4, 200)
+    noise = np.random.default_rng(0).normal(size=800) * 0.1
+    found = comparisons.depth_slope(pd.DataFrame({"own": own, "match": 0.8 * own + noise}), seed=0, n_resamples=200)
+    assert found["slope_low"] < 0.8 < found["slope_high"] and found["slope_high"] - found["slope_low"] < 0.1
+
+
+def test_a_claim_that_fails_is_said_to_fail(smoke, tmp_path, monkeypatch):
+    rows = [("a", True, "1"), ("b", False, "2")]
+    monkeypatch.setattr(comparisons, "save_table", lambda table, name, profile: table)
+    assert list(comparisons.verdicts(rows, "x", smoke).verdict) == ["holds", "does not hold at this scale"]
+
+
+def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):
+    table = sweep.similarity_by_tokens(smoke)
+    for label, name in (("Pythia → Mamba", "mamba"), ("SAE seed", "sae_seed")):
+        rows = table[table.comparison == label]
+        assert len(rows) == 5 and rows.value.is_monotonic_increasing
+        assert rows.mppc.iloc[-1] == pytest.approx(pairs[name][0].mppc.mean(), abs=1e-6)
+    by_l0 = sweep.similarity_by_l0(smoke)
+    assert set(by_l0.comparison) == {"Pythia → Mamba", "SAE seed"} and by_l0.mppc.between(-1, 1).all()
