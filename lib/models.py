@@ -81,6 +81,7 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelNotFound(f"cannot load {name} (no folder in data/models; the hub says: {reason})") from None
+    model.cfg.model_name = name  # what it was asked for by, not the folder on this machine
     model.original_model.config.use_cache = False  # whole sequences only; a cache would keep Mamba off its hooks
     return model.eval()
 

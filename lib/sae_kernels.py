@@ -15,13 +15,14 @@ every active pre-activation is computed again in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numba import get_num_threads, njit, prange
+from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
 from lib.models import fast_dtype
@@ -35,7 +36,20 @@ _CHUNK = 2048  # tokens per dense product: its result fits the cache, and thread
 _SUM = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and infinity keep their meaning
 
 
-@njit(parallel=True, fastmath=_SUM, cache=True)
+class _Kernel(NamedTuple):
+    """A compiled sweep: one that takes all threads, and one for callers that are threads themselves."""
+
+    parallel: CPUDispatcher
+    serial: CPUDispatcher
+
+
+def _kernel(function: Callable) -> _Kernel:
+    return _Kernel(
+        njit(parallel=True, fastmath=_SUM, cache=True)(function), njit(nogil=True, fastmath=_SUM, cache=True)(function)
+    )
+
+
+@_kernel
 def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
     """Tokens of one chunk: active features, their activations `f`, d loss / d pre-activation `g`, and x̂ − x.
 
@@ -77,7 +91,7 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
             g[t, c] = (2 * value + l1 * norms[i]) * scale
 
 
-@njit(parallel=True, cache=True)
+@_kernel
 def _by_feature(index, n_active, d_sae, n_parts):
     """Counting sort of the active pairs by feature: `start[i]:start[i + 1]` are feature i's slots in `token`, `slot`.
 
@@ -116,7 +130,7 @@ def _adam(parameter, m, v, gradient, rate, correction):
         parameter[d] -= rate * m[d] / (np.sqrt(v[d]) * correction + np.float32(EPS))
 
 
-@njit(parallel=True, fastmath=_SUM, cache=True)
+@_kernel
 def _update(
     start, token, slot, x, residual, f, g, norms, l1, scale, rate, correction, W_enc, b_enc, W_dec, m, v, f_sum
 ):  # fmt: skip
@@ -159,10 +173,17 @@ class SparseStep:
     """The same step as `lib.sae_training.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
 
     Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
-    One instance serves any number of SAEs of one size, one after the other.
+    One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
+    thread each and may run at the same time: the better way where there are as many SAEs as threads.
     """
 
-    def __init__(self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None) -> None:
+    def __init__(
+        self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None, parallel: bool = True
+    ) -> None:
+        self.n_parts = get_num_threads() if parallel else 1
+        self.forward, self.by_feature, self.update = (
+            kernel.parallel if parallel else kernel.serial for kernel in (_forward, _by_feature, _update)
+        )
         self.dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
         self.pre = torch.empty(min(_CHUNK, batch_size), d_sae, dtype=self.dtype)
         self.index = np.empty((batch_size, d_sae), np.int32)
@@ -186,13 +207,13 @@ class SparseStep:
         index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
         for first, bits in self._candidates(sae, x):
             part = slice(first, first + len(bits))
-            _forward(
+            self.forward(
                 bits, x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
                 index[part], f[part], g[part], n_active[part], residual[part],
             )  # fmt: skip
-        pairs = _by_feature(index, n_active, len(W_dec), get_num_threads())
+        pairs = self.by_feature(index, n_active, len(W_dec), self.n_parts)
         f_sum = np.empty_like(b_enc)
-        _update(
+        self.update(
             *pairs, x_rows, residual, f, g, norms, l1, scale, rate, correction,
             W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
         )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float
+from numba import get_num_threads
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.activations import ShuffleBuffer, model_device
+from lib.activations import Activations, ShuffleBuffer, model_device
 from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.profiles import Profile
@@ -59,9 +61,10 @@ def train_saes(
     if checkpoint and checkpoint.exists():
         run.restore(checkpoint)
     saved = time.monotonic()
-    with tqdm(total=run.steps, initial=run.step, desc="SAEs", unit="step", disable=not progress) as bar:
+    bar = tqdm(total=run.steps, initial=run.step, desc="SAEs", unit="step", disable=not progress)
+    with bar, ThreadPoolExecutor(max(1, len(run.workers)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while run.step < run.steps:
-            run.train_on_refill(bar)
+            run.train_on_refill(bar, pool)
             if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 run.save(checkpoint)
                 saved = time.monotonic()
@@ -94,6 +97,11 @@ class _Trainee:
         self.scale = self.variance = 0.0
         self.l1, self.l0 = profile.l1_coefficient, math.inf
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether few enough features are active for the sparse step to be the faster one."""
+        return self.l0 < SPARSE_SHARE * self.sae.d_sae
+
     def measure(self, x: Float[Tensor, "tokens d_model"]) -> None:
         """Take the scale, and the variance that explained_variance is relative to, from the first activations."""
         self.scale = math.sqrt(x.shape[1]) / float(x.norm(dim=1).mean())
@@ -104,8 +112,7 @@ class _Trainee:
         rise = min(1, (step + 1) / (self.profile.sae_warmup * steps + 1))
         fall = min(1, (steps - step) / (self.profile.sae_decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.profile.sae_learning_rate * rise * fall
-        use_sparse = sparse is not None and self.l0 < SPARSE_SHARE * self.sae.d_sae
-        stats = (sparse if use_sparse else dense_step)(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        stats = (sparse if sparse and self.is_sparse else dense_step)(self.sae, self.adam, x * self.scale, self.l1 * rise)
         self.l0 = stats.l0
         target = self.profile.target_l0
         if target and rise == fall == 1:
@@ -161,22 +168,25 @@ class _Run:
         for seed, layer in product(seeds, layers):
             info = SaeInfo(model_name=name, hook_name=resid_post(layer), layer=layer, seed=seed, training=training)
             self.trainees.append(_Trainee(info, d_model, profile, self.device))
-        on_cpu = self.device.type == "cpu"
-        self.sparse = SparseStep(profile.sae_batch_size, d_model, profile.expansion * d_model) if on_cpu else None
+        size = (profile.sae_batch_size, d_model, profile.expansion * d_model)
+        self.sparse = SparseStep(*size) if self.device.type == "cpu" else None
+        threads = get_num_threads()
+        share = self.sparse and 1 < threads <= len(self.trainees)  # else a step has the threads to itself
+        self.workers = [SparseStep(*size, parallel=False) for _ in range(threads)] if share else []
         self.make_buffer = partial(
             ShuffleBuffer, model, blocks, layers, buffer_tokens=profile.buffer_tokens,
             batch_size=profile.sae_batch_size, batch_blocks=profile.batch_blocks, seed=profile.seed,
         )  # fmt: skip
         self.buffer = self.make_buffer()
 
-    def train_on_refill(self, bar: tqdm) -> None:
+    def train_on_refill(self, bar: tqdm, pool: Executor) -> None:
         """Train on one refill of the buffer."""
         batches = list(self.buffer.next_refill())
         if self.step == 0:
             for trainee in self.trainees:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
         for batch in batches[: self.steps - self.step]:
-            stats = [t.train_on(batch[t.sae.info.layer], self.step, self.steps, self.sparse) for t in self.trainees]
+            stats = self.train_on_batch(batch, pool)
             self.step += 1
             if self.step % self.log_every == 0 or self.step == self.steps:
                 rows = [trainee.record(self.step, s) for trainee, s in zip(self.trainees, stats)]
@@ -184,6 +194,18 @@ class _Run:
                 shown = {key: f"{sum(row[key] for row in rows) / len(rows):.3g}" for key in SHOWN}
                 bar.set_postfix(shown, refresh=False)
             bar.update()
+
+    def train_on_batch(self, batch: Activations, pool: Executor) -> list[StepStats]:
+        """One step of every SAE; once all are sparse, each thread takes its share of them."""
+
+        def steps(trainees: list[_Trainee], sparse: SparseStep | None) -> list[StepStats]:
+            return [t.train_on(batch[t.sae.info.layer], self.step, self.steps, sparse) for t in trainees]
+
+        n = len(self.workers)
+        if not n or not all(t.is_sparse for t in self.trainees):
+            return steps(self.trainees, self.sparse)
+        shares = list(pool.map(steps, [self.trainees[k::n] for k in range(n)], self.workers))
+        return [shares[k % n][k // n] for k in range(len(self.trainees))]
 
     def save(self, path: Path) -> None:
         """Write everything that going on needs into one file, atomically."""
