@@ -87,10 +87,12 @@ def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
         for row, (measure, label) in enumerate(measures.items()):
             axes = grid[row, column]
             axes.plot(data["value"], data[measure], marker="o")
-            axes.set(xscale="log", ylabel=label if column == 0 else None, ylim=(0, None) if row else None)
+            axes.set(xscale="log", ylabel=label if column == 0 else None)
             axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
             axes.minorticks_off()
         grid[-1, column].set_xlabel(choice)
+    for axes in grid[1:, 0]:
+        axes.set_ylim(bottom=0)
     return figure
 
 
@@ -116,19 +118,41 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
 
 Interval = tuple[float, float]
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
+LOOKS = {  # a comparison looks the same in every figure: number of its colour, number of its dashes
+    "Pythia → Mamba": (0, 0),
+    "model seed": (2, 1),
+    "SAE seed": (1, 2),
+    "Pythia → RWKV": (4, 0),
+    "neurons, Pythia → Mamba": (7, 3),
+    "neurons, Pythia → RWKV": (7, 3),
+}
 
 
-def _density(axes: Axes, mppc: Sequence[float], label: str, style: int, interval: Interval | None = None) -> None:
+def _densities(
+    axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
+) -> None:
+    """A density per label, in the label's own colour and dashes if it has some, else in order."""
+    colours = sns.color_palette()
+    for k, (label, mppc) in enumerate(values.items()):
+        colour, style = LOOKS.get(label, (k, k))
+        _density(axes, mppc, label, colours[colour % len(colours)], DASHES[style], (intervals or {}).get(label))
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=small)
+
+
+def _density(
+    axes: Axes, mppc: Sequence[float], label: str, colour: tuple, dashes: str | tuple, interval: Interval | None
+) -> None:
     """Histogram of MPPC as a line, with its mean; NaN (dead features) are left out."""
     mppc = np.asarray(mppc, float)
     mppc = mppc[~np.isnan(mppc)]
     heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
     centres = (edges[1:] + edges[:-1]) / 2
     about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    (line,) = axes.plot(centres, heights, linestyle=DASHES[style], label=f"{label}: mean {mppc.mean():.3f}{about}")
-    axes.fill_between(centres, heights, color=line.get_color(), alpha=0.1)
-    axes.axvline(mppc.mean(), color=line.get_color(), linestyle=DASHES[style], linewidth=0.8)
-    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1), ylim=(0, None))
+    axes.plot(centres, heights, color=colour, linestyle=dashes, label=f"{label}: mean {mppc.mean():.3f}{about}")
+    axes.fill_between(centres, heights, color=colour, alpha=0.1)
+    axes.axvline(mppc.mean(), color=colour, linestyle=dashes, linewidth=0.8)
 
 
 def fig_mppc_density(
@@ -136,10 +160,8 @@ def fig_mppc_density(
 ) -> Figure:
     """Densities of MPPC, one per comparison, with their means and the means' intervals (W, Fig. 3a)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
-    for style, (label, mppc) in enumerate(values.items()):
-        _density(axes, mppc, label, style, (intervals or {}).get(label))
+    _densities(axes, values, intervals)
     axes.set_title(title)
-    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -182,11 +204,9 @@ def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
     """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
+    names = [f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}" for layers in groups]
     with sns.color_palette("viridis", len(groups)):
-        for style, layers in enumerate(groups):
-            name = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
-            _density(axes, frame.loc[frame["layer"].isin(layers), "mppc"], name, style)
-    axes.legend(frameon=False, fontsize=8)
+        _densities(axes, {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)})
     return figure
 
 
@@ -194,10 +214,9 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
     """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
     figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), sharey=True, squeeze=False, layout="constrained")
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
-        for style, (label, mppc) in enumerate(values.items()):
-            _density(axes, mppc, label, style)
+        _densities(axes, values, small=7)
         axes.set(title=title, xlabel="MPPC")
-        axes.legend(frameon=False, fontsize=7)
+    grid[0, 0].set_ylim(0, 1.25 * grid[0, 0].get_ylim()[1])  # room for the legends
     return figure
 
 
@@ -206,9 +225,7 @@ def fig_three_panels(
 ) -> Figure:
     """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11)."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
-    for style, (label, mppc) in enumerate(values.items()):
-        _density(left, mppc, label, style)
-    left.legend(frameon=False, fontsize=7)
+    _densities(left, values, small=7)
     _difference(middle, differences)
     _depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
@@ -223,7 +240,8 @@ def fig_hierarchy(means: Mapping[str, float]) -> Figure:
     for (label, mean), radius, colour in zip(means.items(), radii, sns.color_palette("Blues", len(means)), strict=True):
         axes.add_patch(plt.Circle((0, radius - 1), radius, facecolor=colour, edgecolor="k", linewidth=0.8))
         dark = sum(colour[:3]) < 1.5
-        axes.text(0, 2 * radius - 1.16, f"{label}\nmean MPPC {mean:.2f}", ha="center", va="center", color="w" if dark else "k")
+        place = dict(ha="center", va="center", fontsize=9, color="w" if dark else "k")
+        axes.text(0, 2 * radius - 1.2, f"{label}\nmean MPPC {mean:.2f}", **place)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
     axes.axis("off")
     return figure
@@ -237,7 +255,9 @@ def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.Da
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.4 * WIDTH, 3.4), sharey=True, layout="constrained")
     sns.lineplot(by_tokens, x="value", y="mppc", hue="comparison", style="comparison", markers=True, ax=left)
     left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
-    left.xaxis.set_major_formatter(lambda x, _: _short(x))
+    tokens = sorted(set(by_tokens["value"]))
+    left.set_xticks(tokens, [_short(v) for v in tokens])
+    left.minorticks_off()
     sns.lineplot(by_l0, x="l0", y="mppc", hue="comparison", style="comparison", markers=True, ax=middle)
     middle.set(xlabel="L0 of the SAEs")
     sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right)

@@ -1,0 +1,79 @@
+"""Figures show the numbers that they are given, and saving is the same every time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import plots
+
+
+@pytest.fixture
+def here(smoke, tmp_path, monkeypatch):
+    """A profile whose figures go to a temporary folder."""
+    monkeypatch.setattr(type(smoke), "figures_dir", property(lambda self: tmp_path))
+    return smoke
+
+
+def density():
+    return plots.fig_mppc_density({"Pythia → Mamba": [0.2, 0.4, np.nan], "SAE seed": [0.8]}, {"SAE seed": (0.7, 0.9)})
+
+
+def test_saved_twice_gives_the_same_bytes(here, tmp_path):
+    saved = []
+    for _ in range(2):
+        plots.save_figure(density(), "fig", here)
+        saved.append([(tmp_path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
+    assert saved[0] == saved[1] and all(len(data) > 1000 for data in saved[0])
+
+
+def test_random_weights_are_written_across_the_picture(here):
+    words = lambda profile: [text.get_text() for text in plots.save_figure(density(), "fig", profile).texts]  # noqa: E731
+    assert words(here) == ["random weights"]
+    assert words(here.model_copy(update={"meaningful": True})) == []
+
+
+def test_tables_keep_six_digits(here, tmp_path):
+    plots.save_table(pd.DataFrame({"a": [1 / 3], "b": ["x"]}), "table", here)
+    assert (tmp_path / "table.csv").read_text() == "a,b\n0.333333,x\n"
+
+
+def test_density_leaves_out_dead_features_and_cuts_nothing_off():
+    axes = density().axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["Pythia → Mamba: mean 0.300", "SAE seed: mean 0.800 [0.700, 0.900]"]
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > max(line.get_ydata().max() for line in axes.lines if len(line.get_ydata()) > 2)
+
+
+def test_a_comparison_looks_the_same_in_every_figure():
+    alone = plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].lines[0]
+    second = density().axes[0].lines[2]
+    assert (alone.get_color(), alone.get_linestyle()) == (second.get_color(), second.get_linestyle())
+
+
+def test_depth_map_has_own_layers_along_x():
+    shares = np.array([[1.0, 0, 0, 0], [0, 0, 0.5, 0.5]])
+    axes = plots.fig_depth_map(shares, "Pythia", "Mamba").axes[0]
+    mesh = axes.collections[0].get_array().reshape(4, 2)
+    np.testing.assert_array_equal(mesh, shares.T)
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [1.5, 3.5])  # the centres of layers 1 and 3
+    assert axes.get_ylim() == (0, 4)  # layer 0 at the bottom
+
+
+def test_difference_names_its_middle_90_percent():
+    axes = plots.fig_mppc_difference(pd.Series(np.linspace(-0.5, 0.5, 1001))).axes[0]
+    assert "90 %: [-0.45, 0.45]" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_layers_are_grouped_from_early_to_late():
+    frame = pd.DataFrame({"layer": np.repeat(range(8), 5), "mppc": np.linspace(0, 1, 40)})
+    labels = [text.get_text() for text in plots.fig_density_by_layer(frame).axes[0].get_legend().get_texts()]
+    assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
+
+
+def test_trade_off_has_a_panel_per_choice_and_measure():
+    rows = [{"choice": choice, "value": v, "reproducibility": 0.5, "explained_variance": 0.9, "l0": 30, "seconds": 9}
+            for choice in ("expansion", "sae_tokens") for v in (1, 250_000)]  # fmt: skip
+    figure = plots.fig_sae_trade_off(pd.DataFrame(rows))
+    assert len(figure.axes) == 8
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["1", "250k"]

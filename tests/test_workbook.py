@@ -1,0 +1,45 @@
+"""The whole workbook at the smallest size, through the command line and papermill, as a user runs it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lib.notebooks import find_notebooks
+from lib.profiles import HOME
+
+NOTEBOOKS = find_notebooks(HOME / "notebooks", [], None)
+OUT = HOME / "figures" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    command = [sys.executable, "-m", "lib.reproduce", "--profile", "smoke", "--set", f"cache_dir={cache}"]
+    began = (cache / "began").write_text("") or (cache / "began").stat().st_mtime
+    return subprocess.run(command, cwd=HOME, capture_output=True, text=True), began
+
+
+def test_every_notebook_runs(run):
+    finished, began = run
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
+    for path in NOTEBOOKS:
+        executed = OUT / "notebooks" / path.name
+        assert executed.stat().st_mtime >= began
+        parameters = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"]["parameters"]
+        assert parameters["profile"] == "smoke"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_and_table_that_a_notebook_saves_is_there(run, path):
+    _, began = run
+    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    names = [f"{name}.{kind}" for name in re.findall(r'"(fig_\w+)"', code) for kind in ("png", "pdf")]
+    names += [f"{name}.csv" for name in re.findall(r'"(table_\w+)"', code)]
+    for name in names:
+        if name.startswith("fig_model_training"):
+            continue  # random weights have no training to show
+        assert (OUT / name).stat().st_size > 0 and (OUT / name).stat().st_mtime >= began, name
