@@ -1,0 +1,51 @@
+"""Induction prompts [A][B] … [A] of random tokens, and their corrupted twins (W §6.1, App. G)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+DISTANCES = (8, 16, 32, 64, 128)
+ROLES = ("A1", "B1", "B1+1", "B1+2", "B1+3")
+
+Tokens = Int[Tensor, "samples tokens"]
+
+
+@dataclass(frozen=True)
+class InductionPrompts:
+    """BOS [A][B] filler [A]; the answer to all of them is B, but for the corrupted ones."""
+
+    clean: Tokens
+    corrupt_b: Tokens
+    """[A][B′] … [A]"""
+    corrupt_a: Tokens
+    """[A′][B] … [A]"""
+    target: Int[Tensor, "samples"]
+    """The token B."""
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Where A1, B1 and the tokens after it are."""
+        return {role: position for position, role in enumerate(ROLES, start=1)}
+
+
+def induction_prompts(
+    distance: int, vocabulary: int, seed: int, n_samples: int = 128, bos: int = 0
+) -> InductionPrompts:
+    """Prompts with `distance` positions between the two A; A, B, A′, B′ and the filler are all different tokens.
+
+    Raises `ValueError` for a distance that leaves no room for B1+3 before the second A.
+    """
+    if distance < len(ROLES):
+        raise ValueError(f"distance={distance}: at least {len(ROLES)} positions lie between the two A.")
+    rng = np.random.default_rng([seed, distance])
+    rows = np.stack([rng.choice(vocabulary - 2, distance + 3, replace=False) + 2 for _ in range(n_samples)])
+    drawn = torch.from_numpy(rows).long()
+    a, b, other_a, other_b, filler = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3], drawn[:, 3:4], drawn[:, 4:]
+    start = torch.full((n_samples, 1), bos)
+    prompt = lambda first, second: torch.cat([start, first, second, filler, a], dim=1)  # noqa: E731
+    return InductionPrompts(prompt(a, b), prompt(a, other_b), prompt(other_a, b), b[:, 0])
