@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from threading import Event, Thread
 
 from rich.progress import BarColumn, Progress as LiveLine, ProgressColumn, Task, TextColumn
 from rich.text import Text
@@ -22,7 +23,8 @@ class Progress:
     def __init__(self, names: Sequence[str], known: Mapping[str, float], live: bool | None = None) -> None:
         self.names, self.known = list(names), dict(known)
         self.live = sys.stdout.isatty() if live is None else live
-        self.done = 0
+        self.done, self.at, self.cells = 0, 0, 0
+        self.name: str | None = None
         self.began = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -31,23 +33,31 @@ class Progress:
             self.line = LiveLine(*columns, transient=True)
             self.task = self.line.add_task("")
             self.line.start()
+        else:
+            self.over = Event()
+            Thread(target=self._speak, daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
         if self.live:
             self.line.stop()
+        else:
+            self.over.set()
 
     def start(self, name: str, cells: int) -> None:
         """A notebook of `cells` code cells begins."""
         self.name, self.cells, self.at = name, cells, 0
         self.notebook_began = time.monotonic()
-        self.spoke = float("-inf")
-        self._show()
+        if self.live:
+            self._show()
+        else:
+            print(self._where(), self._words(), sep=", ", flush=True)
 
     def cell(self, number: int) -> None:
         """Code cell `number` (from 1) begins."""
         self.at = number
-        self._show()
+        if self.live:
+            self._show()
 
     def finish(self) -> None:
         """The notebook is done."""
@@ -73,13 +83,17 @@ class Progress:
         after = sum(lengths.get(name, typical) for name in self.names[self.done + 1 :])
         return max(lengths.get(self.name, typical) - spent, 0.0) + after
 
+    def _where(self) -> str:
+        return f"[{self.done + 1}/{len(self.names)}] {self.name}"
+
     def _show(self) -> None:
-        where = f"[{self.done + 1}/{len(self.names)}] {self.name}"
-        if self.live:
-            self.line.update(self.task, description=where, completed=max(self.at - 1, 0), total=self.cells)
-        elif time.monotonic() - self.spoke >= PLAIN_EVERY:
-            self.spoke = time.monotonic()
-            print(f"{where}, {self._words()}", flush=True)
+        self.line.update(self.task, description=self._where(), completed=max(self.at - 1, 0), total=self.cells)
+
+    def _speak(self) -> None:
+        """A line now and then, also while one cell takes long."""
+        while not self.over.wait(PLAIN_EVERY):
+            if self.name and self.done < len(self.names):
+                print(self._where(), self._words(), sep=", ", flush=True)
 
     def _words(self) -> str:
         words = f"cell {self.at} of {self.cells}, {clock(time.monotonic() - self.began)} elapsed"

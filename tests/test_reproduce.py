@@ -235,6 +235,19 @@ def test_plain_lines_in_a_log_and_a_live_line_on_a_terminal(capsys):
             assert len(shown.splitlines()) == 2
 
 
+def test_a_log_hears_of_a_long_cell(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.02)
+    with Progress(["a"], {}, live=False) as run:
+        run.start("a", 3)
+        run.cell(2)
+        time.sleep(0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[1/1] a, cell 0 of 3") and lines[-1].startswith("[1/1] a, cell 2 of 3")
+    assert len(lines) > 3
+    time.sleep(0.1)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("seconds, shown", [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (3671, "1:01:11")])
 def test_clock(seconds, shown):
     assert clock(seconds) == shown
