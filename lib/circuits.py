@@ -1,201 +1,173 @@
-"""Path patching in Mamba, fast: only the last position is computed again (W §6.1, App. G).
+"""The measurements of §6 and App. G: how much a logit falls when one path brings what the corrupted run had.
 
-The sender is one layer's final SSM state h; every other layer's final state stays what it was in the clean run, and so
-does everything at earlier positions. So a patch can reach the logits through the last position alone, and all layers'
-patches go through one batched pass over it. The patched states come from the recurrence in closed form:
-
-    h_T = Σ_s exp(A · Σ_{u>s} Δ_u) Δ_s B_s c_s
-
-`lib.plain_patching` does the same by hooks, one run per patch, and gives the same logits.
+`model` is what `lib.models.load` returns or any `TransformerBridge` of the three architectures; token ids are
+Int[n_samples, n_tokens]; effects are mean differences of logits, negative where the path matters. With `per_sample` a
+function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all three architectures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
+from lib.architectures import Mamba, Transformer, architecture_of
+from lib.path_patching import Cache, patch_effects
 from lib.prompts import Tokens
 
-CHUNK = 32  # samples at a time, which bounds the memory
-State = Float[Tensor, "samples d_inner d_state"]
-Effects = Float[Tensor, "senders samples"]
+Target = Int[Tensor, "samples"]
 
 
 def final_state_effects(
-    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"], per_sample: bool = False
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target, per_sample: bool = False
 ) -> Float[Tensor, "n_layers"]:
-    """Table 1: logit of `target` with a layer's final state patched, minus the clean one; mean over samples.
+    """Table 1: what a layer brings from all earlier positions, patched; each layer in turn.
 
-    The patched state is the corrupted run's before the last token, then the clean run's last update. With `per_sample`
-    the result is [n_layers, samples].
+    Mamba: the final state h, before the last token from the corrupted run, then the clean run's last update. RWKV: the
+    WKV sums. Transformer: keys and values of all earlier tokens.
     """
+    architecture = architecture_of(model)
 
-    def senders(clean: _Run, corrupt: _Run) -> Iterator[tuple[int, State]]:
-        for layer, mixer in enumerate(clean.mixers):
-            c = torch.cat([corrupt.c[layer][:, :-1], clean.c[layer][:, -1:]], dim=1)
-            yield layer, final_state(mixer, c)
+    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+        for layer in range(len(architecture.blocks)):
+            own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
+            yield layer, architecture.read(clean, layer, torch.cat([other[:, :-1], own[:, -1:]], dim=1))
 
-    return _effects(model, clean, corrupt, target, senders, per_sample)
+    return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
+
+
+def mixer_input_effects(
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
+    layer: int, positions: Sequence[int], per_sample: bool = False,
+) -> Float[Tensor, "n_positions"]:  # fmt: skip
+    """What the mixer of `layer` takes in at one position, patched, through what the last position reads there.
+
+    Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads.
+    """
+    architecture = architecture_of(model)
+
+    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+        for position in positions:
+            inputs = architecture.inputs(clean, layer).clone()
+            inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
+            yield layer, architecture.read(clean, layer, inputs)
+
+    return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
 
 def ssm_input_effects(
-    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"],
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     layer: int, positions: Sequence[int], per_sample: bool = False,
 ) -> Float[Tensor, "n_positions"]:  # fmt: skip
-    """Table 2: the same with the SSM input c of `layer` patched at one position, through the final state.
+    """Table 2 (Mamba): the SSM input c of `layer` patched at one position, through the final state.
 
     Δ and B at that position follow from the patched c; the state then decays as in the clean run.
+    Raises `ValueError` for a model without an SSM.
     """
-
-    def senders(clean: _Run, corrupt: _Run) -> Iterator[tuple[int, State]]:
-        for position in positions:
-            c = clean.c[layer].clone()
-            c[:, position] = corrupt.c[layer][:, position]
-            yield layer, final_state(clean.mixers[layer], c)
-
-    return _effects(model, clean, corrupt, target, senders, per_sample)
+    if not isinstance(architecture_of(model), Mamba):
+        raise ValueError(f"an SSM input is Mamba's; the model is a {model.original_model.config.model_type}.")
+    return mixer_input_effects(model, clean, corrupt, target, layer, positions, per_sample)
 
 
 def conv_input_effects(
-    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"],
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     layer: int, positions: Sequence[int], through: int, per_sample: bool = False,
 ) -> Float[Tensor, "n_positions"]:  # fmt: skip
-    """Tables 3 and 4: with the convolution's input x patched at one position, through its output at `through`."""
+    """Tables 3 and 4: the convolution's input x patched at one position, through its output at `through` alone.
 
-    def senders(clean: _Run, corrupt: _Run) -> Iterator[tuple[int, State]]:
-        mixer = clean.mixers[layer]
-        for position in positions:
-            x = clean.x[layer].clone()
-            x[:, position] = corrupt.x[layer][:, position]
-            c = clean.c[layer].clone()
-            c[:, through] = convolved(mixer, x[:, max(0, through - 3) : through + 1])
-            yield layer, final_state(mixer, c)
-
-    return _effects(model, clean, corrupt, target, senders, per_sample)
-
-
-# --------------------------------------------------------------------------------- the parts of a Mamba block
-
-
-def mixers_of(model: TransformerBridge) -> list:
-    """The Hugging Face mixers of a Mamba model."""
-    return [layer.mixer for layer in model.original_model.backbone.layers]
-
-
-def time_step(mixer, c: Float[Tensor, "... d_inner"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Δ [..., d_inner], B and C [..., d_state] of SSM inputs."""
-    low, B, C = mixer.x_proj(c).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], dim=-1)
-    return F.softplus(mixer.dt_proj(low)), B, C
-
-
-def convolved(mixer, x: Float[Tensor, "samples taps d_inner"]) -> Float[Tensor, "samples d_inner"]:
-    """SSM input c at the last of up to four positions from the convolution's inputs; what is missing is zero."""
-    weight = mixer.conv1d.weight[:, 0, -x.shape[1] :]
-    return F.silu(torch.einsum("std,dt->sd", x, weight) + mixer.conv1d.bias)
-
-
-def final_state(mixer, c: Float[Tensor, "samples tokens d_inner"]) -> State:
-    """State after the last token, from the SSM inputs, by the closed form of the recurrence."""
-    dt, B, _ = time_step(mixer, c)
-    later = dt.sum(1, keepdim=True) - dt.cumsum(1)  # Σ of Δ over the tokens after each token
-    write, A = dt * c, -mixer.A_log.exp()
-    parts = [torch.einsum("btd,btd,bt->bd", torch.exp(later * A[:, n]), write, B[..., n]) for n in range(A.shape[1])]
-    return torch.stack(parts, dim=-1)
-
-
-# ------------------------------------------------------------------------------------------- running
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What one forward pass leaves behind, by layer."""
-
-    mixers: list
-    x: list[Float[Tensor, "samples tokens d_inner"]]
-    c: list[Float[Tensor, "samples tokens d_inner"]]
-    resid: list[Float[Tensor, "samples d_model"]]
-    """The residual stream before each layer, at the last position."""
-
-
-def _run(model: TransformerBridge, tokens: Tokens) -> _Run:
-    mixers = mixers_of(model)
-    names = [(f"blocks.{k}.hook_in", f"blocks.{k}.mixer.in_proj.hook_out", f"blocks.{k}.mixer.x_proj.hook_in")
-             for k in range(len(mixers))]  # fmt: skip
-    _, cache = model.run_with_cache(tokens, names_filter=[name for group in names for name in group], return_type=None)
-    resid, projected, c = ([cache[group[i]] for group in names] for i in range(3))
-    return _Run(mixers, [p.chunk(2, dim=-1)[0] for p in projected], c, [r[:, -1] for r in resid])
-
-
-@torch.no_grad()
-def _effects(
-    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"],
-    senders: Callable[[_Run, _Run], Iterator[tuple[int, State]]], per_sample: bool,
-) -> Tensor:  # fmt: skip
-    """Effects of all senders, some samples at a time."""
-    if clean.shape != corrupt.shape or len(target) != len(clean):
-        raise ValueError(
-            f"clean {tuple(clean.shape)}, corrupt {tuple(corrupt.shape)} and {len(target)} targets do not fit together."
-        )
-    if model.original_model.config.model_type != "mamba":
-        raise ValueError(f"this is path patching for Mamba; the model is a {model.original_model.config.model_type}.")
-    device, found = next(model.parameters()).device, []
-    for tokens, others, wanted in zip(*(part.to(device).split(CHUNK) for part in (clean, corrupt, target))):
-        clean_run, corrupt_run = _run(model, tokens), _run(model, others)
-        found.append(_last_position(model, clean_run, wanted, list(senders(clean_run, corrupt_run))))
-    effects = torch.cat(found, dim=1).cpu()
-    return effects if per_sample else effects.mean(1)
-
-
-def _last_position(
-    model: TransformerBridge, clean: _Run, target: Int[Tensor, "samples"], senders: list[tuple[int, State]]
-) -> Effects:
-    """logit(target | patched) − logit(target | clean) for every sender (layer, patched final state).
-
-    A sender's rows join at its layer: before it, they are the clean ones. The first row is nobody's: the clean run.
+    RWKV: the token shift's input, through key and value at `through`. Raises `ValueError` for a Transformer.
     """
-    order = sorted(range(len(senders)), key=lambda k: senders[k][0])
-    ranked = [senders[k] for k in order]
-    rows = clean.resid[0][None]
-    for layer, block in enumerate(model.original_model.backbone.layers):
-        own = [state for sender, state in ranked if sender == layer]
-        states = final_state(block.mixer, clean.c[layer])[None].expand(len(rows), -1, -1, -1)
-        rows = torch.cat([rows, clean.resid[layer].expand(len(own), -1, -1)])
-        rows = rows + _step(block, rows, torch.cat([states, *(s[None] for s in own)]), clean.x[layer][:, -4:-1])
-    logits = _logit(model, rows, target)
-    effects = torch.empty(len(senders), len(target), device=rows.device)
-    effects[order] = logits[1:] - logits[0]
-    return effects
+    architecture = architecture_of(model)
+
+    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+        for position in positions:
+            x = architecture.local(clean, layer).clone()
+            x[:, position] = architecture.local(corrupt, layer)[:, position]
+            inputs = architecture.inputs(clean, layer).clone()
+            window = x[:, max(0, through + 1 - architecture.short_mix_tokens) : through + 1]
+            inputs[:, through] = architecture.short_mix(layer, window)
+            yield layer, architecture.read(clean, layer, inputs)
+
+    return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
 
-def _step(
-    block, resid: Float[Tensor, "rows samples d_model"], state: Float[Tensor, "rows samples d_inner d_state"],
-    earlier: Float[Tensor, "samples 3 d_inner"],
-) -> Float[Tensor, "rows samples d_model"]:  # fmt: skip
-    """What a block adds to the residual stream at the last position, given its final state and earlier conv inputs."""
-    mixer = block.mixer
-    x, gate = mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)
-    window = torch.cat([earlier.expand(len(x), -1, -1, -1), x[:, :, None]], dim=2)
-    c = convolved(mixer, window.flatten(0, 1)).unflatten(0, x.shape[:2])
-    _, _, C = time_step(mixer, c)
-    y = torch.einsum("rsdn,rsn->rsd", state, C) + mixer.D * c
-    return mixer.out_proj(y * F.silu(gate))
+def head_effects(
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target, per_sample: bool = False
+) -> Float[Tensor, "n_layers n_heads"]:
+    """Fig. 7b, first step (Transformer): z of one head at the last position patched, all other heads frozen."""
+    architecture = _transformer(model)
+
+    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+        for layer in range(len(architecture.blocks)):
+            own, other = (cache[f"blocks.{layer}.attn.hook_z"][:, -1] for cache in (clean, corrupt))
+            for head in range(own.shape[1]):
+                z = own.clone()
+                z[:, head] = other[:, head]
+                yield layer, z
+
+    return _by_head(architecture, patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
 
-def _logit(model: TransformerBridge, resid: Float[Tensor, "rows samples d_model"], target: Tensor) -> Effects:
-    """Logit of one token per sample; no other is computed."""
-    final = model.original_model.backbone.norm_f(resid)
-    return (final * model.original_model.lm_head.weight[target]).sum(-1)
+def head_to_head_effects(
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
+    receiver: tuple[int, int], per_sample: bool = False,
+) -> Float[Tensor, "layers_before n_heads"]:  # fmt: skip
+    """Fig. 7b, second step (Transformer): z of one head at all positions patched, into the receiver's q, k and v alone.
+
+    All other heads are frozen, the receiver's z at the last position goes on to the logits. `receiver` is (layer,
+    head); senders are the heads of the layers before it.
+    """
+    architecture = _transformer(model)
+    layer, head = receiver
+
+    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+        usual = clean[f"blocks.{layer}.attn.hook_z"][:, -1]
+        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer):
+            z = usual.clone()
+            z[:, head] = _attention_on(architecture, clean, layer, resid)[:, head]
+            yield layer, z
+
+    effects = patch_effects(architecture, clean, corrupt, target, senders)
+    return _by_head(architecture, effects, per_sample)
 
 
-@torch.no_grad()
-def clean_logits(model: TransformerBridge, clean: Tokens, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    """Logit of `target` at the last position."""
-    device = next(model.parameters()).device
-    chunks = zip(clean.to(device).split(CHUNK), target.to(device).split(CHUNK))
-    return torch.cat([model(t)[:, -1].gather(1, w[:, None])[:, 0] for t, w in chunks]).cpu()
+def _resid_with_patched_heads(architecture: Transformer, clean: Cache, corrupt: Cache, receiver: int) -> Iterator[Tensor]:
+    """The residual stream before layer `receiver`, at all positions, for each head of the layers before it in turn."""
+    for sender in range(receiver):
+        own, other = (cache[f"blocks.{sender}.attn.hook_z"] for cache in (clean, corrupt))
+        for head in range(own.shape[2]):
+            z = own.clone()
+            z[:, :, head] = other[:, :, head]
+            resid = clean[f"blocks.{sender}.hook_in"]
+            for layer in range(sender, receiver):
+                heads = z if layer == sender else clean[f"blocks.{layer}.attn.hook_z"]
+                resid = architecture.after(layer, resid, architecture.blocks[layer].attention.dense(heads.flatten(-2)))
+            yield resid
+
+
+def _attention_on(architecture: Transformer, clean: Cache, layer: int, resid: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
+    """z at the last position if the layer's heads saw this residual stream."""
+    block = architecture.blocks[layer]
+    attention = block.attention
+    joint = attention.query_key_value(block.input_layernorm(resid)).unflatten(-1, (-1, 3 * attention.head_size))
+    q, k, v = joint.chunk(3, dim=-1)
+    return architecture.attend(clean, layer, q, torch.stack([k, v], dim=2))
+
+
+def _transformer(model: TransformerBridge) -> Transformer:
+    architecture = architecture_of(model)
+    if not isinstance(architecture, Transformer):
+        raise ValueError(f"attention heads are a Transformer's; the model is a {model.original_model.config.model_type}.")
+    return architecture
+
+
+def _mean(effects: Float[Tensor, "senders samples"], per_sample: bool) -> Tensor:
+    return effects if per_sample else effects.mean(-1)
+
+
+def _by_head(architecture: Transformer, effects: Float[Tensor, "senders samples"], per_sample: bool) -> Tensor:
+    n_heads = architecture.model.original_model.config.num_attention_heads
+    return _mean(effects.unflatten(0, (-1, n_heads)), per_sample)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lib import circuits, models, plain_patching
+from lib import circuits, models, path_patching, plain_patching
+from lib.architectures import architecture_of
 from lib.profiles import get_profile
 from lib.prompts import DISTANCES, ROLES, induction_prompts
 
@@ -80,21 +81,25 @@ def test_nothing_corrupted_means_no_effect(mamba, prompts):
     torch.testing.assert_close(found, torch.zeros(8), atol=1e-4, rtol=0)
 
 
-def test_single_position_pass_gives_the_model_s_own_logit(mamba, prompts):
-    run = circuits._run(mamba, prompts.clean)
-    resid = run.resid[0][None]
+@pytest.mark.parametrize("name", ["mini-mamba", "mini-rwkv", "mini-pythia"])
+def test_single_position_pass_gives_the_model_s_own_logit(name, prompts):
+    model = models.load(name, get_profile("mini", device="cpu"))
+    architecture = architecture_of(model)
     with torch.no_grad():
-        for layer, block in enumerate(mamba.original_model.backbone.layers):
-            state = circuits.final_state(block.mixer, run.c[layer])
-            resid = resid + circuits._step(block, resid, state[None], run.x[layer][:, -4:-1])
-        found = circuits._logit(mamba, resid, prompts.target)[0]
-    torch.testing.assert_close(found, circuits.clean_logits(mamba, prompts.clean, prompts.target), atol=1e-4, rtol=1e-4)
+        cache = architecture.run(prompts.clean)
+        rows = cache["blocks.0.hook_in"][:, -1][None]
+        for layer in range(len(architecture.blocks)):
+            read = architecture.read(cache, layer, architecture.inputs(cache, layer))
+            rows = architecture.step(cache, layer, rows, read[None])
+        found = architecture.logits_of(rows, prompts.target)[0]
+    expected = path_patching.clean_logits(model, prompts.clean, prompts.target)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
     p = induction_prompts(8, 4096, seed=3, n_samples=7)
     whole = circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True)
-    monkeypatch.setattr(circuits, "CHUNK", 3)
+    monkeypatch.setattr(path_patching, "CHUNK", 3)
     torch.testing.assert_close(
         circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True), whole, atol=1e-5, rtol=1e-4
     )
@@ -102,9 +107,132 @@ def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
     torch.testing.assert_close(whole.mean(1), mean, atol=1e-5, rtol=1e-4)
 
 
-def test_wrong_models_and_prompts_are_said(mamba, prompts):
-    pythia = models.load("mini-pythia", get_profile("mini", device="cpu"))
+# ------------------------------------------------------------------------------------- the other architectures
+
+
+@pytest.fixture(scope="module")
+def pythia():
+    return models.load("mini-pythia", get_profile("mini", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def rwkv():
+    return models.load("mini-rwkv", get_profile("mini", device="cpu"))
+
+
+def with_hooks(model, tokens, hooks):
+    """Logits at the last position; hooks are pairs of a name and a function that edits the value in place."""
+
+    def edited(change):
+        def edit(value, hook):
+            change(value)
+            return value
+
+        return edit
+
+    with torch.no_grad():
+        return model.run_with_hooks(tokens, fwd_hooks=[(name, edited(change)) for name, change in hooks])[:, -1]
+
+
+def put(value, where):
+    """A hook's change: these positions (and heads) come from another run."""
+
+    def change(own):
+        own[where] = value[where]
+
+    return change
+
+
+def test_rwkv_inputs_are_the_plain_ones(rwkv, prompts):
+    positions, layers = [1, 2, 3], range(models.n_layers(rwkv))
+    _, clean = rwkv.run_with_cache(prompts.clean)
+    _, corrupt = rwkv.run_with_cache(prompts.corrupt_b)
+    earlier = (slice(None), slice(None, -1))
+    frozen = [(f"blocks.{k}.time_mix.output.hook_in", put(clean[f"blocks.{k}.time_mix.output.hook_in"], earlier)) for k in layers]
+    for layer in layers:
+        found = circuits.mixer_input_effects(
+            rwkv, prompts.clean, prompts.corrupt_b, prompts.target, layer, positions, per_sample=True
+        )
+        names = [f"blocks.{layer}.time_mix.{part}.hook_out" for part in ("key", "value")]
+        runs = [
+            with_hooks(rwkv, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen) for p in positions
+        ]
+        torch.testing.assert_close(found, plain_effects(rwkv, prompts, runs), atol=1e-4, rtol=1e-4)
+        assert layer > 0 or found[1].abs().max() > 1e-3
+
+
+def test_rwkv_token_shift_carries_both_tokens(rwkv, prompts):
+    a1, b1 = prompts.positions["A1"], prompts.positions["B1"]
+    for corrupt, position in ((prompts.corrupt_a, a1), (prompts.corrupt_b, b1)):
+        arguments = (rwkv, prompts.clean, corrupt, prompts.target, 0)
+        through = circuits.conv_input_effects(*arguments, [position], b1, per_sample=True)
+        whole = circuits.mixer_input_effects(*arguments, [b1], per_sample=True)
+        torch.testing.assert_close(through, whole, atol=1e-5, rtol=1e-4)  # in layer 0 nothing else can differ at B1
+        assert through.abs().max() > 1e-4
+
+
+def test_transformer_inputs_are_the_plain_ones(pythia, prompts):
+    positions, layers, layer = [1, 2, 3], range(models.n_layers(pythia)), 2
+    _, clean = pythia.run_with_cache(prompts.clean)
+    _, corrupt = pythia.run_with_cache(prompts.corrupt_b)
+    z = [f"blocks.{k}.attn.hook_z" for k in layers]
+    frozen = [(z[k], put(clean[z[k]], (slice(None), slice(None, -1 if k == layer else None)))) for k in layers]
+    found = circuits.mixer_input_effects(
+        pythia, prompts.clean, prompts.corrupt_b, prompts.target, layer, positions, per_sample=True
+    )
+    names = [f"blocks.{layer}.attn.hook_{part}" for part in ("k", "v")]
+    runs = [
+        with_hooks(pythia, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen) for p in positions
+    ]
+    expected = plain_effects(pythia, prompts, runs)
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_heads_are_the_plain_ones(pythia, prompts):
+    _, clean = pythia.run_with_cache(prompts.clean)
+    _, corrupt = pythia.run_with_cache(prompts.corrupt_b)
+    z = [f"blocks.{k}.attn.hook_z" for k in range(models.n_layers(pythia))]
+    frozen = [(name, put(clean[name], slice(None))) for name in z]
+    found = circuits.head_effects(pythia, prompts.clean, prompts.corrupt_b, prompts.target, per_sample=True)
+    for layer, head in ((1, 0), (2, 3), (3, 1)):
+        patch = (z[layer], put(corrupt[z[layer]], (slice(None), -1, head)))
+        expected = plain_effects(pythia, prompts, [with_hooks(pythia, prompts.clean, [*frozen, patch])])[0]
+        torch.testing.assert_close(found[layer, head], expected, atol=1e-4, rtol=1e-4)
+    assert found.abs().max() > 0.5
+
+
+def test_head_to_head_is_the_plain_one(pythia, prompts):
+    receiver, sender = (2, 1), (0, 2)
+    _, clean = pythia.run_with_cache(prompts.clean)
+    _, corrupt = pythia.run_with_cache(prompts.corrupt_a)
+    z = [f"blocks.{k}.attn.hook_z" for k in range(models.n_layers(pythia))]
+    frozen = [(name, put(clean[name], slice(None))) for name in z]
+    patch = (z[sender[0]], put(corrupt[z[sender[0]]], (slice(None), slice(None), sender[1])))
+    reached = {}
+
+    def keep(value, hook):
+        reached["z"] = value.clone()
+
+    with torch.no_grad():
+        hooks = [(n, lambda v, hook, c=c: c(v)) for n, c in [*frozen[: receiver[0]], patch]]
+        pythia.run_with_hooks(prompts.clean, fwd_hooks=[*hooks, (z[receiver[0]], keep)])
+    arrive = (z[receiver[0]], put(reached["z"], (slice(None), -1, receiver[1])))
+    expected = plain_effects(pythia, prompts, [with_hooks(pythia, prompts.clean, [*frozen, arrive])])[0]
+    found = circuits.head_to_head_effects(
+        pythia, prompts.clean, prompts.corrupt_a, prompts.target, receiver, per_sample=True
+    )
+    assert found.shape == (2, 4, 5) and found.abs().max() > 1e-2
+    torch.testing.assert_close(found[sender], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_wrong_models_and_prompts_are_said(mamba, pythia, prompts):
+    arguments = (prompts.clean, prompts.corrupt_b, prompts.target)
     with pytest.raises(ValueError, match="the model is a gpt_neox"):
-        circuits.final_state_effects(pythia, prompts.clean, prompts.corrupt_b, prompts.target)
+        circuits.ssm_input_effects(pythia, *arguments, 0, [1])
+    with pytest.raises(ValueError, match="a gpt_neox mixes no neighbouring positions"):
+        circuits.conv_input_effects(pythia, *arguments, 0, [1], 2)
+    with pytest.raises(ValueError, match="the model is a mamba"):
+        circuits.head_effects(mamba, *arguments)
     with pytest.raises(ValueError, match="do not fit together"):
         circuits.final_state_effects(mamba, prompts.clean, prompts.corrupt_b[:, 1:], prompts.target)
