@@ -84,10 +84,15 @@ def _with_null(frame: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(null_mppc=null["mppc"], null_level=level, excess=frame["mppc"] - level)
 
 
+def mean_interval(direction: Direction) -> tuple[float, float]:
+    """95 % interval of the mean MPPC, documents resampled."""
+    return interval(np.nanmean(direction.resampled, axis=1), direction.mppc.mean())
+
+
 def summarise(direction: Direction) -> dict[str, float]:
     """What the table of comparisons says about one direction; `low` and `high` are the mean's 95 % interval."""
     frame, mppc = direction.frame, direction.mppc
-    low, high = interval(np.nanmean(direction.resampled, axis=1))
+    low, high = mean_interval(direction)
     zeros = frame["mppc"].fillna(0)
     return {
         "n_features": len(frame),
@@ -128,7 +133,8 @@ def difference(a: Direction, b: Direction) -> tuple[pd.Series, tuple[float, floa
     """MPPC of the same features in two comparisons, a − b, and the 95 % interval of its mean (paired resamples)."""
     with np.errstate(invalid="ignore"):
         means = np.nanmean(a.resampled - b.resampled, axis=1)
-    return (a.frame["mppc"] - b.frame["mppc"]).dropna(), interval(means)
+    differences = (a.frame["mppc"] - b.frame["mppc"]).dropna()
+    return differences, interval(means, differences.mean())
 
 
 def near_zero(differences: pd.Series, widths: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2)) -> pd.DataFrame:
@@ -159,7 +165,9 @@ def depth_slope(depths: pd.DataFrame, seed: int, n_resamples: int = 1_000) -> di
     rng = np.random.default_rng(seed)
     draws = [_slope(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
     slope, r = _slope(own, match)
-    (slope_low, slope_high), (r_low, r_high) = (interval(np.array(values)) for values in zip(*draws))
+    (slope_low, slope_high), (r_low, r_high) = (
+        interval(np.array(values), estimate) for values, estimate in zip(zip(*draws), (slope, r))
+    )
     return {"slope": slope, "slope_low": slope_low, "slope_high": slope_high, "r": r, "r_low": r_low, "r_high": r_high}
 
 
@@ -174,7 +182,7 @@ def mppc_by_layer(direction: Direction) -> pd.DataFrame:
     """Mean MPPC of each layer with its 95 % interval; columns layer, mean, low, high, n."""
     rows = []
     for layer, frame in direction.frame.groupby("layer"):
-        low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1))
+        low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
         rows.append({"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()})
     return pd.DataFrame(rows)
 

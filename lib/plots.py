@@ -67,7 +67,8 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
     for axes, (column, label) in zip(grid.flat, panels.items(), strict=True):
         data = quality.assign(depth=depth, SAE=quality["model"] + ", seed " + quality["seed"].astype(str))
         sns.lineplot(data, x="depth", y=column, hue="SAE", style="SAE", markers=True, ax=axes, legend=axes is grid[0, 0])
-        axes.set(ylabel=label, xlabel="relative depth", ylim=(0, None))
+        axes.set(ylabel=label, xlabel="relative depth")
+        axes.set_ylim(0, 1.1 * data[column].max() or 1)
     grid[0, 0].legend(title=None, frameon=False, fontsize=7)
     return figure
 
@@ -90,6 +91,7 @@ def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
             axes.set(xscale="log", ylabel=label if column == 0 else None)
             axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
             axes.minorticks_off()
+            axes.tick_params(axis="x", labelsize=7)
         grid[-1, column].set_xlabel(choice)
     for axes in grid[1:, 0]:
         axes.set_ylim(bottom=0)
@@ -103,14 +105,16 @@ def _short(value: float) -> str:
 
 def fig_sae_training(history: pd.DataFrame) -> Figure:
     """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
-    figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, sharey="row", squeeze=False, layout="constrained")
     for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
         for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
-            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="viridis", ax=axes, legend=measure == "l0")
+            full = measure == "l0" and "full"
+            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="viridis", ax=axes, legend=full)
             axes.set(xlabel="tokens", ylabel=measure.replace("_", " ").replace("l0", "L0"))
             axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
         grid[0, column].set(title=model, yscale="log")
         grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
+        grid[1, column].set_ylim(0, 1.02)
     return figure
 
 
@@ -132,27 +136,28 @@ def _densities(
     axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
 ) -> None:
     """A density per label, in the label's own colour and dashes if it has some, else in order."""
-    colours = sns.color_palette()
+    colours, room = sns.color_palette(), 1.05 + 0.075 * len(values)  # the legend lies above what is drawn
     for k, (label, mppc) in enumerate(values.items()):
         colour, style = LOOKS.get(label, (k, k))
-        _density(axes, mppc, label, colours[colour % len(colours)], DASHES[style], (intervals or {}).get(label))
+        look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}
+        _density(axes, mppc, label, look, (intervals or {}).get(label), 1 / room)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=small)
+    axes.set_ylim(0, room * max(np.max(line.get_ydata()) for line in axes.lines))
+    axes.legend(frameon=False, fontsize=small, loc="upper left", borderaxespad=0)
 
 
 def _density(
-    axes: Axes, mppc: Sequence[float], label: str, colour: tuple, dashes: str | tuple, interval: Interval | None
+    axes: Axes, mppc: Sequence[float], label: str, look: dict, interval: Interval | None, height: float
 ) -> None:
-    """Histogram of MPPC as a line, with its mean; NaN (dead features) are left out."""
+    """Histogram of MPPC as a line, with its mean up to a part of the height; NaN (dead features) are left out."""
     mppc = np.asarray(mppc, float)
     mppc = mppc[~np.isnan(mppc)]
     heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
     centres = (edges[1:] + edges[:-1]) / 2
     about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    axes.plot(centres, heights, color=colour, linestyle=dashes, label=f"{label}: mean {mppc.mean():.3f}{about}")
-    axes.fill_between(centres, heights, color=colour, alpha=0.1)
-    axes.axvline(mppc.mean(), color=colour, linestyle=dashes, linewidth=0.8)
+    axes.plot(centres, heights, **look, label=f"{label}: mean {mppc.mean():.3f}{about}")
+    axes.fill_between(centres, heights, color=look["color"], alpha=0.1)
+    axes.axvline(mppc.mean(), ymax=height, **look, linewidth=0.8)
 
 
 def fig_mppc_density(
@@ -216,7 +221,7 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
         _densities(axes, values, small=7)
         axes.set(title=title, xlabel="MPPC")
-    grid[0, 0].set_ylim(0, 1.25 * grid[0, 0].get_ylim()[1])  # room for the legends
+    grid[0, 0].set_ylim(0, max(np.max(line.get_ydata()) for axes in grid[0] for line in axes.lines) * 1.2)
     return figure
 
 
@@ -241,7 +246,7 @@ def fig_hierarchy(means: Mapping[str, float]) -> Figure:
         axes.add_patch(plt.Circle((0, radius - 1), radius, facecolor=colour, edgecolor="k", linewidth=0.8))
         dark = sum(colour[:3]) < 1.5
         place = dict(ha="center", va="center", fontsize=9, color="w" if dark else "k")
-        axes.text(0, 2 * radius - 1.2, f"{label}\nmean MPPC {mean:.2f}", **place)
+        axes.text(0, 2 * radius - 1.27, f"{label}\nmean MPPC {mean:.2f}", **place)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
     axes.axis("off")
     return figure

@@ -139,7 +139,11 @@ def _correlation(sums: Float64[ndarray, "resamples features 5"], n: Float64[ndar
         return np.where(variance > 0, (n * xy - x * y) / np.sqrt(variance), np.nan)
 
 
-def interval(values: ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of a statistic's bootstrap values."""
-    low, high = np.nanpercentile(values, [50 * (1 - level), 50 * (1 + level)])
+def interval(values: ndarray, estimate: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a statistic from its bootstrap values: their percentiles, moved so that their mean is the estimate.
+
+    Features that fire in a few documents make the resamples' mean a little lower than the estimate, by more than the
+    interval's width where there are many features; the spread is what the resamples are asked for.
+    """
+    low, high = np.nanpercentile(values, [50 * (1 - level), 50 * (1 + level)]) - np.nanmean(values) + estimate
     return float(low), float(high)

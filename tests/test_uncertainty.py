@@ -80,6 +80,12 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         features = [SparseFeatures.from_scipy(scipy.sparse.csr_array(v[:, None])) for v in (x, y)]
         matches = pd.DataFrame({"layer": [0], "index": [0], "match_layer": [0], "match_index": [0]})
         sums = uncertainty.matched_sums(features[:1], features[1:], matches, group)
-        low, high = uncertainty.interval(uncertainty.bootstrap(sums, np.bincount(group), seed, 200)[:, 0])
+        values = uncertainty.bootstrap(sums, np.bincount(group), seed, 200)[:, 0]
+        low, high = uncertainty.interval(values, np.corrcoef(x, y)[0, 1])
         covered += low <= truth <= high
     assert 50 <= covered <= 60
+
+
+def test_an_interval_lies_about_its_estimate():
+    low, high = uncertainty.interval(np.random.default_rng(0).normal(0.4, 0.01, 5_000), 0.5)
+    assert low < 0.5 < high and high - low == pytest.approx(0.0392, rel=0.05)
