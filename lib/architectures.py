@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from lib.path_patching import Architecture, Cache, Rows
+from lib.scans import final_state
 
 
 def architecture_of(model: TransformerBridge) -> Architecture:
@@ -24,10 +25,7 @@ def architecture_of(model: TransformerBridge) -> Architecture:
 
 
 class Mamba(Architecture):
-    """Input: c, after convolution and SiLU. Read: the final state, by the closed form of the recurrence:
-
-    h_T = Σ_s exp(A · Σ_{u>s} Δ_u) Δ_s B_s c_s, where Δ and B follow from c (W eq. 5–7).
-    """
+    """Input: c, after convolution and SiLU; Δ and B follow from it. Read: the final state h (W eq. 5–7)."""
 
     short_mix_tokens = 4
 
@@ -55,19 +53,16 @@ class Mamba(Architecture):
     ) -> Float[Tensor, "samples d_inner d_state"]:
         mixer = self.blocks[layer].mixer
         dt, B, _ = time_step(mixer, inputs)
-        later = dt.sum(1, keepdim=True) - dt.cumsum(1)  # Σ of Δ over the tokens after each token
-        write, A = dt * inputs, -mixer.A_log.exp()
-        states = [torch.einsum("btd,btd,bt->bd", torch.exp(later * A[:, n]), write, B[..., n]) for n in range(A.shape[1])]
-        return torch.stack(states, dim=-1)
+        return final_state(inputs, dt, -mixer.A_log.exp(), B)
 
-    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "rows samples d_inner d_state"]) -> Rows:
+    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "samples d_inner d_state"]) -> Rows:
         block, mixer = self.blocks[layer], self.blocks[layer].mixer
         x, gate = mixer.in_proj(block.norm(rows)).chunk(2, dim=-1)
         earlier = self.local(cache, layer)[:, -self.short_mix_tokens : -1]
         window = torch.cat([earlier.expand(len(x), -1, -1, -1), x[:, :, None]], dim=2)
         c = self.short_mix(layer, window.flatten(0, 1)).unflatten(0, x.shape[:2])
         _, _, C = time_step(mixer, c)
-        y = torch.einsum("rsdn,rsn->rsd", read, C) + mixer.D * c
+        y = torch.einsum("sdn,rsn->rsd", read, C) + mixer.D * c
         return rows + mixer.out_proj(y * F.silu(gate))
 
 
@@ -117,7 +112,7 @@ class Rwkv(Architecture):
         weight = torch.exp(exponent - top)
         return torch.stack([(weight * v).sum(1), weight.sum(1), top[:, 0]], dim=1)
 
-    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "rows samples 3 d"]) -> Rows:
+    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "samples 3 d"]) -> Rows:
         block = self.blocks[layer]
         rows = block.pre_ln(rows) if layer == 0 else rows
         x, before = block.ln1(rows), self.local(cache, layer)[:, -2]
@@ -144,9 +139,9 @@ def _shifted(now: Tensor, before: Tensor, ratio: Tensor) -> Tensor:
     return now * ratio[0, 0] + before * (1 - ratio[0, 0])
 
 
-def _wkv(read: Float[Tensor, "rows samples 3 d"], key: Tensor, value: Tensor) -> Tensor:
+def _wkv(read: Float[Tensor, "samples 3 d"], key: Tensor, value: Tensor) -> Tensor:
     """The earlier tokens' sums with the present token's key (its bonus added) and value."""
-    numerator, denominator, scale = read.unbind(2)
+    numerator, denominator, scale = read.unbind(1)
     top = torch.maximum(scale, key)
     old, new = torch.exp(scale - top), torch.exp(key - top)
     return (numerator * old + value * new) / (denominator * old + new)
@@ -187,7 +182,7 @@ class Transformer(Architecture):
         scores = torch.einsum("shd,shtd->sht", q[:, :, -1], k) * self.blocks[layer].attention.scaling
         return torch.einsum("sht,sthd->shd", scores.softmax(-1), v)
 
-    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "rows samples n_heads d_head"]) -> Rows:
+    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "samples n_heads d_head"]) -> Rows:
         return self.after(layer, rows, self.blocks[layer].attention.dense(read.flatten(-2)))
 
     def after(self, layer: int, resid: Float[Tensor, "... d_model"], attention: Tensor) -> Float[Tensor, "... d_model"]:

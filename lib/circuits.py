@@ -31,10 +31,9 @@ def final_state_effects(
     """
     architecture = architecture_of(model)
 
-    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
-        for layer in range(len(architecture.blocks)):
-            own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
-            yield layer, architecture.read(clean, layer, torch.cat([other[:, :-1], own[:, -1:]], dim=1))
+    def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[Tensor]:
+        own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
+        yield architecture.read(clean, layer, torch.cat([other[:, :-1], own[:, -1:]], dim=1))
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -49,11 +48,11 @@ def mixer_input_effects(
     """
     architecture = architecture_of(model)
 
-    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
-        for position in positions:
+    def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
+        for position in positions if at == layer else ():
             inputs = architecture.inputs(clean, layer).clone()
             inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
-            yield layer, architecture.read(clean, layer, inputs)
+            yield architecture.read(clean, layer, inputs)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -82,14 +81,14 @@ def conv_input_effects(
     """
     architecture = architecture_of(model)
 
-    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
-        for position in positions:
+    def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
+        for position in positions if at == layer else ():
             x = architecture.local(clean, layer).clone()
             x[:, position] = architecture.local(corrupt, layer)[:, position]
             inputs = architecture.inputs(clean, layer).clone()
             window = x[:, max(0, through + 1 - architecture.short_mix_tokens) : through + 1]
             inputs[:, through] = architecture.short_mix(layer, window)
-            yield layer, architecture.read(clean, layer, inputs)
+            yield architecture.read(clean, layer, inputs)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -100,13 +99,12 @@ def head_effects(
     """Fig. 7b, first step (Transformer): z of one head at the last position patched, all other heads frozen."""
     architecture = _transformer(model)
 
-    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
-        for layer in range(len(architecture.blocks)):
-            own, other = (cache[f"blocks.{layer}.attn.hook_z"][:, -1] for cache in (clean, corrupt))
-            for head in range(own.shape[1]):
-                z = own.clone()
-                z[:, head] = other[:, head]
-                yield layer, z
+    def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[Tensor]:
+        own, other = (cache[f"blocks.{layer}.attn.hook_z"][:, -1] for cache in (clean, corrupt))
+        for head in range(own.shape[1]):
+            z = own.clone()
+            z[:, head] = other[:, head]
+            yield z
 
     return _by_head(architecture, patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -123,12 +121,12 @@ def head_to_head_effects(
     architecture = _transformer(model)
     layer, head = receiver
 
-    def senders(clean: Cache, corrupt: Cache) -> Iterator[tuple[int, Tensor]]:
+    def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
         usual = clean[f"blocks.{layer}.attn.hook_z"][:, -1]
-        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer):
+        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer) if at == layer else ():
             z = usual.clone()
             z[:, head] = _attention_on(architecture, clean, layer, resid)[:, head]
-            yield layer, z
+            yield z
 
     effects = patch_effects(architecture, clean, corrupt, target, senders)
     return _by_head(architecture, effects, per_sample)

@@ -9,16 +9,17 @@ layers go through one batched pass over it. `lib.plain_patching` does the same b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.prompts import Tokens
 
-CHUNK = 32  # samples at a time, which bounds the memory
+CHUNK = 16  # samples at a time, which bounds the memory
 Cache = Mapping[str, Tensor]
 Rows = Float[Tensor, "rows samples d_model"]
 Effects = Float[Tensor, "senders samples"]
@@ -48,8 +49,8 @@ class Architecture(ABC):
         """What the mixer hands the last position, from its inputs at all positions."""
 
     @abstractmethod
-    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "rows samples ..."]) -> Rows:
-        """The residual stream after the block at the last position, from the one before it and what is read."""
+    def step(self, cache: Cache, layer: int, rows: Rows, read: Float[Tensor, "samples ..."]) -> Rows:
+        """The residual stream after the block at the last position, from the one before it and what all rows read."""
 
     def local(self, cache: Cache, layer: int) -> Float[Tensor, "samples tokens width"]:
         """What is mixed over neighbouring positions before the mixer."""
@@ -60,10 +61,22 @@ class Architecture(ABC):
         raise ValueError(f"a {self.model.original_model.config.model_type} mixes no neighbouring positions.")
 
     def run(self, tokens: Tokens) -> Cache:
-        """One forward pass."""
+        """One forward pass, which ends before the unembedding."""
+        cache: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[Tensor, object], None]:
+            def hook(value: Tensor, hook: object) -> None:
+                cache[name] = value.detach()
+
+            return hook
+
+        def stop(value: Tensor, hook) -> None:
+            raise StopAtLayerException(value)
+
         layers = range(len(self.blocks))
-        names = [name for k in layers for name in (f"blocks.{k}.hook_in", *self.hooks(k))]
-        return self.model.run_with_cache(tokens, names_filter=names, return_type=None)[1]
+        hooks = [(name, keep(name)) for k in layers for name in (f"blocks.{k}.hook_in", *self.hooks(k))]
+        self.model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*hooks, (f"blocks.{layers[-1]}.hook_out", stop)])
+        return cache
 
     def logits_of(self, rows: Rows, target: Int[Tensor, "samples"]) -> Float[Tensor, "rows samples"]:
         """Logit of one token per sample; no other is computed."""
@@ -72,17 +85,18 @@ class Architecture(ABC):
         return (self.norm(rows) * head.weight[target]).sum(-1) + bias
 
 
-Senders = Callable[[Cache, Cache], Iterator[tuple[int, Tensor]]]
+Senders = Callable[[Cache, Cache, int], Iterable[Tensor]]
+"""From the clean run, the corrupted run and a layer: what that layer reads when patched, once for each sender."""
 
 
 @torch.no_grad()
 def patch_effects(
     architecture: Architecture, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"], senders: Senders
 ) -> Effects:
-    """logit(target | patched) − logit(target | clean) at the last position, for every sender and sample.
+    """logit(target | patched) − logit(target | clean) at the last position, for every sender (by layer) and sample.
 
-    `senders` gives, from the clean and the corrupted run, pairs of a layer and what it reads when patched.
-    Raises `ValueError` where shapes do not fit together.
+    Memory: two runs' hooks for `CHUNK` samples, and one layer's patched reads. Raises `ValueError` where shapes do not
+    fit together.
     """
     if clean.shape != corrupt.shape or len(target) != len(clean):
         raise ValueError(
@@ -91,31 +105,26 @@ def patch_effects(
     device, found = next(architecture.model.parameters()).device, []
     for tokens, others, wanted in zip(*(part.to(device).split(CHUNK) for part in (clean, corrupt, target))):
         clean_run, corrupt_run = architecture.run(tokens), architecture.run(others)
-        found.append(_last_position(architecture, clean_run, wanted, list(senders(clean_run, corrupt_run))))
+        found.append(_last_position(architecture, clean_run, corrupt_run, wanted, senders))
     return torch.cat(found, dim=1).cpu()
 
 
 def _last_position(
-    architecture: Architecture, clean: Cache, target: Int[Tensor, "samples"], senders: list[tuple[int, Tensor]]
+    architecture: Architecture, clean: Cache, corrupt: Cache, target: Int[Tensor, "samples"], senders: Senders
 ) -> Effects:
-    """One pass for all senders.
+    """One pass for all senders, some samples.
 
-    A sender's rows join at its layer: before it, they are the clean ones. The first row is nobody's: the clean run.
+    A sender's row joins at its layer: before it, it is the clean one. The first row is nobody's: the clean run.
     """
-    order = sorted(range(len(senders)), key=lambda k: senders[k][0])
-    ranked = [senders[k] for k in order]
-    resid = [clean[f"blocks.{layer}.hook_in"][:, -1] for layer in range(len(architecture.blocks))]
-    rows = resid[0][None]
-    for layer in range(len(resid)):
-        own = [read for sender, read in ranked if sender == layer]
+    rows = clean["blocks.0.hook_in"][:, -1][None]
+    for layer in range(len(architecture.blocks)):
+        resid = clean[f"blocks.{layer}.hook_in"][:, -1][None]
         usual = architecture.read(clean, layer, architecture.inputs(clean, layer))
-        reads = torch.cat([usual.expand(len(rows), *usual.shape), *(read[None] for read in own)])
-        rows = torch.cat([rows, resid[layer].expand(len(own), -1, -1)])
-        rows = architecture.step(clean, layer, rows, reads)
+        rows = architecture.step(clean, layer, rows, usual)
+        own = [architecture.step(clean, layer, resid, read) for read in senders(clean, corrupt, layer)]
+        rows = torch.cat([rows, *own])
     logits = architecture.logits_of(rows, target)
-    effects = torch.empty(len(senders), len(target), device=rows.device)
-    effects[order] = logits[1:] - logits[0]
-    return effects
+    return logits[1:] - logits[0]
 
 
 @torch.no_grad()

@@ -61,6 +61,11 @@ class Profile(BaseModel):
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
     neuron_tokens: int = Field(ge=1, description="held-out tokens over which neurons are correlated")
 
+    circuit_samples: int = Field(128, ge=2, description="induction prompts per distance (paper, App. G)")
+    circuit_distances: tuple[int, ...] = Field(
+        (8, 16, 32, 64, 128), min_length=1, description="positions between the two A of a prompt (paper, App. G)"
+    )
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
         if self.buffer_tokens < 4 * self.sae_batch_size:
@@ -102,6 +107,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         eval_tokens=2_048,
         mppc_tokens=4_096,
         neuron_tokens=2_048,
+        circuit_samples=4,
+        circuit_distances=(8, 16),
     ),
     "mini": dict(
         corpus="docstrings",
@@ -195,4 +202,4 @@ def _as_tuple(field: str, value: Any) -> Any:
         return value
     if value.lower() == "none":
         return None
-    return tuple(value.split("+")) if field in ("layers", "sae_seeds") else value
+    return tuple(value.split("+")) if field in ("layers", "sae_seeds", "circuit_distances") else value

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-DISTANCES = (8, 16, 32, 64, 128)
 ROLES = ("A1", "B1", "B1+1", "B1+2", "B1+3")
 
 Tokens = Int[Tensor, "samples tokens"]
@@ -24,6 +23,8 @@ class InductionPrompts:
     """[A][B′] … [A]"""
     corrupt_a: Tokens
     """[A′][B] … [A]"""
+    random: Tokens
+    """Other random tokens everywhere, none of them twice."""
     target: Int[Tensor, "samples"]
     """The token B."""
 
@@ -36,16 +37,17 @@ class InductionPrompts:
 def induction_prompts(
     distance: int, vocabulary: int, seed: int, n_samples: int = 128, bos: int = 0
 ) -> InductionPrompts:
-    """Prompts with `distance` positions between the two A; A, B, A′, B′ and the filler are all different tokens.
+    """Prompts with `distance` positions between the two A; in a prompt A, B, A′, B′ and the filler are different tokens.
 
     Raises `ValueError` for a distance that leaves no room for B1+3 before the second A.
     """
     if distance < len(ROLES):
         raise ValueError(f"distance={distance}: at least {len(ROLES)} positions lie between the two A.")
     rng = np.random.default_rng([seed, distance])
-    rows = np.stack([rng.choice(vocabulary - 2, distance + 3, replace=False) + 2 for _ in range(n_samples)])
-    drawn = torch.from_numpy(rows).long()
+    length = distance + 3  # of a prompt, with BOS
+    rows = np.stack([rng.choice(vocabulary - 2, 2 * length - 1, replace=False) + 2 for _ in range(n_samples)])
+    drawn, other = torch.from_numpy(rows).long().split([length, length - 1], dim=1)
     a, b, other_a, other_b, filler = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3], drawn[:, 3:4], drawn[:, 4:]
     start = torch.full((n_samples, 1), bos)
     prompt = lambda first, second: torch.cat([start, first, second, filler, a], dim=1)  # noqa: E731
-    return InductionPrompts(prompt(a, b), prompt(a, other_b), prompt(other_a, b), b[:, 0])
+    return InductionPrompts(prompt(a, b), prompt(a, other_b), prompt(other_a, b), torch.cat([start, other], dim=1), b[:, 0])

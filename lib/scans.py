@@ -42,8 +42,8 @@ def _exp(x):
 
 
 @njit(**_FLAGS)
-def _scan_forward(u, dt, A, B, C, y):
-    """y[b, t, d] = Σ_n C[b, t, n] h[b, t, d, n]; A is [d_state, d_inner]."""
+def _scan_forward(u, dt, A, B, C, y, last):
+    """y[b, t, d] = Σ_n C[b, t, n] h[b, t, d, n]; A is [d_state, d_inner]; `last` takes h after the last token."""
     batch, time, d_inner = u.shape
     d_state = A.shape[0]
     for b in prange(batch):
@@ -58,6 +58,7 @@ def _scan_forward(u, dt, A, B, C, y):
                 for d in range(d_inner):
                     h[n, d] = _exp(dt[b, t, d] * A[n, d]) * h[n, d] + b_n * write[d]
                     y[b, t, d] += c_n * h[n, d]
+        last[b] = h
 
 
 @njit(fastmath=True, cache=True, error_model="numpy")
@@ -121,8 +122,8 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, dt, A, B, C):
         u, dt, A, B, C = (x.detach().float().contiguous() for x in (u, dt, A.T, B, C))
-        y = torch.empty_like(u)
-        _scan_forward(*(x.numpy() for x in (u, dt, A, B, C, y)))
+        y, last = torch.empty_like(u), torch.empty(len(u), *A.shape)
+        _scan_forward(*(x.numpy() for x in (u, dt, A, B, C, y, last)))
         ctx.save_for_backward(u, dt, A, B, C)
         return y
 
@@ -150,6 +151,29 @@ def selective_scan(
     if u.shape[-1] % _CHUNK:
         raise ValueError(f"d_inner must be a multiple of {_CHUNK} for the CPU scan, not {u.shape[-1]}.")
     return _SelectiveScan.apply(u, dt, A, B, C)
+
+
+@torch.no_grad()
+def final_state(
+    u: Float[Tensor, "batch time d_inner"],
+    dt: Float[Tensor, "batch time d_inner"],
+    A: Float[Tensor, "d_inner d_state"],
+    B: Float[Tensor, "batch time d_state"],
+) -> Float[Tensor, "batch d_inner d_state"]:
+    """State of `selective_scan` after the last token; on a GPU in closed form."""
+    if u.device.type != "cpu":
+        return final_state_in_closed_form(u, dt, A, B)
+    u, dt, A, B = (x.detach().float().contiguous() for x in (u, dt, A.T, B))
+    last = torch.empty(len(u), *A.shape)
+    _scan_forward(*(x.numpy() for x in (u, dt, A, B, B, torch.empty_like(u), last)))
+    return last.transpose(1, 2)
+
+
+def final_state_in_closed_form(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """h_T = Σ_s exp(A Σ_{u>s} Δ_u) Δ_s B_s u_s; shapes as in `final_state`."""
+    later = dt.sum(1, keepdim=True) - dt.cumsum(1)  # Σ of Δ over the tokens after each token
+    states = [torch.einsum("btd,btd,bt->bd", torch.exp(later * A[:, n]), dt * u, B[..., n]) for n in range(A.shape[1])]
+    return torch.stack(states, dim=-1)
 
 
 @njit(**_FLAGS)

@@ -68,6 +68,17 @@ def test_values_and_gradients_agree_with_float64(name):
         assert (a.grad - b.grad).abs().max() < 3e-6 * b.grad.abs().max()
 
 
+@pytest.mark.parametrize("final_state", [scans.final_state, scans.final_state_in_closed_form])
+def test_final_state_is_the_loop_s(final_state):
+    torch.manual_seed(0)
+    u, dt, A, B, _ = scan_inputs()
+    h = torch.zeros(3, 64, 16, dtype=torch.float64)
+    for t in range(u.shape[1]):
+        step = dt[:, t, :, None].double()
+        h = torch.exp(step * A) * h + step * B[:, t, None] * u[:, t, :, None]
+    torch.testing.assert_close(final_state(u, dt, A, B).double(), h, atol=1e-5, rtol=1e-5)
+
+
 def test_exponential_is_accurate_and_vanishes_for_large_negative_numbers():
     A = torch.linspace(-100, 0, 64)[:, None]
     one = torch.ones(1, 2, 64)
