@@ -148,8 +148,8 @@ def _head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> li
 
 def strongest_head(frame: pd.DataFrame, measure: str = "logits", corrupt: str = "B′") -> tuple[int, int]:
     """(layer, head) with the most negative mean effect over all distances."""
-    rows = frame[(frame["measure"] == measure) & (frame["corrupt"] == corrupt)]
-    return tuple(map(int, rows.groupby(["layer", "head"])["mean_logit_diff"].mean().idxmin()))
+    heads = mean_heads(frame, measure, corrupt)
+    return tuple(map(int, heads.loc[heads["mean_logit_diff"].idxmin(), ["layer", "head"]]))
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -187,9 +187,26 @@ def paper_table(number: int, frame: pd.DataFrame) -> pd.DataFrame:
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """A table of App. G as the paper prints it: a row per distance, a column per layer or position."""
-    place = "layer" if "layer" in table else "position"
+    place = "position" if "position" in table and table["position"].notna().all() else "layer"
     columns = list(dict.fromkeys(table[place]))
     return table.pivot(index="distance", columns=place, values="mean_logit_diff")[columns]
+
+
+def by_position(table: pd.DataFrame) -> dict[str, float]:
+    """Mean effect of each position over all distances."""
+    return table.groupby("position", sort=False)["mean_logit_diff"].mean().to_dict()
+
+
+def share_at(table: pd.DataFrame, position: str) -> pd.Series:
+    """By distance: how much of all positions' effects, by size, is this position's."""
+    size = wide(table).abs()
+    return size[position] / size.sum(axis=1)
+
+
+def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
+    """Mean effect of each head over all distances; columns layer, head, mean_logit_diff."""
+    rows = select(frame, measure, corrupt)
+    return rows.groupby(["layer", "head"], as_index=False)["mean_logit_diff"].mean().astype({"layer": int, "head": int})
 
 
 REFERENCE = DATA / "reference"
@@ -210,3 +227,14 @@ def released(model: str) -> pd.DataFrame:
     """The authors' released results of path patching: `model` is mamba130m or pythia160m; adds mean_logit_diff."""
     table = pd.read_csv(REFERENCE / f"released_{model}_path_patching.csv")
     return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
+
+
+def agreement(ours: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean absolute difference, n."""
+    keys = [column for column in ("distance", "layer", "position") if column in ours and column in other]
+    both = ours.merge(other, on=keys, suffixes=("", "_other"))
+    a, b = both["mean_logit_diff"], both["mean_logit_diff_other"]
+    return {
+        "spearman": a.corr(b, method="spearman"), "pearson": a.corr(b),
+        "mean_absolute_difference": (a - b).abs().mean(), "n": len(both),
+    }  # fmt: skip

@@ -1,0 +1,128 @@
+"""The induction experiments: what is measured, how it is read as the paper's tables, and the maps made of it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import attention, circuit_maps, induction, models, path_patching, scans
+from lib.architectures import architecture_of, time_step
+from lib.profiles import get_profile
+from lib.prompts import ROLES, induction_prompts
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The trained mini models on few prompts: random weights have no circuit to find."""
+    return get_profile(
+        "mini", device="cpu", cache_dir=tmp_path_factory.mktemp("cache"), circuit_samples=6, circuit_distances=(8, 16)
+    )
+
+
+@pytest.fixture(scope="module")
+def effects(small):
+    return {name: induction.path_effects(name, small) for name in ("mini-pythia", "mini-mamba")}
+
+
+def test_mamba_s_key_layer_takes_b_in_one_token_late(effects):
+    frame = effects["mini-mamba"]
+    layer = induction.key_layer(frame)
+    state = induction.paper_table(1, frame)
+    assert len(state) == 2 * 8 and state.groupby("layer")["mean_logit_diff"].mean().idxmin() == layer
+    assert induction.key_position(frame) == "B1+1"
+    assert list(induction.paper_table(2, frame).columns) == ["distance", "position", "mean_logit_diff", "standard_error", "n"]
+    assert (induction.share_at(induction.paper_table(2, frame), "B1+1") > 0.5).all()
+    for number in (3, 4):
+        assert list(induction.wide(induction.paper_table(number, frame)).columns) == ["A1", "B1", "B1+1"]
+
+
+def test_transformer_reads_b_where_it_stands(effects):
+    frame = effects["mini-pythia"]
+    assert induction.key_position(frame) == "B1" and len(induction.paper_table(3, frame)) == 0
+    whole, state = (induction.select(frame, m).groupby("distance")["mean_logit_diff"].sum() for m in ("logit", "state"))
+    np.testing.assert_allclose(state, whole, rtol=0.15)  # one layer reads it: layers' effects add up to the whole
+
+
+def test_means_and_errors_are_those_of_the_samples(small, effects):
+    p = induction.prompts_for(models.load("mini-mamba", small), small)[8]
+    model = models.load("mini-mamba", small)
+    change = path_patching.clean_logits(model, p.corrupt_b, p.target) - path_patching.clean_logits(model, p.clean, p.target)
+    row = induction.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
+    assert row.mean_logit_diff == pytest.approx(float(change.mean()), abs=1e-4) and row.n == 6
+    assert row.standard_error == pytest.approx(float(change.std() / 6**0.5), abs=1e-4)
+
+
+def test_heads_of_mini_pythia(small):
+    frame = induction.head_effects("mini-pythia", small)
+    receiver, previous = induction.strongest_head(frame), induction.strongest_head(frame, "induction head", "A′")
+    assert previous[0] < receiver[0]
+    rows = induction.select(frame, "induction head", "A′")
+    assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
+    model = models.load("mini-pythia", small)
+    p = induction.prompts_for(model, small)[16]
+    look = attention.patterns(model, p.clean, receiver[0])[receiver[1]]
+    assert look.shape == (19, 19) and torch.allclose(look.sum(1), torch.ones(19), atol=1e-4)
+    assert look[-1, p.positions["B1"]] > 0.5 and attention.patterns(model, p.clean, previous[0])[previous[1]][2, 1] > 0.5
+
+
+def test_published_tables_agree_with_themselves_and_roughly_with_the_released_run():
+    table = induction.published_table(1)
+    assert len(table) == 5 * 24
+    found = induction.agreement(table, table)
+    assert found["n"] == 120 and found["pearson"] == pytest.approx(1) and found["mean_absolute_difference"] == 0
+    released = induction.released("mamba130m").query("experiment == 'final_state_by_layer'")
+    released = released.rename(columns={"index": "layer"}).astype({"layer": int})
+    assert induction.agreement(table, released)["pearson"] > 0.9
+    assert induction.published_table(2).groupby("position")["mean_logit_diff"].mean().idxmin() == "B1+1"
+
+
+def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
+    model = models.load("mini-mamba", small)
+    tokens = induction_prompts(8, 4096, seed=0, n_samples=1).clean
+    architecture = architecture_of(model)
+    mixer, c = model.original_model.backbone.layers[5].mixer, architecture.inputs(architecture.run(tokens), 5)
+    with torch.no_grad():
+        dt, B, C = time_step(mixer, c)
+        alone = torch.eye(c.shape[1])[:, :, None].expand(-1, -1, c.shape[2])  # one run per position: an input of 1 there
+        shared = [x.expand(len(alone), -1, -1) for x in (dt, B, C)]
+        alpha = scans.selective_scan(alone, shared[0], -mixer.A_log.exp(), *shared[1:])[:, -1].abs()
+    expected = (alpha / alpha.sum(0)).mean(1)
+    torch.testing.assert_close(attention.hidden_attention(model, tokens, 5), expected, atol=1e-5, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- maps
+
+
+def hot_cell(depth, role, n_depths=4):
+    circuit = np.zeros((2, n_depths, len(ROLES)))
+    circuit[:, depth, ROLES.index(role)] = -1
+    return circuit
+
+
+def test_maps_add_up_layers_of_equal_depth(effects):
+    circuit = circuit_maps.circuit_map(effects["mini-mamba"], 4)
+    rows = pd.concat([induction.select(effects["mini-mamba"], "input", c) for c in circuit_maps.CORRUPTIONS])
+    assert circuit.shape == (2, 4, 5)
+    assert circuit.sum() == pytest.approx(rows[rows["distance"] == 16]["mean_logit_diff"].sum(), abs=1e-4)
+    strongest = np.unravel_index(circuit.argmin(), circuit.shape)
+    assert strongest == (0, induction.key_layer(effects["mini-mamba"]) // 2, ROLES.index("B1+1"))
+
+
+def test_off_by_one_is_undone():
+    transformer, mamba = hot_cell(2, "B1"), hot_cell(2, "B1+1")
+    assert circuit_maps.similarity(transformer, circuit_maps.one_role_earlier(mamba)) == pytest.approx(1)
+    assert circuit_maps.similarity(transformer, mamba) < 0
+    assert circuit_maps.similarity(transformer.sum(1), hot_cell(3, "B1").sum(1)) == pytest.approx(1)
+
+
+def test_a_hot_cell_is_hit_by_one_permutation_in_twenty():
+    found = circuit_maps.compare_maps(hot_cell(2, "B1"), hot_cell(2, "B1"), seed=0)
+    assert found["similarity"] == pytest.approx(1) and found["p"] == pytest.approx(1 / 20, abs=0.02)
+    flat = hot_cell(2, "B1").sum(1, keepdims=True)
+    assert len(circuit_maps.permutation_null(flat, flat, seed=0)) == 120
+
+
+def test_unlike_maps_are_not_significant():
+    rng = np.random.default_rng(0)
+    ps = [circuit_maps.compare_maps(*rng.normal(size=(2, 2, 4, 5)), seed=k)["p"] for k in range(20)]
+    assert np.mean(np.array(ps) < 0.05) <= 0.2
