@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import circuits, models
-from lib.architectures import architecture_of
+from lib.architectures import Mamba, architecture_of
 from lib.path_patching import clean_logits
 from lib.pipeline import model_fields
 from lib.profiles import DATA, Profile
@@ -37,7 +37,8 @@ def path_effects(name: str, profile: Profile) -> pd.DataFrame:
 
     Columns: measure, corrupt (B′ or A′), distance, layer, position, mean_logit_diff, standard_error, n. Measures:
     `logit` (of B in a whole corrupted run, minus clean), `state` (Table 1, each layer), `input` (Table 2: the key layer
-    at all distances, all layers at the map's distance), `local` (Tables 3, 4: through the key layer's key position).
+    at all distances, all layers at the map's distance), `local` (Tables 3, 4: in the key layer, through B1+1;
+    RWKV: through its key position).
     """
     return _kept("paths", name, profile, _measure_paths)
 
@@ -82,7 +83,7 @@ def _measure_paths(model: TransformerBridge, profile: Profile) -> list[dict[str,
         layers = range(models.n_layers(model)) if distance == map_distance(profile) else [layer]
         rows += [row for k in layers for row in _inputs(model, distance, p, k)]
     if architecture_of(model).short_mix_tokens:
-        position = key_position(pd.DataFrame(rows))
+        position = "B1+1" if isinstance(architecture_of(model), Mamba) else key_position(pd.DataFrame(rows))
         rows += [row for distance, p in prompts.items() for row in _local(model, distance, p, layer, position)]
     return rows
 
@@ -128,8 +129,8 @@ def _measure_heads(model: TransformerBridge, profile: Profile) -> list[dict[str,
         for corrupt in ("random", "B′"):
             found = circuits.head_effects(model, p.clean, getattr(p, CORRUPTED[corrupt]), p.target, per_sample=True)
             rows += _head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
-    receiver = strongest_head(pd.DataFrame(rows))
-    for distance, p in prompts.items() if receiver[0] > 0 else ():
+    receiver = induction_head(pd.DataFrame(rows))
+    for distance, p in prompts.items():
         for corrupt in ("random", "A′"):
             tokens = getattr(p, CORRUPTED[corrupt])
             found = circuits.head_to_head_effects(model, p.clean, tokens, p.target, receiver, per_sample=True)
@@ -146,7 +147,12 @@ def _head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> li
     ]
 
 
-def strongest_head(frame: pd.DataFrame, measure: str = "logits", corrupt: str = "B′") -> tuple[int, int]:
+def induction_head(frame: pd.DataFrame, corrupt: str = "B′") -> tuple[int, int]:
+    """The strongest head to the logits; not one of layer 0, which has no head before it to tell it what preceded B."""
+    return strongest_head(frame[frame["layer"] > 0], "logits", corrupt)
+
+
+def strongest_head(frame: pd.DataFrame, measure: str, corrupt: str) -> tuple[int, int]:
     """(layer, head) with the most negative mean effect over all distances."""
     heads = mean_heads(frame, measure, corrupt)
     return tuple(map(int, heads.loc[heads["mean_logit_diff"].idxmin(), ["layer", "head"]]))

@@ -54,7 +54,7 @@ def test_means_and_errors_are_those_of_the_samples(small, effects):
 
 def test_heads_of_mini_pythia(small):
     frame = induction.head_effects("mini-pythia", small)
-    receiver, previous = induction.strongest_head(frame), induction.strongest_head(frame, "induction head", "A′")
+    receiver, previous = induction.induction_head(frame), induction.strongest_head(frame, "induction head", "A′")
     assert previous[0] < receiver[0]
     rows = induction.select(frame, "induction head", "A′")
     assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
