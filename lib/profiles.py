@@ -66,6 +66,12 @@ class Profile(BaseModel):
         (8, 16, 32, 64, 128), min_length=1, description="positions between the two A of a prompt (paper, App. G)"
     )
 
+    judge_model: str | None = Field(
+        None, description="language model that judges features (App. E); None: the offline rule-based stand-in"
+    )
+    judge_features: int = Field(600, ge=1, description="features judged, spread over layers and MPPC")
+    judge_concurrency: int = Field(8, ge=1, description="requests to the language model at a time")
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
         if self.buffer_tokens < 4 * self.sae_batch_size:
@@ -109,6 +115,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         neuron_tokens=2_048,
         circuit_samples=4,
         circuit_distances=(8, 16),
+        judge_features=40,
     ),
     "mini": dict(
         corpus="docstrings",

@@ -9,8 +9,10 @@ from transformers import (
     AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM,
 )  # fmt: skip
 
-from lib import models, pipeline
+from lib import models, path_patching, pipeline
+from lib.architectures import architecture_of
 from lib.profiles import get_profile
+from lib.prompts import induction_prompts
 
 COMMON = {"hidden_size": 768, "bos_token_id": 0, "eos_token_id": 0}
 CONFIGURATIONS = {
@@ -65,3 +67,18 @@ def test_features_of_the_real_sizes_are_correlated(laptop):
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
     layers = {name: pipeline.layers_of(models.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
     assert list(layers.values()) == [[5], [11], [5]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_path_patching_s_last_position_is_the_model_s(name, folders, laptop):
+    """All blocks of the real sizes, RWKV's halving of its hidden states included."""
+    model = models.load(folders[name], laptop)
+    p = induction_prompts(8, 50_000, seed=0, n_samples=2)
+    architecture = architecture_of(model)
+    cache = architecture.run(p.clean)
+    rows = cache["blocks.0.hook_in"][:, -1][None]
+    for layer in range(models.n_layers(model)):
+        rows = architecture.step(cache, layer, rows, architecture.read(cache, layer, architecture.inputs(cache, layer)))
+    expected = path_patching.clean_logits(model, p.clean, p.target)
+    torch.testing.assert_close(architecture.logits_of(rows, p.target)[0], expected, atol=1e-4, rtol=1e-4)

@@ -178,6 +178,7 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     wait = f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
     write(tmp_path / "notebooks" / "00_slow.ipynb", wait)
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job would ignore it
         "import sys, pathlib; from lib import reproduce; from lib.profiles import Profile\n"
         f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path)!r}))\n"
         f"reproduce.app(['--notebooks', {str(tmp_path / 'notebooks')!r}, '--set', 'cache_dir={tmp_path}'])"

@@ -1,0 +1,145 @@
+"""Complexity and consistency of features against how well they match (W §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lib import comparisons, corpus, pipeline
+from lib.chat_judge import ChatJudge
+from lib.complexity_plots import Pair
+from lib.interpret import TopPlaces, top_places, vocabulary
+from lib.judges import Example, Judge, RuleJudge, examples_of
+from lib.profiles import Profile
+from lib.sampling import stratified_features
+from lib.uncertainty import interval
+
+VARIANTS = {"sae_seed": "SAE seed", "model_seed": "model seed", "mamba": "Pythia → Mamba"}
+
+
+def judge_of(profile: Profile) -> Judge:
+    """The profile's judge. Raises `JudgeUnavailable` for a language model without a key."""
+    if profile.judge_model is None:
+        return RuleJudge()
+    answers = profile.cache_dir / "judge_answers.jsonl"
+    return ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Features to be judged, and what the judge reads of them."""
+
+    frame: pd.DataFrame
+    """layer, index, firing_rate, and the MPPC under each variant's label."""
+    examples: list[list[Example]]
+
+
+def places_of(name: str, profile: Profile) -> list[TopPlaces]:
+    """The highest places of all features of a model, by layer."""
+    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    return [top_places(layer, blocks) for layer in pipeline.features(name, profile)]
+
+
+def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
+    """`judge_features` of the Transformer's features, spread over layers and cross-architecture MPPC.
+
+    Features that fire in fewer than ten documents are left out, as they have fewer snippets than App. E asks for.
+    """
+    known = comparisons.comparisons(profile)
+    frames = {name: pipeline.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in VARIANTS}
+    frame = frames["mamba"][["layer", "index", "firing_rate"]].copy()
+    for name, label in VARIANTS.items():
+        frame[label] = frames[name]["mppc"]
+    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
+    chosen = stratified_features(frame[enough].assign(mppc=frame["Pythia → Mamba"]), profile.judge_features, profile.seed)
+    chosen = chosen.drop(columns="mppc").reset_index(drop=True)
+    words = vocabulary(corpus.load_tokenizer(profile))
+    return Sample(chosen, [examples_of(places[row.layer].snippets(row.feature), words)
+                           for row in chosen.rename(columns={"index": "feature"}).itertuples()])  # fmt: skip
+
+
+def scored(sample: Sample, judge: Judge) -> pd.DataFrame:
+    """The sample's frame with complexity, monosemanticity and who judged; NaN where an answer was malformed."""
+    scores = judge.score(sample.examples)
+    return sample.frame.assign(
+        complexity=pd.array([s.complexity for s in scores], dtype="Float64").to_numpy(float, na_value=np.nan),
+        monosemanticity=pd.array([s.monosemanticity for s in scores], dtype="Float64").to_numpy(float, na_value=np.nan),
+        judge=judge.name,
+    )
+
+
+def correlations(scores: pd.DataFrame, aspect: str, seed: int, n_resamples: int = 1_000) -> pd.DataFrame:
+    """Spearman's correlation of a score with MPPC under each variant, with 95 % interval (features resampled).
+
+    The last row is by how much the SAE-seed variant's is nearer to zero than the cross-architecture one's, paired.
+    """
+    data = scores.dropna(subset=[aspect, *VARIANTS.values()])
+    rng = np.random.default_rng(seed)
+    draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
+    values = {label: np.array([_spearman(d, aspect, label) for d in [data, *draws]]) for label in VARIANTS.values()}
+    values["|Pythia → Mamba| − |SAE seed|"] = np.abs(values["Pythia → Mamba"]) - np.abs(values["SAE seed"])
+    rows = {label: (v[0], *interval(v[1:], v[0])) for label, v in values.items()}
+    return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
+
+
+def _spearman(data: pd.DataFrame, a: str, b: str) -> float:
+    return float(np.corrcoef(data[a].rank(), data[b].rank())[0, 1])
+
+
+def boundary(scores: pd.DataFrame, label: str = "Pythia → Mamba", clear: int = 3) -> dict[str, float]:
+    """The MPPC that best separates features without a clear pattern (monosemanticity < `clear`) from the others.
+
+    Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it. Also the shares
+    of unclear features below and above 0.2, the paper's boundary.
+    """
+    data = scores.dropna(subset=["monosemanticity", label])
+    unclear, mppc = data["monosemanticity"] < clear, data[label]
+    cuts = np.unique(np.round(mppc, 3))
+    youden = [(mppc[unclear] < cut).mean() - (mppc[~unclear] < cut).mean() for cut in cuts]
+    below = mppc < 0.2
+    return {
+        "boundary": float(cuts[int(np.argmax(youden))]),
+        "youden": float(np.max(youden)),
+        "unclear_below_0.2": float(unclear[below].mean()),
+        "unclear_above_0.2": float(unclear[~below].mean()),
+        "n_below_0.2": int(below.sum()),
+    }
+
+
+def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Rows of scored features with the layer and index of their match in Mamba."""
+    matches = pipeline.mppc(profile.pythia, profile.mamba, profile)[0]
+    return rows.merge(matches[["layer", "index", "match_layer", "match_index"]], on=["layer", "index"], how="left")
+
+
+def pairs_of(
+    rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
+) -> list[Pair]:
+    """Scored features and their matches in Mamba, to be drawn."""
+    words = vocabulary(corpus.load_tokenizer(profile))
+    pairs = []
+    for row in with_matches(rows, profile).itertuples(name=None):
+        at = dict(zip(["n", *rows.columns, "match_layer", "match_index"], row, strict=True))
+        layer, index, match_layer, match_index = (int(at[k]) for k in ("layer", "index", "match_layer", "match_index"))
+        title = f"MPPC {at['Pythia → Mamba']:.2f}: Pythia {layer}/{index} – Mamba {match_layer}/{match_index}"
+        own, other = places[layer].snippets(index), match_places[match_layer].snippets(match_index)
+        pairs.append(Pair(title, examples_of(own, words), examples_of(other, words)))
+    return pairs
+
+
+def case_studies(scores: pd.DataFrame, targets: Sequence[float] = (0.97, 0.75, 0.5, 0.25)) -> pd.DataFrame:
+    """For each target the feature whose cross-architecture MPPC is nearest (W, Fig. 4), the consistent ones first."""
+    consistent = scores[scores["monosemanticity"] >= 3]
+    pool = consistent if len(consistent) >= len(targets) else scores
+    rows = [(pool["Pythia → Mamba"] - target).abs().idxmin() for target in targets]
+    return scores.loc[list(dict.fromkeys(rows))]
+
+
+def uninterpretable(scores: pd.DataFrame, n: int = 4) -> pd.DataFrame:
+    """Features with MPPC below 0.2 whose snippets show no pattern, the lowest consistency first (W, Fig. 12)."""
+    low = scores[scores["Pythia → Mamba"] < 0.2]
+    pool = low if len(low) >= n else scores.nsmallest(n, "Pythia → Mamba")
+    return pool.sort_values(["monosemanticity", "Pythia → Mamba"], kind="stable").head(n)

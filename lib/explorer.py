@@ -1,0 +1,155 @@
+"""The explorer: one self-contained page with features, their snippets and their matches (`explorer.html`).
+
+What is drawn travels as packed arrays in the page; text is put in as text only, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from numpy import ndarray
+
+from lib import comparisons, corpus, pipeline
+from lib.complexity import places_of
+from lib.features import SparseFeatures
+from lib.interpret import WIDTH, TopPlaces, vocabulary
+from lib.judges import RuleJudge, examples_of
+from lib.profiles import Profile
+from lib.store import atomic_write
+
+TEMPLATE = Path(__file__).with_name("explorer.html")
+SHOWN, BINS = 3, 12  # snippets and histogram bins per feature
+NO_TOKEN = 0xFFFF
+MOST = 45_000  # features that fit into 15 MB
+PAIRS = {"mamba": "mamba", "rwkv": "rwkv", "other": "model_seed"}  # the page's name → the comparison with Pythia
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Features of one model on the page."""
+
+    name: str
+    label: str
+    places: Sequence[TopPlaces]
+    features: Int[ndarray, "n 2"]
+    """Layer and index, sorted."""
+    matches: dict[str, pd.DataFrame]
+    """Other model's name on the page → mppc, match_layer, match_index of each of `features`."""
+    scores: list[tuple[int, int]]
+    """Complexity and monosemanticity, 0 where there is none."""
+
+
+def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[TopPlaces]) -> Path:
+    """Write figures/<profile>/explorer.html: all features, or at scale a sample of Pythia's and their matches."""
+    known = comparisons.comparisons(profile)
+    names = {"pythia": profile.pythia} | {page: known[short].b for page, short in PAIRS.items()}
+    frames = {page: pipeline.mppc(known[short].a, known[short].b, profile) for page, short in PAIRS.items()}
+    given = {"pythia": places, "mamba": mamba_places}
+    all_places = {page: given.get(page) or places_of(name, profile) for page, name in names.items()}
+    words = vocabulary(corpus.load_tokenizer(profile))
+    wanted = _wanted(frames, profile)
+    shown = []
+    for page, name in names.items():
+        to = {other: pair[0] for other, pair in frames.items()} if page == "pythia" else {"pythia": frames[page][1]}
+        keep = wanted[page]
+        matches = {other: frame[keep].reset_index(drop=True) for other, frame in to.items()}
+        features = next(iter(to.values()))[["layer", "index"]].to_numpy()[keep]
+        shown.append(Shown(page, name, all_places[page], features, matches, _scores(all_places[page], features, words)))
+    profile.figures_dir.mkdir(parents=True, exist_ok=True)
+    target = profile.figures_dir / "explorer.html"
+    atomic_write(target, page_of(shown, words, profile.name, profile.meaningful).encode())
+    return target
+
+
+def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profile) -> dict[str, ndarray]:
+    """Which rows of each model's frame are shown: features that fire; where they are too many, a sample and its matches."""
+    own = next(iter(frames.values()))[0]
+    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()}
+    if sum(int(keep.sum()) for keep in wanted.values()) <= MOST:
+        return wanted
+    rng = np.random.default_rng(profile.seed)
+    alive = np.flatnonzero(wanted["pythia"])
+    chosen = rng.choice(alive, min(len(alive), MOST // (1 + len(frames))), replace=False)
+    wanted["pythia"] = np.isin(np.arange(len(own)), chosen)
+    for page, (to, back) in frames.items():
+        matched = to.iloc[np.sort(chosen)][["match_layer", "match_index"]].itertuples(index=False, name=None)
+        place = pd.MultiIndex.from_frame(back[["layer", "index"]])
+        wanted[page] = np.asarray(place.isin(list(matched)))
+    return wanted
+
+
+def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
+    """The stand-in's, for all: a language model is not asked about every feature."""
+    judge = RuleJudge()
+    examples = (examples_of(places[layer].snippets(index), words) for layer, index in features.tolist())
+    return [(s.complexity or 0, s.monosemanticity or 0) for e in examples for s in judge.score([e])]
+
+
+# ------------------------------------------------------------------------------------------- packing
+
+
+def page_of(shown: Sequence[Shown], words: Sequence[str], profile: str, meaningful: bool = True) -> str:
+    """The whole page. No `<` reaches the data's script element, so that no text can close it."""
+    data = {"profile": profile, "judge": RuleJudge.name, "meaningful": meaningful, "words": list(words), "width": WIDTH,
+            "shown": SHOWN, "bins": BINS, "models": [_packed(model) for model in shown]}  # fmt: skip
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+    page = TEMPLATE.read_text(encoding="utf-8")
+    return page.replace("{{PROFILE}}", html.escape(profile)).replace("{{DATA}}", text)
+
+
+def _packed(model: Shown) -> dict[str, Any]:
+    n = len(model.features)
+    tokens, activations = np.full((n, SHOWN, WIDTH), NO_TOKEN, np.uint16), np.zeros((n, SHOWN, WIDTH), np.uint8)
+    centre, top = np.zeros((n, SHOWN), np.uint8), np.zeros(n, np.float32)
+    for k, (layer, index) in enumerate(model.features.tolist()):
+        for j, snippet in enumerate(model.places[layer].snippets(index, SHOWN)):
+            top[k] = max(top[k], snippet.activation)
+            tokens[k, j, : len(snippet.tokens)] = snippet.tokens
+            activations[k, j, : len(snippet.tokens)] = np.clip(255 * snippet.activations / top[k], 0, 255)
+            centre[k, j] = snippet.centre
+    histograms, rates = zip(*(_histograms(places.features) for places in model.places), strict=True)
+    rows = [(layer, index) for layer, index in model.features.tolist()]
+    return {
+        "name": model.name, "label": model.label, "n": n,
+        "layer": _pack([layer for layer, _ in rows], np.uint8), "index": _pack([index for _, index in rows], np.uint16),
+        "tokens": _pack(tokens), "activations": _pack(activations), "centre": _pack(centre), "top": _pack(top),
+        "rate": _pack([rates[layer][index] for layer, index in rows], np.float32),
+        "histogram": _pack(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
+        "complexity": _pack([s[0] for s in model.scores], np.uint8), "consistency": _pack([s[1] for s in model.scores], np.uint8),
+        "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},
+    }  # fmt: skip
+
+
+def _packed_matches(frame: pd.DataFrame) -> dict[str, str]:
+    return {
+        "mppc": _pack(frame["mppc"].fillna(-1), np.float32),
+        "layer": _pack(frame["match_layer"].clip(lower=0), np.uint8),
+        "index": _pack(frame["match_index"].clip(lower=0), np.uint16),
+    }
+
+
+def _histograms(features: SparseFeatures) -> tuple[ndarray, ndarray]:
+    """Per feature: counts of its activations in equal bins up to its maximum, log-scaled to 0…255; and its firing rate."""
+    index = features.indices.astype(np.int64)
+    top = np.zeros(features.d_sae, np.float32)
+    np.maximum.at(top, index, features.values)
+    place = np.minimum((BINS * features.values / np.maximum(top[index], 1e-9)).astype(np.int64), BINS - 1)
+    counts = np.bincount(index * BINS + place, minlength=features.d_sae * BINS).reshape(-1, BINS)
+    logs = np.log1p(counts)
+    scaled = 255 * logs / np.maximum(logs.max(1, keepdims=True), 1e-9)
+    return scaled.astype(np.uint8), counts.sum(1) / features.n_tokens
+
+
+def _pack(values: Any, dtype: type | None = None) -> str:
+    """Little-endian bytes in base64."""
+    array = np.ascontiguousarray(np.asarray(values, dtype))
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()

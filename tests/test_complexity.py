@@ -1,0 +1,91 @@
+"""Sampling, scores against MPPC, and the figures of §5."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import complexity, complexity_plots
+from lib.judges import Example, RuleJudge
+from lib.sampling import stratified_features
+
+
+def made_scores(n=400, slope=1.0, seed=0):
+    """MPPC falls with complexity; for the SAE seed much less."""
+    rng = np.random.default_rng(seed)
+    score = rng.integers(1, 6, n)
+    noise = lambda: rng.normal(0, 0.08, n)  # noqa: E731
+    return pd.DataFrame({
+        "layer": 0, "index": np.arange(n), "complexity": score.astype(float), "monosemanticity": 6.0 - score, "judge": "made up",
+        "SAE seed": 0.8 - 0.02 * slope * score + noise(), "model seed": 0.9 - 0.1 * slope * score + noise(),
+        "Pythia → Mamba": 0.85 - 0.14 * slope * score + noise(),
+    })  # fmt: skip
+
+
+def test_samples_are_spread_evenly_and_seeded():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"layer": np.repeat([0, 1], 1_000), "index": np.tile(np.arange(1_000), 2)})
+    frame["mppc"] = np.where(rng.random(2_000) < 0.01, np.nan, rng.beta(5, 2, 2_000))
+    chosen = stratified_features(frame, 100, seed=1)
+    strata = chosen.groupby(["layer", (chosen["mppc"] * 5).astype(int)]).size()
+    assert strata.max() == 10 and chosen["mppc"].notna().all() and not chosen.duplicated(["layer", "index"]).any()
+    rare = ((frame["mppc"] * 5) < 1) & (frame["layer"] == 0)
+    assert strata.get((0, 0), 0) == min(10, rare.sum())
+    pd.testing.assert_frame_equal(chosen, stratified_features(frame, 100, seed=1))
+    assert not chosen.equals(stratified_features(frame, 100, seed=2))
+
+
+def test_correlations_find_what_is_there_and_nothing_else():
+    found = complexity.correlations(made_scores(), "complexity", 0, 200).set_index("variant")
+    assert (found["high"][list(complexity.VARIANTS.values())] < 0).all()
+    assert found["low"].iloc[-1] > 0  # weaker for the SAE seed
+    flat = complexity.correlations(made_scores(slope=0), "complexity", 0, 200).set_index("variant")
+    assert (flat["spearman"].iloc[:3].abs() < 0.15).all() and (flat["low"].iloc[:3] < 0.05).all() and (flat["high"].iloc[:3] > -0.05).all()
+    scores = made_scores(50)
+    expected = scores["complexity"].corr(scores["SAE seed"], method="spearman")
+    found = complexity.correlations(scores, "complexity", 0, 10).set_index("variant")
+    assert found["spearman"]["SAE seed"] == pytest.approx(expected)
+
+
+def test_boundary_lies_between_clear_and_unclear():
+    scores = made_scores()
+    scores["Pythia → Mamba"] = np.where(scores["monosemanticity"] < 3, 0.1, 0.5)
+    found = complexity.boundary(scores)
+    assert found["boundary"] == 0.5 and found["youden"] == 1 and found["unclear_below_0.2"] == 1 and found["unclear_above_0.2"] == 0
+    assert found["n_below_0.2"] == (scores["monosemanticity"] < 3).sum()
+
+
+def test_cases_are_near_their_targets_and_the_uninterpretable_are_low():
+    scores = made_scores()
+    cases = complexity.case_studies(scores, (0.7, 0.3))
+    assert len(cases) == 2 and abs(cases["Pythia → Mamba"].to_numpy() - [0.7, 0.3]).max() < 0.05
+    low = complexity.uninterpretable(scores, 3)
+    assert (low["Pythia → Mamba"] < 0.2).all() and low["monosemanticity"].is_monotonic_increasing
+
+
+def test_malformed_answers_are_nan():
+    class Mute:
+        name = "mute"
+
+        def score(self, features):
+            return [RuleJudge().score([[]])[0] for _ in features]
+
+    sample = complexity.Sample(pd.DataFrame({"layer": [0], "index": [1]}), [[]])
+    assert complexity.scored(sample, Mute())[["complexity", "monosemanticity"]].isna().all(axis=None)
+
+
+def test_pairs_show_the_boxed_token_and_leave_mathematics_alone():
+    example = Example(("cost", " $5", " and", " $6", "\n"), (0, 3.0, 0, 0, 0), 1)
+    pair = complexity_plots.Pair("MPPC 0.97", [example], [example])
+    figure = complexity_plots.fig_feature_pairs([pair], "Pythia", "Mamba", note="stand-in")
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert " $5" in texts and " and $6↵" in texts and figure.axes[0].texts[1].get_bbox_patch() is not None
+
+
+def test_figure_5_names_the_judge_and_leaves_out_rare_scores():
+    scores = made_scores()
+    scores.loc[scores["complexity"] == 5, "complexity"] = 4.0
+    scores.loc[0, "complexity"] = 5.0
+    figure = complexity_plots.fig_complexity(scores, list(complexity.VARIANTS.values()))
+    assert figure.get_suptitle() == "scored by: made up"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "3", "4"]
