@@ -31,9 +31,9 @@ class MaxCorrelation:
 
     value: Float32[np.ndarray, "features"]
     """MPPC; NaN where undefined."""
-    match_layer: Int32[np.ndarray, "features"]
+    layer: Int32[np.ndarray, "features"]
     """Position, in the other model's sequence, of the layer with the best match; -1 where undefined."""
-    match_index: Int32[np.ndarray, "features"]
+    index: Int32[np.ndarray, "features"]
     """Index of the best match in that layer; -1 where undefined."""
     offsets: Int64[np.ndarray, "layers+1"]
     """Layer l has the entries `offsets[l]:offsets[l + 1]`."""
@@ -41,7 +41,7 @@ class MaxCorrelation:
     def of_layer(self, layer: int) -> MaxCorrelation:
         """The part of one layer."""
         start, stop = self.offsets[layer : layer + 2]
-        parts = (array[start:stop] for array in (self.value, self.match_layer, self.match_index))
+        parts = (array[start:stop] for array in (self.value, self.layer, self.index))
         return MaxCorrelation(*parts, np.array([0, stop - start]))
 
     def to_frame(self) -> pd.DataFrame:
@@ -50,7 +50,7 @@ class MaxCorrelation:
         layer = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         index = (np.arange(len(layer)) - self.offsets[layer]).astype(np.int32)
         columns = dict(layer=layer, index=index, mppc=self.value)
-        return pd.DataFrame(columns | dict(match_layer=self.match_layer, match_index=self.match_index))
+        return pd.DataFrame(columns | dict(match_layer=self.layer, match_index=self.index))
 
 
 def max_pairwise_correlation(a: Sequence[Sparse], b: Sequence[Sparse], **options) -> MaxCorrelation:
@@ -113,8 +113,8 @@ def _improve(result: MaxCorrelation, layer: int, index, value, match_layer: int,
     at = result.offsets[layer] + index
     better = ~(value <= result.value[at])  # NaN is nothing yet
     result.value[at[better]] = np.clip(value[better], -1, 1)
-    result.match_layer[at[better]] = match_layer
-    result.match_index[at[better]] = match_index[better]
+    result.layer[at[better]] = match_layer
+    result.index[at[better]] = match_index[better]
 
 
 Dense = np.ndarray | torch.Tensor

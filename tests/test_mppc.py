@@ -32,11 +32,11 @@ def assert_exact(found, a, b):
     sizes = [layer.shape[1] for layer in b]
     starts = np.cumsum([0, *sizes])
     for i in np.flatnonzero(~np.isnan(value)):  # another match is right only if it is as good
-        match = starts[found.match_layer[i]] + found.match_index[i]
-        assert found.match_index[i] < sizes[found.match_layer[i]]
+        match = starts[found.layer[i]] + found.index[i]
+        assert found.index[i] < sizes[found.layer[i]]
         assert abs(corr[i, match] - value[i]) <= TOLERANCE
     undefined = np.isnan(value)
-    assert (found.match_layer[undefined] == -1).all() and (found.match_index[undefined] == -1).all()
+    assert (found.layer[undefined] == -1).all() and (found.index[undefined] == -1).all()
 
 
 def adversarial(n_tokens, width, seed):
@@ -96,14 +96,14 @@ def test_a_pair_that_never_fires_together_can_be_the_best():
     apart[99] = 1
     y = np.column_stack([together, apart])
     found = max_pairwise_correlation(sparse(x), sparse(y))
-    assert found.value[0] < 0 and found.match_index[0] == 1
+    assert found.value[0] < 0 and found.index[0] == 1
     assert_exact(found, [x], [y])
 
 
 def test_the_maximum_is_signed():
     x = np.array([[0.0], [1], [2], [3]])
     y = np.column_stack([3 - x[:, 0], [0, 0, 1, 0]])
-    assert max_pairwise_correlation(sparse(x), sparse(y)).match_index.tolist() == [1]
+    assert max_pairwise_correlation(sparse(x), sparse(y)).index.tolist() == [1]
 
 
 @pytest.mark.parametrize("engine", [max_pairwise_correlations, dense_max_pairwise_correlations])
@@ -115,16 +115,16 @@ def test_ties_go_to_the_first_layer_and_feature(engine):
     if engine is max_pairwise_correlations:
         a, b = sparse(*a), sparse(*b)
     forward, reverse = engine(a, b)
-    assert (forward.match_layer == 0).all() and forward.match_index.tolist() == list(range(60, 120))
-    assert reverse.of_layer(0).match_index[60:].tolist() == [*range(60), *range(60)]
+    assert (forward.layer == 0).all() and forward.index.tolist() == list(range(60, 120))
+    assert reverse.of_layer(0).index[60:].tolist() == [*range(60), *range(60)]
     twice = engine([a[0], a[0]], b)[1].of_layer(1)
-    assert (twice.match_layer == 0).all() and twice.match_index[:60].tolist() == list(range(60))
+    assert (twice.layer == 0).all() and twice.index[:60].tolist() == list(range(60))
 
 
 def test_ties_between_threads_go_to_the_first_feature():
     x = np.random.default_rng(0).exponential(size=(100, 60)).astype(np.float32)
     found = max_pairwise_correlations(sparse(np.tile(x, 60)), sparse(x), threads=4)[1]
-    assert found.match_index.tolist() == list(range(60))
+    assert found.index.tolist() == list(range(60))
 
 
 @pytest.mark.parametrize("engine", [max_pairwise_correlations, dense_max_pairwise_correlations])
@@ -132,7 +132,7 @@ def test_dead_models_have_no_matches(engine):
     alive, dead = np.eye(4, 3, dtype=np.float32), np.zeros((4, 2), np.float32)
     a, b = ([alive], [dead, dead]) if engine is dense_max_pairwise_correlations else (sparse(alive), sparse(dead, dead))
     for found, size in zip(engine(a, b), (3, 4)):
-        assert np.isnan(found.value).all() and (found.match_layer == -1).all() and len(found.match_index) == size
+        assert np.isnan(found.value).all() and (found.layer == -1).all() and len(found.index) == size
 
 
 def test_results_do_not_depend_on_threads_or_on_where_features_come_from(tmp_path):
@@ -152,7 +152,7 @@ def test_more_features_than_sixteen_bits_can_count():
     wide = scipy.sparse.csr_array((rng.random(300_000), (tokens, columns)), shape=(200, 70_000))
     few = wide[:, [69_999, 12, 69_990]]
     found = max_pairwise_correlation([few], [wide])
-    assert found.match_index.tolist() == [69_999, 12, 69_990]
+    assert found.index.tolist() == [69_999, 12, 69_990]
     np.testing.assert_allclose(found.value, 1, atol=TOLERANCE)
 
 

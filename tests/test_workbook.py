@@ -37,7 +37,7 @@ def test_every_notebook_runs(run):
 def test_every_figure_and_table_that_a_notebook_saves_is_there(run, path):
     _, began = run
     code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    names = [f"{name}.{kind}" for name in re.findall(r'"(fig_\w+)"', code) for kind in ("png", "pdf")]
+    names = [f"{name}.{kind}" for name in re.findall(r'"((?:lan_)?fig_\w+)"', code) for kind in ("png", "pdf")]
     names += [f"{name}.csv" for name in re.findall(r'"(table_\w+)"', code)]
     for name in names:
         if name.startswith("fig_model_training"):
