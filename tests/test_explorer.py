@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import scipy.sparse
 from selenium import webdriver
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lib import explorer
+from lib import explorer, space_plots
 from lib.corpus import Blocks
 from lib.features import SparseFeatures
 from lib.interpret import top_places
@@ -186,3 +187,19 @@ def test_a_page_of_full_size_is_there_in_two_seconds(browser, tmp_path):
         open_page(browser, path.as_uri())
         spent.append(time.perf_counter() - began)
     assert min(spent) < 2
+
+
+def test_the_page_of_two_spaces_links_matches(browser, tmp_path):
+    columns = {c: np.linspace(0, 1, 5) for c in ("ax", "ay", "bx", "by", "rho")} | {"a": range(5), "b": range(5, 10)}
+    pairs = pd.DataFrame(columns).assign(token=["x", EVIL, " time", "y", "z"], concept=["", "", "time", "", ""])
+    path = tmp_path / "spaces.html"
+    path.write_text(space_plots.linked_page(pairs, "Pythia", "Mamba", "test"), encoding="utf-8")
+    open_page(browser, path.as_uri())
+    search(browser, "time")
+    assert "Pythia #2  ↔  Mamba #7, correlation 0.50, time" in browser.find_element(By.ID, "status").text
+    search(browser, EVIL)
+    assert EVIL in browser.find_element(By.ID, "status").text and browser.execute_script("return window.pwned") is None
+    canvas = browser.find_elements(By.TAG_NAME, "canvas")[1]
+    ActionChains(browser).move_to_element(canvas).perform()  # the middle of the map is pair 2's place
+    assert "Mamba #7" in browser.find_element(By.ID, "status").text
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -142,7 +142,7 @@ def test_results_do_not_depend_on_threads_or_on_where_features_come_from(tmp_pat
     one = max_pairwise_correlations(sparse(*a), sparse(*b), threads=1)
     three = max_pairwise_correlations([SparseFeatures.from_scipy(sparse(*a)[0])], [read_features(tmp_path)], threads=3)
     for x, y in zip(one, three):
-        for field in ("value", "match_layer", "match_index", "offsets"):
+        for field in ("value", "layer", "index", "offsets"):
             np.testing.assert_array_equal(getattr(x, field), getattr(y, field))
 
 
