@@ -200,6 +200,7 @@ def test_the_page_of_two_spaces_links_matches(browser, tmp_path):
     search(browser, EVIL)
     assert EVIL in browser.find_element(By.ID, "status").text and browser.execute_script("return window.pwned") is None
     canvas = browser.find_elements(By.TAG_NAME, "canvas")[1]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     ActionChains(browser).move_to_element(canvas).perform()  # the middle of the map is pair 2's place
     assert "Mamba #7" in browser.find_element(By.ID, "status").text
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
