@@ -24,12 +24,13 @@ from lib.notebooks import (
     run_notebook,
     title_of,
 )
-from lib.profiles import HOME, PROFILES, Profile, ProfileError, get_profile
+from lib.profiles import DATA, HOME, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
 
 DEFAULT = "mini"
 FOLDER = HOME / "notebooks"
+FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
 GB = 1e9
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -75,12 +76,14 @@ def main(
 def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, str]) -> None:
     """Execute notebooks one after the other, up to the first that fails; raises `NotebookFailed`.
 
-    How long each took is kept in ``timings.json`` in the cache folder, to estimate the time left of the next run.
+    How long each took is kept in ``timings.json`` in the cache folder, to estimate the time left of the next run; the
+    first run is estimated by what a run from nothing took on two cores.
     """
     record = profile.cache_dir / "timings.json"
     timings = _read_timings(record)
     mine = timings.setdefault(profile.name, {})
-    with Progress([path.stem for path in notebooks], mine) as progress:
+    known = _read_timings(FIRST_RUN).get(profile.name, {}) | mine
+    with Progress([path.stem for path in notebooks], known) as progress:
         for path in notebooks:
             started = time.monotonic()
             progress.start(path.stem, len(code_cells(path)))

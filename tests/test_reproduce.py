@@ -211,6 +211,12 @@ def test_time_left(monkeypatch):
     assert run.seconds_left() == 12 + 40
 
 
+def test_a_first_run_is_estimated_by_what_one_took():
+    seconds = json.loads(reproduce.FIRST_RUN.read_text())["mini"]
+    names = [path.stem for path in find_notebooks(HOME / "notebooks", [], None)]
+    assert list(seconds) == names and min(seconds.values()) > 0
+
+
 def test_time_left_of_a_first_run(monkeypatch):
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
