@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -134,22 +135,26 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
 
 def _by_l0(profile: Profile, folder: Path) -> None:
     text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
+    targets = [profile.target_l0 * factor for factor in FACTORS["target_l0"]]
+    transformer, mamba = (_middle_features(name, text, targets, profile) for name in (profile.pythia, profile.mamba))
     rows = []
-    for factor in FACTORS["target_l0"]:
-        target = profile.target_l0 * factor
-        variant = profile.model_copy(update={"target_l0": target, "sae_tokens": profile.sweep_tokens})
-        features = {name: _middle_features(name, text, variant) for name in (profile.pythia, profile.mamba)}
-        own, other_seed = features[profile.pythia]
-        for label, other in (("Pythia → Mamba", features[profile.mamba][0]), ("SAE seed", other_seed)):
+    for target in targets:
+        own, other_seed = transformer[target]
+        for label, other in (("Pythia → Mamba", mamba[target][0]), ("SAE seed", other_seed)):
             mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)
             rows.append({"comparison": label, "value": target, "l0": own.nnz / own.shape[0], "mppc": mppc})
     pd.DataFrame(rows).to_csv(folder / "by_l0.csv", index=False)
 
 
-def _middle_features(name: str, text: Blocks, profile: Profile) -> list[scipy.sparse.csr_array]:
-    """Feature activations of the middle layer's SAEs, one per SAE seed."""
+def _middle_features(
+    name: str, text: Blocks, targets: Sequence[float], profile: Profile
+) -> dict[float, list[scipy.sparse.csr_array]]:
+    """Feature activations of the middle layer's SAEs for each target of L0, one per SAE seed."""
     model = models.load(name, profile)
-    layer = models.n_layers(model) // 2
-    saes, _ = train_saes(model, text, profile, pipeline.seeds_of(name, profile), [layer], progress=False)
+    layer, found = models.n_layers(model) // 2, {}
     x = _held_out(model, layer, profile)
-    return [_sparse(sae, x) for sae in saes]
+    for target in targets:
+        variant = profile.model_copy(update={"target_l0": target, "sae_tokens": profile.sweep_tokens})
+        saes, _ = train_saes(model, text, variant, pipeline.seeds_of(name, profile), [layer], progress=False)
+        found[target] = [_sparse(sae, x) for sae in saes]
+    return found
