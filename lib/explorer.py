@@ -5,9 +5,6 @@ What is drawn travels as packed arrays in the page; text is put in as text only,
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +15,15 @@ import pandas as pd
 from jaxtyping import Int
 from numpy import ndarray
 
-from lib import comparisons, corpus, pipeline
+from lib import comparisons, corpus, pages, pipeline
 from lib.complexity import places_of
 from lib.features import SparseFeatures
 from lib.interpret import WIDTH, TopPlaces, vocabulary
 from lib.judges import RuleJudge, examples_of
+from lib.pages import packed
 from lib.profiles import Profile
 from lib.store import atomic_write
 
-TEMPLATE = Path(__file__).with_name("explorer.html")
 SHOWN, BINS = 3, 12  # snippets and histogram bins per feature
 NO_TOKEN = 0xFFFF
 MOST = 45_000  # features that fit into 15 MB
@@ -98,12 +95,10 @@ def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]
 
 
 def page_of(shown: Sequence[Shown], words: Sequence[str], profile: str, meaningful: bool = True) -> str:
-    """The whole page. No `<` reaches the data's script element, so that no text can close it."""
+    """The whole page."""
     data = {"profile": profile, "judge": RuleJudge.name, "meaningful": meaningful, "words": list(words), "width": WIDTH,
             "shown": SHOWN, "bins": BINS, "models": [_packed(model) for model in shown]}  # fmt: skip
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-    page = TEMPLATE.read_text(encoding="utf-8")
-    return page.replace("{{PROFILE}}", html.escape(profile)).replace("{{DATA}}", text)
+    return pages.page_of("explorer.html", profile, data)
 
 
 def _packed(model: Shown) -> dict[str, Any]:
@@ -120,20 +115,20 @@ def _packed(model: Shown) -> dict[str, Any]:
     rows = [(layer, index) for layer, index in model.features.tolist()]
     return {
         "name": model.name, "label": model.label, "n": n,
-        "layer": _pack([layer for layer, _ in rows], np.uint8), "index": _pack([index for _, index in rows], np.uint16),
-        "tokens": _pack(tokens), "activations": _pack(activations), "centre": _pack(centre), "top": _pack(top),
-        "rate": _pack([rates[layer][index] for layer, index in rows], np.float32),
-        "histogram": _pack(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
-        "complexity": _pack([s[0] for s in model.scores], np.uint8), "consistency": _pack([s[1] for s in model.scores], np.uint8),
+        "layer": packed([layer for layer, _ in rows], np.uint8), "index": packed([index for _, index in rows], np.uint16),
+        "tokens": packed(tokens), "activations": packed(activations), "centre": packed(centre), "top": packed(top),
+        "rate": packed([rates[layer][index] for layer, index in rows], np.float32),
+        "histogram": packed(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
+        "complexity": packed([s[0] for s in model.scores], np.uint8), "consistency": packed([s[1] for s in model.scores], np.uint8),
         "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},
     }  # fmt: skip
 
 
 def _packed_matches(frame: pd.DataFrame) -> dict[str, str]:
     return {
-        "mppc": _pack(frame["mppc"].fillna(-1), np.float32),
-        "layer": _pack(frame["match_layer"].clip(lower=0), np.uint8),
-        "index": _pack(frame["match_index"].clip(lower=0), np.uint16),
+        "mppc": packed(frame["mppc"].fillna(-1), np.float32),
+        "layer": packed(frame["match_layer"].clip(lower=0), np.uint8),
+        "index": packed(frame["match_index"].clip(lower=0), np.uint16),
     }
 
 
@@ -147,9 +142,3 @@ def _histograms(features: SparseFeatures) -> tuple[ndarray, ndarray]:
     logs = np.log1p(counts)
     scaled = 255 * logs / np.maximum(logs.max(1, keepdims=True), 1e-9)
     return scaled.astype(np.uint8), counts.sum(1) / features.n_tokens
-
-
-def _pack(values: Any, dtype: type | None = None) -> str:
-    """Little-endian bytes in base64."""
-    array = np.ascontiguousarray(np.asarray(values, dtype))
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()

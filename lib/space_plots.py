@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,9 +10,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from lib.pages import packed, page_of
 from lib.plots import DASHES, WIDTH
 
-TEMPLATE = Path(__file__).with_name("spaces.html")
 ROWS = {"score": ("viridis", 0, 1), "null_mean": ("viridis", 0, 1), "p": ("magma_r", 0, 0.1)}
 
 
@@ -91,8 +88,6 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
 def linked_page(pairs: pd.DataFrame, left: str, right: str, profile: str) -> str:
     """A page of its own: two maps, and hovering over a feature shows its match on the other."""
     columns = ["ax", "ay", "bx", "by", "rho", "a", "b"]
-    values = np.ascontiguousarray(pairs[columns].to_numpy("<f4"))
-    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": base64.b64encode(values.tobytes()).decode(),
+    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": packed(pairs[columns], np.float32),
             "token": list(pairs["token"]), "concept": list(pairs["concept"])}  # fmt: skip
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-    return TEMPLATE.read_text(encoding="utf-8").replace("{{PROFILE}}", profile).replace("{{DATA}}", text)
+    return page_of("spaces.html", profile, data)

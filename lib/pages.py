@@ -1,0 +1,29 @@
+"""Self-contained HTML pages: data goes into a template as JSON that no text in it can break out of."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LIBRARY = Path(__file__).parent
+
+
+def page_of(template: str, profile: str, data: Any) -> str:
+    """`lib/<template>` with the profile's name and the data, which must have a JSON form.
+
+    No `<` reaches the data's script element, so that no text can close it.
+    """
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+    page = (LIBRARY / template).read_text(encoding="utf-8")
+    return page.replace("{{PROFILE}}", html.escape(profile)).replace("{{DATA}}", text)
+
+
+def packed(values: Any, dtype: type | None = None) -> str:
+    """An array's little-endian bytes in base64."""
+    array = np.ascontiguousarray(np.asarray(values, dtype))
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
