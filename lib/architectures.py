@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
+from lib import models
 from lib.path_patching import Architecture, Cache, Rows
 from lib.scans import final_state
 
 
 def architecture_of(model: TransformerBridge) -> Architecture:
     """The model's architecture. Raises `ValueError` for one that is not known."""
-    kind = model.original_model.config.model_type
+    kind = models.architecture(model)
     if kind not in ARCHITECTURES:
         raise ValueError(f"no path patching for a {kind}; known: {', '.join(ARCHITECTURES)}.")
     return ARCHITECTURES[kind](model)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from lib.activations import model_device
 from lib.architectures import Mamba, time_step
 from lib.path_patching import CHUNK
 from lib.prompts import Tokens
@@ -16,7 +17,7 @@ from lib.prompts import Tokens
 def patterns(model: TransformerBridge, tokens: Tokens, layer: int) -> Float[Tensor, "n_heads tokens tokens"]:
     """Attention from each position (row) to each (column) in every head of a Transformer's layer; mean over samples."""
     name = f"blocks.{layer}.attn.hook_pattern"
-    device = next(model.parameters()).device
+    device = model_device(model)
     parts = [model.run_with_cache(t.to(device), names_filter=name, return_type=None)[1][name].sum(0) for t in tokens.split(CHUNK)]
     return (torch.stack(parts).sum(0) / len(tokens)).cpu()
 
@@ -29,7 +30,7 @@ def hidden_attention(model: TransformerBridge, tokens: Tokens, layer: int) -> Fl
     sum to 1 over positions, then averaged over channels and samples.
     """
     architecture = Mamba(model)
-    mixer, device = architecture.blocks[layer].mixer, next(model.parameters()).device
+    mixer, device = architecture.blocks[layer].mixer, model_device(model)
     total = 0
     for part in tokens.split(CHUNK):
         c = architecture.inputs(architecture.run(part.to(device)), layer)

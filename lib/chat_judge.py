@@ -119,7 +119,8 @@ def parse(answer: str) -> int | None:
 
 
 def _prompts(examples: Sequence[Example]) -> list[tuple[str, str]]:
-    text = "\n".join(_line(example, max(max(e.activations) for e in examples)) for example in examples)
+    strongest = max(max(example.activations) for example in examples)
+    text = "\n".join(_line(example, strongest) for example in examples)
     return [(aspect, _prompt(aspect, text)) for aspect in ASPECTS]
 
 

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from lib.induction import key_layer, select
 from lib.prompts import ROLES
+from lib.similarity import p_value
 
 CORRUPTIONS = ("B′", "A′")
 Map = Float[ndarray, "corruptions depths roles"]
@@ -56,4 +57,4 @@ def permutation_null(a: Map, b: Map, seed: int, n: int = 2_000) -> Float[ndarray
 def compare_maps(a: Map, b: Map, seed: int) -> dict[str, float]:
     """Similarity, the null's 95th percentile, and p: the share of permutations at least as similar (with this one)."""
     null, found = permutation_null(a, b, seed), similarity(a, b)
-    return {"similarity": found, "null_95": float(np.quantile(null, 0.95)), "p": float((1 + (null >= found - 1e-9).sum()) / (1 + len(null)))}
+    return {"similarity": found, "null_95": float(np.quantile(null, 0.95)), "p": p_value(found, null)}

@@ -136,7 +136,7 @@ def fig_head_effects(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """A heatmap of layers × heads per experiment; columns layer, head, mean_logit_diff."""
     figure, grid = plt.subplots(1, len(panels), figsize=(1.2 * WIDTH, 3.2), squeeze=False, layout="constrained")
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
-        table = rows.groupby(["layer", "head"])["mean_logit_diff"].mean().unstack()
+        table = rows.pivot(index="layer", columns="head", values="mean_logit_diff")
         _heatmap(axes, table, "change of the logit of B")
         axes.set(title=title, xlabel="head", ylabel="layer")
     return figure

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from lib import models
 from lib.architectures import Mamba, Transformer, architecture_of
 from lib.path_patching import Cache, patch_effects
 from lib.prompts import Tokens
@@ -67,7 +68,7 @@ def ssm_input_effects(
     Raises `ValueError` for a model without an SSM.
     """
     if not isinstance(architecture_of(model), Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {model.original_model.config.model_type}.")
+        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
     return mixer_input_effects(model, clean, corrupt, target, layer, positions, per_sample)
 
 
@@ -158,7 +159,7 @@ def _attention_on(architecture: Transformer, clean: Cache, layer: int, resid: Te
 def _transformer(model: TransformerBridge) -> Transformer:
     architecture = architecture_of(model)
     if not isinstance(architecture, Transformer):
-        raise ValueError(f"attention heads are a Transformer's; the model is a {model.original_model.config.model_type}.")
+        raise ValueError(f"attention heads are a Transformer's; the model is a {models.architecture(model)}.")
     return architecture
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
+from lib.activations import model_device
 from lib.architectures import Mamba, architecture_of, time_step
 from lib.path_patching import CHUNK, Cache
 from lib.pipeline import model_fields
@@ -84,7 +85,7 @@ def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, fl
     `io_minus_s`: IOI itself. `io_over_absent`, `s_over_absent`: how much higher the name's logit is than in the
     corrupted prompt, where it does not occur: copying.
     """
-    device = next(model.parameters()).device
+    device = model_device(model)
     clean, corrupt = (
         torch.cat([model(t.to(device))[:, -1].cpu().gather(1, n) for t, n in zip(x.split(CHUNK), prompts.names.split(CHUNK))])
         for x in (prompts.clean, prompts.corrupt)
@@ -137,8 +138,8 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     """
     architecture = architecture_of(model)
     if not isinstance(architecture, Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {model.original_model.config.model_type}.")
-    device = next(model.parameters()).device
+        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+    device = model_device(model)
     total = 0
     for tokens, others, names in zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))):
         clean, corrupt = architecture.run(tokens), architecture.run(others)

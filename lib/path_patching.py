@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
+from lib import models
+from lib.activations import model_device
 from lib.prompts import Tokens
 
 CHUNK = 16  # samples at a time, which bounds the memory
@@ -54,11 +56,11 @@ class Architecture(ABC):
 
     def local(self, cache: Cache, layer: int) -> Float[Tensor, "samples tokens width"]:
         """What is mixed over neighbouring positions before the mixer."""
-        raise ValueError(f"a {self.model.original_model.config.model_type} mixes no neighbouring positions.")
+        raise ValueError(f"a {models.architecture(self.model)} mixes no neighbouring positions.")
 
     def short_mix(self, layer: int, local: Float[Tensor, "samples window width"]) -> Float[Tensor, "samples ..."]:
         """The mixer's input at the last position of a window; positions before the prompt are left out."""
-        raise ValueError(f"a {self.model.original_model.config.model_type} mixes no neighbouring positions.")
+        raise ValueError(f"a {models.architecture(self.model)} mixes no neighbouring positions.")
 
     def run(self, tokens: Tokens) -> Cache:
         """One forward pass, which ends before the unembedding."""
@@ -102,7 +104,7 @@ def patch_effects(
         raise ValueError(
             f"clean {tuple(clean.shape)}, corrupt {tuple(corrupt.shape)} and {len(target)} targets do not fit together."
         )
-    device, found = next(architecture.model.parameters()).device, []
+    device, found = model_device(architecture.model), []
     for tokens, others, wanted in zip(*(part.to(device).split(CHUNK) for part in (clean, corrupt, target))):
         clean_run, corrupt_run = architecture.run(tokens), architecture.run(others)
         found.append(_last_position(architecture, clean_run, corrupt_run, wanted, senders))
@@ -130,6 +132,6 @@ def _last_position(
 @torch.no_grad()
 def clean_logits(model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
     """Logit of `target` at the last position."""
-    device = next(model.parameters()).device
+    device = model_device(model)
     chunks = zip(tokens.to(device).split(CHUNK), target.to(device).split(CHUNK))
     return torch.cat([model(t)[:, -1].gather(1, w[:, None])[:, 0] for t, w in chunks]).cpu()
