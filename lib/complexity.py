@@ -12,7 +12,7 @@ from lib import comparisons, corpus, pipeline
 from lib.chat_judge import ChatJudge
 from lib.complexity_plots import Pair
 from lib.interpret import TopPlaces, top_places, vocabulary
-from lib.judges import Example, Judge, RuleJudge, examples_of
+from lib.judges import ASPECTS, Example, Judge, RuleJudge, examples_of
 from lib.profiles import Profile
 from lib.sampling import stratified_features
 from lib.uncertainty import interval
@@ -65,9 +65,7 @@ def scored(sample: Sample, judge: Judge) -> pd.DataFrame:
     """The sample's frame with complexity, monosemanticity and who judged; NaN where an answer was malformed."""
     scores = judge.score(sample.examples)
     return sample.frame.assign(
-        complexity=pd.array([s.complexity for s in scores], dtype="Float64").to_numpy(float, na_value=np.nan),
-        monosemanticity=pd.array([s.monosemanticity for s in scores], dtype="Float64").to_numpy(float, na_value=np.nan),
-        judge=judge.name,
+        **{aspect: np.array([getattr(score, aspect) for score in scores], float) for aspect in ASPECTS}, judge=judge.name
     )
 
 
@@ -79,14 +77,10 @@ def correlations(scores: pd.DataFrame, aspect: str, seed: int, n_resamples: int 
     data = scores.dropna(subset=[aspect, *VARIANTS.values()])
     rng = np.random.default_rng(seed)
     draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
-    values = {label: np.array([_spearman(d, aspect, label) for d in [data, *draws]]) for label in VARIANTS.values()}
+    values = {label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in VARIANTS.values()}
     values["|Pythia → Mamba| − |SAE seed|"] = np.abs(values["Pythia → Mamba"]) - np.abs(values["SAE seed"])
     rows = {label: (v[0], *interval(v[1:], v[0])) for label, v in values.items()}
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
-
-
-def _spearman(data: pd.DataFrame, a: str, b: str) -> float:
-    return float(np.corrcoef(data[a].rank(), data[b].rank())[0, 1])
 
 
 def boundary(scores: pd.DataFrame, label: str = "Pythia → Mamba", clear: int = 3) -> dict[str, float]:
@@ -121,10 +115,9 @@ def pairs_of(
     """Scored features and their matches in Mamba, to be drawn."""
     words = vocabulary(corpus.load_tokenizer(profile))
     pairs = []
-    for row in with_matches(rows, profile).itertuples(name=None):
-        at = dict(zip(["n", *rows.columns, "match_layer", "match_index"], row, strict=True))
-        layer, index, match_layer, match_index = (int(at[k]) for k in ("layer", "index", "match_layer", "match_index"))
-        title = f"MPPC {at['Pythia → Mamba']:.2f}: Pythia {layer}/{index} – Mamba {match_layer}/{match_index}"
+    columns = ["Pythia → Mamba", "layer", "index", "match_layer", "match_index"]
+    for mppc, layer, index, match_layer, match_index in with_matches(rows, profile)[columns].itertuples(index=False, name=None):
+        title = f"MPPC {mppc:.2f}: Pythia {layer}/{index} – Mamba {match_layer}/{match_index}"
         own, other = places[layer].snippets(index), match_places[match_layer].snippets(match_index)
         pairs.append(Pair(title, examples_of(own, words), examples_of(other, words)))
     return pairs
