@@ -79,7 +79,7 @@ def _measure(model, layer: int, text: Blocks, x: Float[Tensor, "tokens d_model"]
     features = [_sparse(sae, x) for sae in saes]
     unexplained = [_squares(x - sae(x)) / _squares(x - x.mean(0)) for sae in saes]
     return {
-        "reproducibility": float(np.nanmean(max_pairwise_correlation(features[:1], features[1:]).value)),
+        "reproducibility": float(np.nanmean(max_pairwise_correlation(features[:1], features[1:], device=x.device).value)),
         "explained_variance": 1 - float(np.mean(unexplained)),
         "l0": float(np.mean([f.nnz / f.shape[0] for f in features])),
         "dead": float(np.mean([np.mean(np.diff(f.tocsc().indptr) == 0) for f in features])),
@@ -117,7 +117,8 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
     for label, b in others.items():
         for share in TOKEN_SHARES:
             n = int(share * a[0].n_tokens)
-            result = max_pairwise_correlation([layer.head(n) for layer in a], [layer.head(n) for layer in b])
+            parts = ([layer.head(n) for layer in layers] for layers in (a, b))
+            result = max_pairwise_correlation(*parts, device=models.device_of(profile))
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
     pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 
@@ -141,7 +142,7 @@ def _by_l0(profile: Profile, folder: Path) -> None:
     for target in targets:
         own, other_seed = transformer[target]
         for label, other in (("Pythia → Mamba", mamba[target][0]), ("SAE seed", other_seed)):
-            mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)
+            mppc = np.nanmean(max_pairwise_correlation([own], [other], device=models.device_of(profile)).value)
             rows.append({"comparison": label, "value": target, "l0": own.nnz / own.shape[0], "mppc": mppc})
     pd.DataFrame(rows).to_csv(folder / "by_l0.csv", index=False)
 
