@@ -1,4 +1,4 @@
-"""MPPC on a device: by Triton on a GPU, by dense products in plain torch on any other (`lib.sparse_pearson` on the CPU).
+"""MPPC on a device: by Triton on a GPU, else by dense products in plain torch (on the CPU: `lib.sparse_pearson`).
 
 Both take what the CPU takes and find what it finds, to less than 1e-6 in a correlation: activations are scaled to norm
 at most √2 in float64 and rounded to float32 once. Sums are not float32: where one feature takes one value, equal terms
@@ -75,7 +75,7 @@ def best_matches(a: DeviceFeatures, b: DeviceFeatures) -> tuple[BestMatches, Bes
 
 
 def triton_best_matches(a: DeviceFeatures, b: DeviceFeatures) -> tuple[BestMatches, BestMatches]:
-    """By sums of products where both fire, a tile of features of A at a time; the result has the same bits every time."""
+    """By sums of products where both fire, a tile of features of A at a time; the same bits in every run."""
     from lib import triton_kernels as kernels
 
     n_a, n_b = len(a.kept), len(b.kept)

@@ -78,8 +78,9 @@ def _measure(model, layer: int, text: Blocks, x: Float[Tensor, "tokens d_model"]
     seconds = time.monotonic() - started
     features = [_sparse(sae, x) for sae in saes]
     unexplained = [_squares(x - sae(x)) / _squares(x - x.mean(0)) for sae in saes]
+    twins = max_pairwise_correlation(features[:1], features[1:], device=x.device)
     return {
-        "reproducibility": float(np.nanmean(max_pairwise_correlation(features[:1], features[1:], device=x.device).value)),
+        "reproducibility": float(np.nanmean(twins.value)),
         "explained_variance": 1 - float(np.mean(unexplained)),
         "l0": float(np.mean([f.nnz / f.shape[0] for f in features])),
         "dead": float(np.mean([np.mean(np.diff(f.tocsc().indptr) == 0) for f in features])),

@@ -27,8 +27,8 @@ def add_products(
 ):  # fmt: skip
     """Add the products of one chunk of activations of a feature of A with all that fires on their tokens in B.
 
-    `sums` [features of the tile, n_b] begins with the feature `first`; a chunk belongs to one feature, so that a feature
-    that fires often is the work of many programs.
+    `sums` [features of the tile, n_b] begins with the feature `first`. A chunk belongs to one feature; one that fires
+    often is the work of many programs.
     """
     chunk = first_chunk + tl.program_id(0)
     i = tl.load(chunk_feature + chunk)
