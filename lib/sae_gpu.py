@@ -45,6 +45,7 @@ def gpu_step(
     sae.W_enc.grad = (g.T @ x_low).to(x.dtype).T  # transposed in memory, as the weights are
     sae.b_enc.grad = g.sum(0, dtype=x.dtype)
     adam.step()
+    adam.zero_grad()  # other SAEs need the memory
 
     sparsity = share * (f_sum @ norms)
     return StepStats(share * residual.square().sum(), sparsity, share * torch.count_nonzero(f))
