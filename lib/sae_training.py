@@ -26,7 +26,7 @@ from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.profiles import Profile
 from lib.sae import SaeInfo, SparseAutoencoder
-from lib.sae_gpu import gpu_step
+from lib.sae_dense import dense_step, gpu_step
 from lib.sae_kernels import BETA1, BETA2, EPS, SparseStep, StepStats
 from lib.store import atomic_write
 
@@ -71,19 +71,6 @@ def train_saes(
                 run.save(checkpoint)
                 saved = time.monotonic()
     return run.finish(), pd.DataFrame(run.history)
-
-
-def dense_step(
-    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
-) -> StepStats:
-    """One Adam step by autograd on ‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, both means over the batch's tokens."""
-    f = sae.encode(x)
-    mse = (sae.decode(f) - x).square().sum(1).mean()
-    sparsity = (f * sae.W_dec.norm(dim=1)).sum(1).mean()
-    adam.zero_grad()
-    (mse + l1 * sparsity).backward()
-    adam.step()
-    return StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
 
 
 class _Trainee:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from lib import models, sae_training
 from lib.corpus import Blocks
 from lib.sae import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
-from lib.sae_gpu import gpu_step
+from lib.sae_dense import dense_step, gpu_step
 from lib.sae_kernels import SparseStep
-from lib.sae_training import _Trainee, dense_step, train_saes
+from lib.sae_training import _Trainee, train_saes
 
 D_MODEL, D_SAE = 32, 256
 
