@@ -1,4 +1,4 @@
-"""All benchmarks in one table: `python -m tests.benchmarks`; some: `python -m tests.benchmarks mppc`.
+"""All benchmarks, one table: `python -m tests.benchmarks`; or some of them: `python -m tests.benchmarks mppc`.
 
 Writes figures/benchmarks/benchmarks.csv: benchmark, case, value, unit, threads, machine. Rows of benchmarks that are not
 run stay as they were. The alternatives of a benchmark are measured in the same run: compare within one.

@@ -1,19 +1,19 @@
 """MPPC and the SAE step on a GPU: `python -m tests.benchmarks.gpu`. Not measured yet; what is expected of one H100:
 
 MPPC, the whole job (1M tokens, 12 × 24 layers of 24,576 features, L0 64): 30 to 45 s, by this reckoning.
-- 1.2e12 multiply-adds, each an atomic add of 64 bits that stays in the L2 cache: the sums of a tile, 127 features of A by
-  24,576 of B, take half of its 50 MB. At one add per clock in each of about 100 slices, 1.7e11/s: 7 s. Twice that if 64
-  bits count double, and more where many tokens add to one sum, as those of two frequent features do.
+- 1.2e12 multiply-adds, each an atomic add of 64 bits that stays in the L2 cache: the sums of a tile, 127 features of
+  A by 24,576 of B, take half of its 50 MB. At one add per clock in each of about 100 slices, 1.7e11/s: 7 s. Twice that
+  if 64 bits count double, and more where many tokens add to one sum, as those of two frequent features do.
 - 6 bytes of B are read per multiply-add (16-bit index, float32), in runs of some 64 entries in no order, from memory:
   7e12 bytes at 2 to 2.5 TB/s, 3 s, beside the adds. 24 bytes per entry of A, 1.8e10 entries over all pairs: 0.2 s.
 - The sweep over 1.7e11 sums reads 16 bytes and writes 8 each, in L2 at 5 TB/s: 1 s.
 - 112,000 kernel launches of about 20 µs of Python: 2 s, mostly behind the GPU's work.
-- On the CPU: 0.7 s to make a layer ready, and 0.7 s to turn it round (measured, one core of a server CPU, tenth of the
-  size): 17 s for all of A before the GPU has work, then 17 s for B, a layer ahead of the GPU. 20 GB of copies: 3 s.
+- On the CPU: 0.7 s to make a layer ready and 0.7 s to turn it round (measured on one core of a server CPU, at a tenth
+  of the size): 17 s for all of A before the GPU has work, then 17 s for B, a layer ahead of the GPU. Copies: 3 s.
 
 SAE step, 768 → 24,576, batch 4,096 (`lib.sae_dense.gpu_step`): 2.5 ms, of which five products 1.3 ms at 600 TFLOP/s,
-2.4 GB of passes over arrays of batch × d_sae 0.8 ms at 3 TB/s, Adam on 38M weights 0.35 ms. Share of the roofline: of the
-time that the products alone would take at the tensor cores' nominal 989 TFLOP/s.
+2.4 GB of passes over arrays of batch × d_sae 0.8 ms at 3 TB/s, Adam on 38M weights 0.35 ms. Share of the roofline: the
+time that the products alone would take at the tensor cores' nominal 989 TFLOP/s, over the step's.
 """
 
 from __future__ import annotations
