@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +17,7 @@ from lib.architectures import Mamba, architecture_of
 from lib.path_patching import clean_logits
 from lib.pipeline import model_fields
 from lib.profiles import DATA, Profile
-from lib.prompts import ROLES, InductionPrompts, induction_prompts
+from lib.prompts import InductionPrompts, induction_prompts
 from lib.store import Store
 
 CORRUPTED = {"B′": "corrupt_b", "A′": "corrupt_a", "random": "random"}

@@ -59,6 +59,10 @@ class Profile(BaseModel):
 
     eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
+    shard_tokens: int = Field(16_384, ge=1, description="tokens after which captured features survive a kill")
+    feature_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how captured features are stored; float16 takes a third less disk"
+    )
     neuron_tokens: int = Field(ge=1, description="held-out tokens over which neurons are correlated")
 
     circuit_samples: int = Field(128, ge=2, description="induction prompts per distance (paper, App. G)")
