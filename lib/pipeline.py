@@ -186,7 +186,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     if null:
         offset = null_offset(features_b[0].n_tokens, profile.seed)
         features_b = [rolled(layer, offset) for layer in features_b]
-    directions = max_pairwise_correlations(features_a, features_b)
+    directions = max_pairwise_correlations(features_a, features_b, device=models.device_of(profile))
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]

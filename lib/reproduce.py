@@ -103,8 +103,11 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is.
+
+    Those that only some machines get, by a marker, are not asked for.
+    """
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
     installed = {package: _version(package) for package in pins}
     if missing := [package for package, version in installed.items() if version is None]:
         raise CannotRun(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`.")

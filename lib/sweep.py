@@ -129,7 +129,8 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
     for label, b in others.items():
         for share in TOKEN_SHARES:
             n = int(share * a[0].n_tokens)
-            result = max_pairwise_correlation([layer.head(n) for layer in a], [layer.head(n) for layer in b])
+            parts = ([layer.head(n) for layer in layers] for layers in (a, b))
+            result = max_pairwise_correlation(*parts, device=models.device_of(profile))
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
     pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 

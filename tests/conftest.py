@@ -1,8 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
+
 import pytest
+import torch
 
 from lib.profiles import get_profile
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,7 @@ def test_fresh_deletes_artifacts_first(workbook):
 
 def test_missing_and_other_packages(tmp_path, capsys):
     pins = tmp_path / "requirements.txt"
-    pins.write_text("# numbers\nnumpy==0.0.1  # old\npytest\n")
+    pins.write_text('# numbers\nnumpy==0.0.1  # old\npytest\nno-such-package==1.0; platform_system == "Plan 9"\n')
     reproduce.check_packages(pins)
     assert "numpy" in capsys.readouterr().err
     pins.write_text("numpy==0.0.1\nno-such-package==1.0\n")
