@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -40,8 +41,12 @@ class Place:
 
     @property
     def anchor(self) -> str:
-        """The heading's anchor, as JupyterLab and nbconvert make it."""
-        return re.sub(r"[`*]", "", self.heading).replace(" ", "-")
+        """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
+        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="")
+
+    def in_notebook(self) -> str:
+        """Link from a notebook in the same folder; "" for no place."""
+        return f"{self.notebook}.ipynb#{self.anchor}" if self.notebook else ""
 
 
 class ThisPython(AsyncKernelManager):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib import induction
+from lib import induction_tables as induction
 from lib.notebooks import executed_copy, printed_lines
 from lib.profiles import Profile
 

@@ -16,12 +16,11 @@ import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
-from lib import induction, results
+from lib import induction_tables as induction, results
 from lib.notebooks import Place, place_of
 from lib.profiles import Profile
 from lib.results import Missing
@@ -104,7 +103,9 @@ def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, 
     if TESTS[item.test](value, paper, float(item.tolerance or 0)):
         return REPRODUCED, ""
     limit = _limit(item.limit, profile) if item.limit else None
-    return (SCALE if limit or item.test == "setting" else DIFFERS), limit or ""
+    if item.test == "setting":
+        return SCALE, limit or "a setting of the profile"
+    return (SCALE, limit) if limit else (DIFFERS, "")
 
 
 def _limit(name: str, profile: Profile) -> str | None:
@@ -154,7 +155,7 @@ def _shown(item: Item, found: pd.DataFrame, value: Any) -> str:
 def _interval(item: Item, found: pd.DataFrame) -> str:
     if item.interval == "range":
         low, high = found[item.column].min(), found[item.column].max()
-        return f"{_number(low)} to {_number(high)}"
+        return f"{_number(low)} to {_number(high)} (range)"
     if item.interval:
         low, high = (found[column].iloc[0] for column in item.interval.split())
         return f"{_number(low)} to {_number(high)}"
@@ -174,21 +175,19 @@ def counts(table: pd.DataFrame) -> pd.Series:
     return found.reindex([verdict for verdict in MARKS if verdict in found])
 
 
-def link(row: Any, suffix: str) -> str:
-    """Address of an item's place in its notebook, from a page in the same folder; "" if there is none."""
-    return f"{row.notebook}{suffix}#{quote(Place(row.notebook, row.heading).anchor, safe='')}" if row.notebook else ""
+def as_html(card: pd.DataFrame, address: Callable[[Place], str] = Place.in_notebook) -> str:
+    """The card as one HTML table with a heading row per part of the papers; all text escaped.
 
-
-def as_html(table: pd.DataFrame, suffix: str = ".ipynb", folder: str = "") -> str:
-    """The card as one HTML table, a heading row per part of the papers; `suffix` and `folder` of the linked notebooks."""
+    `address` gives the link to a place in the workbook, "" for none.
+    """
     names = ("item", "paper", "ours", "interval", "tolerance", "verdict", "notebook")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body, part = [], None
-    for row in table.itertuples():
+    for row in card.itertuples():
         if row.part != part:
             part = row.part
             body.append(f'<tr class="part"><th scope="rowgroup" colspan="{len(names)}">{html.escape(part)}</th></tr>')
-        body.append(_html_row(row, names, f"{folder}{link(row, suffix)}"))
+        body.append(_html_row(row, names, address(Place(row.notebook, row.heading))))
     return f'<table class="scorecard"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
@@ -196,7 +195,8 @@ def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
     texts = {name: html.escape(str(getattr(row, name))) for name in names}
     texts["verdict"] = f'<strong class="{row.verdict.replace(" ", "-")}">{MARKS[row.verdict]} {row.verdict}</strong>'
     texts["verdict"] += f"<br><small>{html.escape(row.why)}</small>" if row.why else ""
-    texts["notebook"] = f'<a href="{html.escape(address)}">{row.notebook[:2]} {html.escape(row.heading)}</a>'
+    place = html.escape(f"{row.notebook[:2]} {row.heading}")
+    texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
     cells = "".join(f'<td data-label="{name}"{"" if text else " class=empty"}>{text}</td>' for name, text in texts.items())
     return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
 

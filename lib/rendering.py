@@ -1,0 +1,122 @@
+"""Executed notebooks as HTML for the report: formulas as MathML, no scripts, links that hold in the report's folder."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Collection, Mapping
+from functools import cache, partial
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import latex2mathml.converter
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+FORBIDDEN = ("script", "iframe", "object", "embed", "link", "base", "form", "meta")
+
+
+def mathml(latex: str, display: str) -> str:
+    """A formula as MathML, which browsers draw themselves; the LaTeX source where it cannot be converted."""
+    try:
+        formula = latex2mathml.converter.convert(html.unescape(latex).strip(), display=display)
+    except Exception:  # the converter has no error of its own: IndexError, KeyError and others
+        return f"<code>{html.escape(latex)}</code>"
+    return f'<span class="math {display}">{formula}</span>'
+
+
+class _Renderer(IPythonRenderer):
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+
+class _Exporter(HTMLExporter):
+    """nbconvert's plainest template, which loads nothing, with our renderer of Markdown."""
+
+    def default_filters(self):
+        yield from super().default_filters()
+        yield "markdown2html", lambda text: MarkdownWithMath(_Renderer(escape=False, anchor_link_text="#")).render(text)
+
+
+@cache
+def _exporter() -> _Exporter:
+    return _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+
+
+def rendered(
+    notebook: Path, folder: Path, pages: Collection[str], captions: Mapping[str, str]
+) -> tuple[str, list[tuple[str, str]]]:
+    """A notebook as HTML for a page in `folder`, without what it printed to stderr; and its headings (anchor, text).
+
+    Links to notebooks in `pages` (names) lead to their pages there; links and pictures that the reader would not find
+    are taken out. Pictures get the caption of the figure that their cell saves as alternative text.
+    """
+    node = nbformat.read(notebook, as_version=4)
+    if any("injected-parameters" in _tags(cell) for cell in node.cells):
+        node.cells = [cell for cell in node.cells if "parameters" not in _tags(cell)]  # the defaults were overwritten
+    for cell in node.cells:
+        _prepare(cell, captions)
+    soup = BeautifulSoup(_exporter().from_notebook_node(node)[0], "html.parser")
+    _clean(soup)
+    relink = partial(_relink, source=notebook.parent, folder=folder, pages=pages)
+    for tag, attribute in (("a", "href"), ("img", "src")):
+        for element in soup.find_all(tag, attrs={attribute: True}):
+            _set(element, attribute, relink(element[attribute]))
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+    found = [(heading["id"], heading.get_text().removesuffix("#")) for heading in soup.select("h2[id]")]
+    return str(soup), found
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _prepare(cell: NotebookNode, captions: Mapping[str, str]) -> None:
+    if cell.cell_type != "code":
+        return
+    names = re.findall(r'"((?:lan_)?fig_\w+)"', cell.source)
+    cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    for output in cell.outputs:
+        if "image/png" in output.get("data", {}):
+            output.metadata = {"image/png": {"alt": captions.get(names[-1], names[-1]) if names else "a figure"}}
+
+
+def _clean(soup: BeautifulSoup) -> None:
+    """Take out what could run or load something; the page's content security policy forbids it once more."""
+    for element in soup.find_all(FORBIDDEN):
+        element.decompose()
+    for element in soup.find_all(True):
+        for attribute in [name for name in element.attrs if name.lower().startswith("on")]:
+            del element[attribute]
+
+
+def _set(element: Tag, attribute: str, address: str | None) -> None:
+    if address is not None:
+        element[attribute] = address
+    elif element.name == "img":
+        element.decompose()
+    else:
+        element.unwrap()
+
+
+def _relink(address: str, source: Path, folder: Path, pages: Collection[str]) -> str | None:
+    """The address as it must be written in a page in `folder`; None if it leads nowhere."""
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https", "mailto") or address.startswith(("#", "data:image/")):
+        return address
+    if parts.scheme or parts.netloc:
+        return None
+    path = Path(unquote(parts.path))
+    fragment = f"#{parts.fragment}" if parts.fragment else ""
+    if path.suffix == ".ipynb" and path.stem in pages:
+        return f"{path.stem}.html{fragment}"
+    target = source / path
+    return Path(os.path.relpath(target, folder)).as_posix() if target.exists() else None
