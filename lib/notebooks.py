@@ -42,7 +42,7 @@ class Place:
     @property
     def anchor(self) -> str:
         """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
-        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="")
+        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="?/:@!$&'()*+,;=")
 
     def in_notebook(self) -> str:
         """Link from a notebook in the same folder; "" for no place."""

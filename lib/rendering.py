@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import latex2mathml.converter
 import nbformat
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -24,7 +25,7 @@ def mathml(latex: str, display: str) -> str:
     """A formula as MathML, which browsers draw themselves; the LaTeX source where it cannot be converted."""
     try:
         formula = latex2mathml.converter.convert(html.unescape(latex).strip(), display=display)
-    except Exception:  # the converter has no error of its own: IndexError, KeyError and others
+    except Exception:  # the converter's errors share no class
         return f"<code>{html.escape(latex)}</code>"
     return f'<span class="math {display}">{formula}</span>'
 
@@ -47,16 +48,19 @@ class _Exporter(HTMLExporter):
 
 @cache
 def _exporter() -> _Exporter:
-    return _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    quiet = logging.getLogger("workbook.report")
+    quiet.setLevel(logging.ERROR)  # it warns of pictures without alternative text, which come from the notebooks
+    return _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
 
 
 def rendered(
-    notebook: Path, folder: Path, pages: Collection[str], captions: Mapping[str, str]
+    notebook: Path, source: Path, folder: Path, pages: Collection[str], captions: Mapping[str, str]
 ) -> tuple[str, list[tuple[str, str]]]:
     """A notebook as HTML for a page in `folder`, without what it printed to stderr; and its headings (anchor, text).
 
-    Links to notebooks in `pages` (names) lead to their pages there; links and pictures that the reader would not find
-    are taken out. Pictures get the caption of the figure that their cell saves as alternative text.
+    Relative links start from the folder `source`. Those to notebooks in `pages` (names) lead to their pages; links and
+    pictures that the reader would not find are taken out. Pictures get the caption of the figure that their cell saves
+    as alternative text.
     """
     node = nbformat.read(notebook, as_version=4)
     if any("injected-parameters" in _tags(cell) for cell in node.cells):
@@ -65,10 +69,7 @@ def rendered(
         _prepare(cell, captions)
     soup = BeautifulSoup(_exporter().from_notebook_node(node)[0], "html.parser")
     _clean(soup)
-    relink = partial(_relink, source=notebook.parent, folder=folder, pages=pages)
-    for tag, attribute in (("a", "href"), ("img", "src")):
-        for element in soup.find_all(tag, attrs={attribute: True}):
-            _set(element, attribute, relink(element[attribute]))
+    _relink_all(soup, partial(_relink, source=source, folder=folder, pages=pages))
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     found = [(heading["id"], heading.get_text().removesuffix("#")) for heading in soup.select("h2[id]")]
@@ -98,19 +99,24 @@ def _clean(soup: BeautifulSoup) -> None:
             del element[attribute]
 
 
-def _set(element: Tag, attribute: str, address: str | None) -> None:
-    if address is not None:
-        element[attribute] = address
-    elif element.name == "img":
-        element.decompose()
-    else:
-        element.unwrap()
+def _relink_all(soup: BeautifulSoup, relink: Callable[[str], str | None]) -> None:
+    for link in soup.find_all("a", href=True):
+        if (address := relink(link["href"])) is None:
+            link.unwrap()
+        else:
+            link["href"] = address
+    for image in soup.find_all("img"):
+        address = relink(image.get("src", ""))
+        if address is None or address.startswith("http"):  # nothing is fetched
+            image.replace_with(image.get("alt", ""))
+        else:
+            image["src"] = address
 
 
 def _relink(address: str, source: Path, folder: Path, pages: Collection[str]) -> str | None:
     """The address as it must be written in a page in `folder`; None if it leads nowhere."""
     parts = urlsplit(address)
-    if parts.scheme in ("http", "https", "mailto") or address.startswith(("#", "data:image/")):
+    if parts.scheme in ("http", "https") or address.startswith(("#", "data:image/")):
         return address
     if parts.scheme or parts.netloc:
         return None

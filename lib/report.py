@@ -90,7 +90,7 @@ def _pages(profile: Profile, folder: Path, outputs: list[Output], captions: dict
     for path in notebooks:
         body, found = None, []
         if copy := copies[path.stem]:
-            text, found = rendering.rendered(copy, profile.figures_dir / "notebooks", there, captions)
+            text, found = rendering.rendered(copy, folder, profile.figures_dir / "notebooks", there, captions)
             body = Markup(text)  # noqa: S704 (cleaned there)
         own = [output for output in outputs if output.notebook == path.stem]
         pages.append(Page(path.stem, title_of(path), body, found, own))

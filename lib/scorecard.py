@@ -13,7 +13,7 @@ paper*, whatever we find.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,9 @@ def items() -> list[Item]:
     return [Item(*row) for row in pd.read_csv(ITEMS, dtype=str, keep_default_na=False).itertuples(index=False)]
 
 
-def card(profile: Profile) -> pd.DataFrame:
-    """One row per item; all columns are text (`COLUMNS`)."""
-    return pd.DataFrame([_row(item, profile) for item in items()], columns=COLUMNS)
+def card(profile: Profile, chosen: Sequence[Item] | None = None) -> pd.DataFrame:
+    """One row per item, of all or of those chosen; all columns are text (`COLUMNS`)."""
+    return pd.DataFrame([_row(item, profile) for item in (items() if chosen is None else chosen)], columns=COLUMNS)
 
 
 def _row(item: Item, profile: Profile) -> tuple[str, ...]:
