@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -55,31 +56,37 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
     captions = pd.read_csv(REFERENCE / "captions.csv", dtype=str, keep_default_na=False).set_index("name")
     outputs = _outputs(profile, captions, folder)
     pages = _pages(profile, folder, outputs, dict(captions["caption"]))
-    card = scorecard.card(profile)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(LIBRARY), autoescape=True, trim_blocks=True)
-    style = Markup((LIBRARY / "report.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
-    common = {"profile": profile, "pages": pages, "style": style}
+    environment.globals["style"] = Markup((LIBRARY / "report.css").read_text(encoding="utf-8"))
+    common = {"profile": profile, "pages": pages}
     for number, page in enumerate(pages):
-        text = environment.get_template("report_notebook.html").render(common, page=page, number=number)
-        target = profile.figures_dir / "notebooks" / f"{page.name}.html"
         if page.body is not None:
-            atomic_write(target, text)
+            text = environment.get_template("report_notebook.html").render(common, page=page, number=number)
+            atomic_write(profile.figures_dir / "notebooks" / f"{page.name}.html", text)
+    index = environment.get_template("report_index.html").render(common, **_overview(profile, pages, outputs))
+    target = profile.figures_dir / "index.html"
+    atomic_write(target, index)
+    return target
+
+
+def _overview(profile: Profile, pages: list[Page], outputs: list[Output]) -> dict[str, Any]:
+    """What the index shows beside the pages."""
     there = {page.name for page in pages if page.body is not None}
+    placed = {output.name for page in pages for output in page.outputs}
+    card = scorecard.card(profile)
 
     def address(place: Place) -> str:
         return f"notebooks/{place.notebook}.html#{place.anchor}" if place.notebook in there else ""
 
-    top = [output for name in TOP for output in outputs if output.name == name]
-    placed = [output for page in pages for output in page.outputs]
-    context = common | {
-        "top": top, "card": Markup(scorecard.as_html(card, address)),  # noqa: S704 (escaped there)
-        "counts": scorecard.counts(card).to_dict(), "marks": scorecard.MARKS, "rows": ROWS,
+    return {
+        "top": [output for name in TOP for output in outputs if output.name == name],
+        "card": Markup(scorecard.as_html(card, address)),
+        "counts": scorecard.counts(card).to_dict(),
+        "marks": scorecard.MARKS,
         "stated": int((card["verdict"] != scorecard.UNSTATED).sum()),
-        "others": [output for output in outputs if output not in placed],
-    }  # fmt: skip
-    target = profile.figures_dir / "index.html"
-    atomic_write(target, environment.get_template("report_index.html").render(context))
-    return target
+        "rows": ROWS,
+        "others": [output for output in outputs if output.name not in placed],
+    }
 
 
 def _pages(profile: Profile, folder: Path, outputs: list[Output], captions: dict[str, str]) -> list[Page]:
@@ -91,7 +98,7 @@ def _pages(profile: Profile, folder: Path, outputs: list[Output], captions: dict
         body, found = None, []
         if copy := copies[path.stem]:
             text, found = rendering.rendered(copy, folder, profile.figures_dir / "notebooks", there, captions)
-            body = Markup(text)  # noqa: S704 (cleaned there)
+            body = Markup(text)
         own = [output for output in outputs if output.notebook == path.stem]
         pages.append(Page(path.stem, title_of(path), body, found, own))
     return pages
@@ -114,7 +121,7 @@ def _output(path: Path, captions: pd.DataFrame, folder: Path) -> Output:
     return Output(
         path.stem, path.name, known["paper"] if known is not None else "", caption,
         place.notebook if place else "", place.anchor if place else "",
-        Markup(_table(table)) if table is not None else None, len(table) if table is not None else 0,  # noqa: S704
+        Markup(_table(table)) if table is not None else None, len(table) if table is not None else 0,
     )  # fmt: skip
 
 
