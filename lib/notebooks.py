@@ -124,8 +124,8 @@ def profile_of(notebook: Path) -> str | None:
 
 def printed_lines(notebook: Path) -> list[str]:
     """All lines that an executed notebook printed."""
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return [line for output in outputs if output.get("name") == "stdout" for line in output.text.splitlines()]
+    printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in code_cells(notebook)]
+    return [line for text in printed for line in text.splitlines()]  # a line may be spread over several outputs
 
 
 def place_of(text: str, folder: Path = FOLDER) -> Place | None:

@@ -16,6 +16,7 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
 FORBIDDEN = ("script", "iframe", "object", "embed", "link", "base", "form", "meta")
@@ -50,7 +51,9 @@ class _Exporter(HTMLExporter):
 def _exporter() -> _Exporter:
     quiet = logging.getLogger("workbook.report")
     quiet.setLevel(logging.ERROR)  # it warns of pictures without alternative text, which come from the notebooks
-    return _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
+    exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
+    return exporter
 
 
 def rendered(

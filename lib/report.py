@@ -19,8 +19,10 @@ from lib.store import atomic_write
 
 TOP = ("fig_03a_mppc_density", "fig_05_complexity", "fig_03c_depth_map", "fig_circuit_maps")
 ROWS = 12  # of a table that are shown; all are in its file
-OWN_PAGES = {"explorer.html": "The explorer: every feature, its snippets and its matches",
-             "lan_umap.html": "Two feature spaces side by side: point at a feature to see its match"}  # fmt: skip
+OWN_PAGES = {  # file → its caption, and the call that writes it
+    "explorer.html": ("The explorer: every feature, its snippets and its matches", "explorer.write("),
+    "lan_umap.html": ("Two feature spaces side by side: point at a feature to see its match", "lan_umap.html"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _overview(profile: Profile, pages: list[Page], outputs: list[Output]) -> dic
         "card": Markup(scorecard.as_html(card, address)),
         "counts": scorecard.counts(card).to_dict(),
         "marks": scorecard.MARKS,
-        "stated": int((card["verdict"] != scorecard.UNSTATED).sum()),
+        "stated": sum(item.test != "none" for item in scorecard.items()),
         "rows": ROWS,
         "others": [output for output in outputs if output.name not in placed],
     }
@@ -114,9 +116,10 @@ def _outputs(profile: Profile, captions: pd.DataFrame, folder: Path) -> list[Out
 
 
 def _output(path: Path, captions: pd.DataFrame, folder: Path) -> Output:
-    place = place_of(path.name if path.name in OWN_PAGES else path.stem, folder)
+    own_caption, written_by = OWN_PAGES.get(path.name, ("", path.stem))
+    place = place_of(written_by, folder)
     known = captions.loc[path.stem] if path.stem in captions.index else None
-    caption = OWN_PAGES.get(path.name) or (known["caption"] if known is not None else path.stem)
+    caption = own_caption or (known["caption"] if known is not None else path.stem)
     table = pd.read_csv(path) if path.suffix == ".csv" else None
     return Output(
         path.stem, path.name, known["paper"] if known is not None else "", caption,

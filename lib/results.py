@@ -48,7 +48,7 @@ def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
         number = pd.api.types.is_numeric_dtype(table[column])
         table = table[table[column] == (float(wanted) if number else wanted)]
     if table.empty:
-        raise Missing(f"{source} has no row with {where}.")
+        raise Missing(f"{source.rpartition(':')[2]} has nothing with {where}.")
     return table
 
 

@@ -169,6 +169,13 @@ def _tolerance(item: Item, paper: Any) -> str:
     return {"setting": "the same", "equals": "the same", "claim": "as worded", "true": printed, "none": ""}[item.test]
 
 
+def _source(name: str) -> str:
+    """What was read, for a reader: a file, or what it was taken from."""
+    kind, _, rest = name.partition(":")
+    kinds = {"profile": "setting", "printed": "printed by the cell", "derived": f"computed: {rest.replace('_', ' ')}"}
+    return kinds.get(kind, f"{name}.csv")
+
+
 def counts(table: pd.DataFrame) -> pd.Series:
     """How many items have each verdict, in a fixed order, without those that none has."""
     found = table["verdict"].value_counts()
@@ -197,6 +204,7 @@ def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
     texts["verdict"] += f"<br><small>{html.escape(row.why)}</small>" if row.why else ""
     place = html.escape(f"{row.notebook[:2]} {row.heading}")
     texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
+    texts["notebook"] += f"<br><small>{html.escape(_source(row.source))}</small>"
     cells = "".join(f'<td data-label="{name}"{"" if text else " class=empty"}>{text}</td>' for name, text in texts.items())
     return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
 

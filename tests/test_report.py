@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib import rendering, report, scorecard
-from lib.notebooks import find_notebooks
+from lib.notebooks import find_notebooks, printed_lines
 from lib.profiles import HOME, Profile, get_profile
 
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
@@ -50,6 +50,8 @@ def site(tmp_path_factory):
     """The report of the committed figures, tables and notebooks of the mini profile."""
     folder = tmp_path_factory.mktemp("report") / "mini"
     shutil.copytree(HOME / "figures" / "mini", folder, ignore=lambda _, names: [n for n in names if not n.endswith((".png", ".csv"))])
+    for name in report.OWN_PAGES:
+        (folder / name).write_text("<!doctype html><title>a page of its own</title>")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Profile, "figures_dir", property(lambda self: folder))
         report.build(get_profile("mini"))
@@ -114,7 +116,7 @@ def test_the_index_holds_everything(site):
     card = scorecard.items()
     assert [row["id"] for row in page.select("#scorecard tbody tr[id]")] == [item.id for item in card]
     shown = {element["id"] for element in page.select("#outputs figure")}
-    assert shown == {path.stem for path in site.glob("*.png")} | {path.stem for path in site.glob("*.csv")}
+    assert shown == {path.stem for path in site.iterdir() if path.is_file()} - {"index"}
     captions = [element.get_text(" ", strip=True) for element in page.select("#outputs figcaption, #outputs summary")]
     assert len(captions) == len(shown) and min(map(len, captions)) > 20
     assert not page.find("h3", string="Others")
@@ -198,6 +200,15 @@ def test_text_stays_text_and_nothing_runs_or_is_fetched(small, screen):
         assert [url for url in requests_of(screen) if not url.startswith(("file:", "data:", "about:"))] == []
         assert path.read_text().count("&lt;script&gt;window.pwned = 1&lt;/script&gt;") == shown
     assert "noise" not in path.read_text() and "random weights" in index.read_text()
+
+
+def test_a_line_that_was_printed_in_pieces_is_one_line(small):
+    pieces = [new_output("stream", name="stdout", text=text) for text in ("agrees to 1e-5:", " True\nnext", " line\n")]
+    small.write([new_code_cell('profile = "smoke"', outputs=pieces, execution_count=1)])
+    report.build(small.profile, small.notebooks)
+    shown = [element.get_text() for element in soup(small.out / "notebooks" / "01_small.html").select(".output_stream pre")]
+    assert shown == ["agrees to 1e-5: True\nnext line\n"]
+    assert printed_lines(small.notebooks / "01_small.ipynb") == ["agrees to 1e-5: True", "next line"]
 
 
 def test_what_was_not_run_is_said_to_be_missing(small):
