@@ -204,7 +204,7 @@ def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
     texts["verdict"] += f"<br><small>{html.escape(row.why)}</small>" if row.why else ""
     place = html.escape(f"{row.notebook[:2]} {row.heading}")
     texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
-    texts["notebook"] += f"<br><small>{html.escape(_source(row.source))}</small>"
+    texts["notebook"] += f"<br><small>{html.escape(_source(row.source)).replace('_', '_<wbr>')}</small>"
     cells = "".join(f'<td data-label="{name}"{"" if text else " class=empty"}>{text}</td>' for name, text in texts.items())
     return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
 
