@@ -49,9 +49,14 @@ def shape_of(name: str, profile: Profile) -> Shape:
 
 
 def config_of(name: str, profile: Profile) -> PretrainedConfig:
-    """The Hugging Face configuration of a model; see `models.folder_of` for names."""
+    """The Hugging Face configuration of a model; see `models.folder_of` for names. Raises `ModelNotFound`."""
     recipe = recipes.recipe_of(name)
-    return recipes.config_of(recipe) if recipe else AutoConfig.from_pretrained(models.folder_of(name, profile))
+    if recipe:
+        return recipes.config_of(recipe)
+    try:
+        return AutoConfig.from_pretrained(models.folder_of(name, profile))
+    except (OSError, ValueError) as error:
+        raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
 
 
 @functools.cache

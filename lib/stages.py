@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from lib.feature_shards import feature_bytes
 from lib.profiles import Profile
 from lib.sizes import Shape, group_size, sae_parameters, shape_of, training_bytes
-from lib.sweep import variants
+from lib.sweep import FACTORS, variants
 from lib.uncertainty import N_GROUPS, N_RESAMPLES
 
 FLOAT = 4  # bytes
 L0_WITHOUT_TARGET = 64  # where λ does not follow L0, what it will be is not known: the paper's
 CHUNK = 2_048  # tokens that are dense at a time in encoding and in an SAE step
-CIRCUIT_PASSES = 40  # forward passes over the prompts that notebooks 07 and 08 come to; fitted to a run of mini
+CIRCUIT_PASSES = 25  # forward passes over the prompts that notebooks 07 and 08 come to; fitted to a run of mini
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Stage:
     """Bytes."""
     disk: float = 0
     """Bytes that stay in the cache folder."""
+    passing: float = 0
+    """Bytes that lie there until the stage is done."""
 
     @property
     def operations(self) -> float:
@@ -45,6 +47,7 @@ class Stage:
 
 def stages(profile: Profile) -> list[Stage]:
     """All stages of a run from nothing, in their order; nothing is measured or loaded."""
+    profile = profile.model_copy(update={"target_l0": l0_of(profile)})
     shapes = {name: shape_of(name, profile) for name in models_of(profile)}
     found = [stage for name, shape in shapes.items() for stage in _model_stages(shape, n_seeds(name, profile), profile)]
     found.append(_settings_compared(shapes[profile.pythia], profile))
@@ -116,7 +119,8 @@ def _model_stages(shape: Shape, seeds: int, profile: Profile) -> Iterator[Stage]
     state = at_once * training_bytes(shape.d_model, seeds, profile)
     dense = FLOAT * 6 * profile.sae_batch_size * profile.expansion * shape.d_model  # the first steps are dense
     steps = sae_steps(shape.d_model, profile.sae_tokens, profile)
-    yield scaled(steps, n_saes, f"{name}: {n_saes} SAEs trained", weights + state + dense, n_saes * one_sae)
+    checkpoints = 2 * 3 * seeds * at_once * one_sae  # weights and Adam's moments; the last until the next is whole
+    yield scaled(steps, n_saes, f"{name}: {n_saes} SAEs trained", weights + state + dense, n_saes * one_sae, checkpoints)
     passes = 1 + (seeds + 1) * shape.sae_layers
     logits = 3 * FLOAT * batch * shape.vocabulary
     checking = forward(shape, passes * profile.eval_tokens, profile, unembed=True)
@@ -133,18 +137,21 @@ def _capture(shape: Shape, name: str, seeds: int, profile: Profile, memory: floa
     yield scaled(encoding(shape.d_model, profile.mppc_tokens, profile), n_saes, f"{name}: features captured", memory, disk)
 
 
-def scaled(stage: Stage, times: float, name: str, memory: float = 0, disk: float = 0) -> Stage:
+def scaled(stage: Stage, times: float, name: str, memory: float = 0, disk: float = 0, passing: float = 0) -> Stage:
     """A stage repeated, under a name and with its memory and disk."""
     amounts = {field: times * getattr(stage, field) for field in ("flops", "double_flops", "moved", "multiply_adds")}
-    return Stage(name, stage.kind, memory=memory, disk=disk, **amounts)
+    return Stage(name, stage.kind, memory=memory, disk=disk, passing=passing, **amounts)
 
 
 def _settings_compared(shape: Shape, profile: Profile) -> Stage:
-    """One layer's SAEs at other settings (notebook 02), both SAE seeds of each; settings that repeat are trained once."""
-    runs = [sae_steps(shape.d_model, v.sae_tokens, v) for v in {v for _, _, v in variants(profile)}]
+    """One layer's SAEs at other settings (notebooks 02, 04): two SAE seeds of each; for targets of L0 Mamba's as well."""
+    settings = {v for _, _, v in variants(profile)}
+    runs = [scaled(sae_steps(shape.d_model, v.sae_tokens, v), 2, "") for v in settings]
+    by_l0 = sae_steps(shape.d_model, profile.sweep_tokens, profile)
+    runs.append(scaled(by_l0, 3 * len(FACTORS["target_l0"]), ""))
     flops, moved = (sum(getattr(run, field) for run in runs) for field in ("flops", "moved"))
-    most = max(training_bytes(shape.d_model, 2, v) for _, _, v in variants(profile))
-    return scaled(Stage("", "sae", flops, moved=moved), 2, "settings of SAEs compared", FLOAT * shape.parameters + most)
+    most = max(training_bytes(shape.d_model, 2, v) for v in settings)
+    return Stage("settings of SAEs compared", "sae", flops, moved=moved, memory=FLOAT * shape.parameters + most)
 
 
 # ------------------------------------------------------------------------------------------- comparisons
@@ -185,8 +192,9 @@ def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     flops = 2 * 2 * profile.neuron_tokens * a_all * b_all
     sums = 5 * 8 * N_GROUPS * (a_all + b_all)
     memory = 30 * a.n_neurons * b.n_neurons + FLOAT * N_RESAMPLES * (a_all + b_all) + sums
-    disk = sums + FLOAT * profile.neuron_tokens * (a_all + b_all)
-    return Stage(f"neurons, Pythia and {label}, and their null", "neurons", 0, flops, memory=memory, disk=disk)
+    arrays = FLOAT * profile.neuron_tokens * (a_all + b_all)
+    name = f"neurons, Pythia and {label}, and their null"
+    return Stage(name, "neurons", double_flops=flops, memory=memory, disk=sums, passing=arrays)
 
 
 def _circuits(shapes: list[Shape], profile: Profile) -> Stage:
