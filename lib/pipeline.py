@@ -5,8 +5,8 @@ Every function loads its result if it is there and makes it if not, so that any 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -31,9 +31,10 @@ from lib.mppc_tiles import correlate_in_tiles
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
-from lib.store import Store
+from lib.sizes import group_size
+from lib.store import Store, atomic_write, sha256_of
 from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset
-from lib.workers import split, workers_of
+from lib.workers import Workers, split, workers_of
 
 Resampled = Float32[np.ndarray, "resamples features"]
 TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
@@ -61,7 +62,7 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model: a digest of its weights where they are local, else its hub id."""
     weights = Path(models.folder_of(name, profile)) / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+    digest = sha256_of(weights) if weights.exists() else None
     return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
 
 
@@ -104,16 +105,47 @@ def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseA
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
-    model = models.load(name, profile)
+    workers = workers_of(profile)
     # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
-    blocks = corpus.load_blocks(profile, "train", profile.sae_tokens)
-    saes, history = train_saes(
-        model, blocks, profile, seeds_of(name, profile), layers_of(model, profile), folder / "checkpoint"
-    )
-    evaluate_saes(model, saes, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
-    for sae in saes:
-        sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
+    if not chosen.exists():
+        atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
+    groups = json.loads(chosen.read_text())
+    pieces = {f"layers {g[0]} to {g[-1]}": (name, g, text, held_out, profile, folder) for g in groups}
+    parts = workers.each(train_layers, pieces, f"SAEs of {name}")
+    history = pd.concat(map(pd.read_csv, parts)).sort_values(["step", "seed", "layer"])
     history.to_csv(folder / "history.csv", index=False)
+
+
+def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
+    """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
+    model = models.load(name, profile)
+    layers = layers_of(model, profile)
+    sizes = (models.n_layers(model), model.cfg.d_model, len(seeds_of(name, profile)), profile)
+    [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
+    return split(layers, max(-(-len(layers) // largest), workers.count))
+
+
+def train_layers(
+    name: str, layers: Sequence[int], text: Blocks, held_out: Blocks, profile: Profile, folder: Path
+) -> Path:
+    """Train, evaluate and save the SAEs of some of a model's layers, all SAE seeds; returns the file of their history.
+
+    The SAEs are those of a training of all layers. What is there already is not made again.
+    """
+    place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
+    history_file = place / "history.csv"
+    if not history_file.exists():
+        model = models.load(name, profile)
+        saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
+        evaluate_saes(model, saes, held_out, profile)
+        for sae in saes:
+            sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+        atomic_write(history_file, history.to_csv(index=False))
+        shutil.rmtree(place / "training", ignore_errors=True)
+    return history_file
 
 
 def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:

@@ -10,19 +10,9 @@ import resource
 import tempfile
 import time
 
-import torch
-from transformers import MambaConfig, MambaForCausalLM
-
 from lib import circuits, models, plain_patching
 from lib.profiles import get_profile
 from lib.prompts import induction_prompts
-
-
-def random_mamba(folder: str) -> None:
-    """A checkpoint with mamba-130m's configuration."""
-    torch.manual_seed(0)
-    config = MambaConfig(hidden_size=768, num_hidden_layers=24, vocab_size=50_280, state_size=16, conv_kernel=4, expand=2)
-    MambaForCausalLM(config).save_pretrained(folder)
 
 
 def main() -> None:
@@ -32,8 +22,8 @@ def main() -> None:
     parser.add_argument("--plain-samples", type=int, default=4)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        random_mamba(folder)
-        model = models.load(folder, get_profile("laptop"))
+        laptop = get_profile("laptop", models="random", cache_dir=folder)
+        model = models.load(laptop.mamba, laptop)
     p = induction_prompts(options.distance, 50_280, seed=0, n_samples=options.samples)
     warm_up = induction_prompts(8, 50_280, seed=0, n_samples=1)
     circuits.final_state_effects(model, warm_up.clean, warm_up.corrupt_b, warm_up.target)
