@@ -135,6 +135,8 @@ def _connect(address: str) -> None:
 def _require_listener(address: str) -> None:
     """Ray itself tries a wrong address for minutes."""
     host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise ValueError("it names no port")
     socket.create_connection((host, int(port)), timeout=DEAD_ADDRESS_SECONDS).close()
 
 
@@ -156,7 +158,7 @@ def _result(ref: ray.ObjectRef, what: str) -> Any:
     try:
         return ray.get(ref)
     except ray_errors.RayTaskError as error:
-        raise ClusterError(f"{what}, failed on node {error.ip}: {_reason(error)}") from None
+        raise ClusterError(f"{what}, failed on the cluster: {_reason(error)}") from None
     except (ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError):
         raise ClusterError(
             f"{what}: its worker died {RETRIES + 1} times, most often of too little memory; take larger nodes or a "
