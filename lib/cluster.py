@@ -72,7 +72,7 @@ class RayWorkers:
         }
         waiting, in_order, results = list(names), list(names), {}
         try:
-            with tqdm(total=len(names), desc=f"{what} on the cluster", mininterval=5) as bar:
+            with tqdm(total=len(names), desc=f"{what} on the cluster", unit="piece", mininterval=5) as bar:
                 while waiting:
                     done, waiting = ray.wait(waiting, timeout=PATIENCE)
                     if not done:
@@ -118,6 +118,7 @@ def _connect(address: str) -> None:
         raise ProfileError(f"--ray needs Ray, which is not installed; run `pip install -r {REQUIREMENTS}`.")
     if ray.is_initialized():
         return
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # it misses packages that only its own displays need
     path = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
     try:
         if address != "auto":
