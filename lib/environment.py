@@ -19,9 +19,9 @@ GPU_EXTRAS = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d", "trito
 
 
 def pinned() -> dict[str, str]:
-    """Package → version, from requirements.txt."""
+    """Package → version, from requirements.txt; without what only some machines get."""
     text = (HOME / "requirements.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, flags=re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", text, flags=re.MULTILINE))
 
 
 def installed(package: str) -> str | None:

@@ -13,28 +13,34 @@ import numpy as np
 
 from lib.feature_store import layer_folder, read_features
 from lib.mppc import MaxCorrelation, max_pairwise_correlations
+from lib.models import device_of
+from lib.profiles import Profile
 from lib.uncertainty import rolled
-from lib.workers import Workers, split
+from lib.workers import split, workers_of
 
 Directions = tuple[MaxCorrelation, MaxCorrelation]
 
 
 def correlate_in_tiles(
-    folder_a: Path, folder_b: Path, n_layers: tuple[int, int], shift: int, workers: Workers, what: str
+    folders: tuple[Path, Path], n_layers: tuple[int, int], shift: int, profile: Profile, what: str
 ) -> Directions:
     """MPPC between two models' captured features, the second model's shifted by `shift` tokens."""
+    workers = workers_of(profile)
     columns = split(range(n_layers[1]), workers.pieces)
     rows = split(range(n_layers[0]), -(-workers.pieces // len(columns)))
     pieces = {
-        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folder_a, folder_b, a, b, shift) for a, b in product(rows, columns)
+        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in product(rows, columns)
     }
-    tiles = iter(workers.each(_correlate_tile, pieces, what))
+    tiles = workers.each(_correlate_tile, pieces, what)
     return merge_tiles([[next(tiles) for _ in columns] for _ in rows])
 
 
-def _correlate_tile(folder_a: Path, folder_b: Path, a: Sequence[int], b: Sequence[int], shift: int) -> Directions:
-    features_a, features_b = ([read_features(layer_folder(f, k)) for k in layers] for f, layers in ((folder_a, a), (folder_b, b)))
-    return max_pairwise_correlations(features_a, [rolled(layer, shift) if shift else layer for layer in features_b])
+def _correlate_tile(
+    folders: tuple[Path, Path], layers: tuple[Sequence[int], Sequence[int]], shift: int, profile: Profile
+) -> Directions:
+    a, b = ([read_features(layer_folder(folder, k)) for k in some] for folder, some in zip(folders, layers))
+    shifted = [rolled(layer, shift) if shift else layer for layer in b]
+    return max_pairwise_correlations(a, shifted, device=device_of(profile))
 
 
 def merge_tiles(tiles: Sequence[Sequence[Directions]]) -> Directions:

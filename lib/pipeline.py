@@ -250,8 +250,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     folders = features_folder(a, profile), features_folder(b, profile, seed_b)
     features_a, features_b = map(open_features, folders)
     shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
-    n_layers = len(features_a), len(features_b)
-    directions = correlate_in_tiles(*folders, n_layers, shift, workers_of(profile), f"MPPC of {a} and {b}")
+    directions = correlate_in_tiles(folders, (len(features_a), len(features_b)), shift, profile, f"MPPC of {a} and {b}")
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]

@@ -151,6 +151,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         sweep_tokens=250_000,
         sae_batch_size=128,
         buffer_tokens=65_536,
+        batch_blocks=16,
         eval_tokens=50_000,
         mppc_tokens=200_000,
         neuron_tokens=30_000,
