@@ -45,6 +45,9 @@ def main(
     only: Annotated[list[str], typer.Option(help="Run this notebook, by number or name; repeatable.")] = [],
     start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
@@ -58,6 +61,7 @@ def main(
         notebooks = find_notebooks(folder, only, start)
         if show:
             return _list(notebooks)
+        settings = [*settings, *([f"ray={ray}"] if ray else [])]
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
@@ -65,6 +69,10 @@ def main(
         if plan:
             return show_plan(size)
         check_room(size)
+        if size.ray:
+            from lib import cluster  # only where it is used: Ray is an optional install
+
+            cluster.check(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
         run_all(notebooks, size, overrides_for(size, settings))
