@@ -40,7 +40,7 @@ def test_tables_keep_six_digits(here, tmp_path):
 def test_density_leaves_out_dead_features_and_cuts_nothing_off():
     axes = density().axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["Pythia → Mamba: mean 0.300", "SAE seed: mean 0.800 [0.700, 0.900]"]
+    assert labels == ["Pythia → Mamba: mean 0.300, n = 2", "SAE seed: mean 0.800 [0.700, 0.900], n = 1"]
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylim()[1] > max(line.get_ydata().max() for line in axes.lines if len(line.get_ydata()) > 2)
 
@@ -62,7 +62,7 @@ def test_depth_map_has_own_layers_along_x():
 
 def test_difference_names_its_middle_90_percent():
     axes = plots.fig_mppc_difference(pd.Series(np.linspace(-0.5, 0.5, 1001))).axes[0]
-    assert "90 %: [-0.45, 0.45]" in [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "90 % of features: [−0.45, +0.45]" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_layers_are_grouped_from_early_to_late():
