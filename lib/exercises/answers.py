@@ -41,11 +41,11 @@ def _collected(values: list | np.ndarray) -> Any:
 def same(answer: Any, expected: Any) -> bool:
     """Whether two plain values are equal, numbers up to rounding."""
     if is_number(expected):
-        return is_number(answer) and math.isclose(answer, expected, rel_tol=TOLERANCE, abs_tol=1e-9)
+        return is_number(answer) and math.isclose(answer, expected, rel_tol=TOLERANCE, abs_tol=1e-12)
     if isinstance(expected, np.ndarray):
         if not isinstance(answer, np.ndarray) or answer.shape != expected.shape:
             return False
-        return bool(np.allclose(answer, expected, rtol=TOLERANCE, atol=1e-9, equal_nan=True))
+        return bool(np.allclose(answer, expected, rtol=TOLERANCE, atol=1e-12, equal_nan=True))
     return type(answer) is type(expected) and answer == expected
 
 
@@ -140,5 +140,5 @@ def _other_array(answer: np.ndarray, expected: np.ndarray) -> str:
             return sentence
     if same(np.sort(answer, axis=None), np.sort(expected, axis=None)):
         return "the numbers are right and their order is not"
-    wrong = np.flatnonzero(~np.isclose(answer, expected, rtol=TOLERANCE, atol=1e-9))
+    wrong = np.flatnonzero(~np.isclose(answer, expected, rtol=TOLERANCE, atol=1e-12))
     return f"{len(wrong)} of {expected.size} entries are wrong, the first at place {wrong[0]} (from 0)"

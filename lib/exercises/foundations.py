@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from lib import corpus, models, pipeline, sweep
 from lib.exercises.exercise import Exercise
-from lib.profiles import PROFILES, Profile, ProfileError, get_profile
+from lib.profiles import Profile, ProfileError, get_profile
 
 CHANGED, OTHER_TOKEN = 10, 77  # where exercise 01.2 puts another token
 
@@ -106,7 +106,7 @@ EXERCISES = {
         {"`name` and `cache_dir` are among them, which differ between any two profiles": lambda profile: _differing("laptop", "paper", trivial=()),
          "these are the settings that agree": lambda profile: _differing("laptop", "paper", same=True),
          "these are the settings that differ between `mini` and `paper`": lambda profile: _differing("mini", "paper"),
-         "these are all settings there are": lambda profile: set(PROFILES["paper"]) | set(get_profile("paper").model_dump())},
+         "these are all settings there are": lambda profile: set(get_profile("paper").model_dump())},
     ),
     "00.3": Exercise(
         "a number of steps",
