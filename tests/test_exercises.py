@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from lib import exercises, feature_spaces, induction, pipeline, plots
+from lib import exercises, feature_spaces, induction, pipeline, plots, sweep
 from lib.exercises.answers import plain, same
 from lib.features import SparseFeatures, feature_statistics
 from lib.mppc import max_pairwise_correlations
@@ -61,6 +61,15 @@ def test_last_sections(number):
     text = "\n".join(c.source for c in nbformat.read(NOTEBOOKS[number], 4).cells if c.cell_type == "markdown")
     sections = re.findall(r"^## (.*)$", text, re.M)
     assert sections[-3:] == ["Paper versus ours", "What could be wrong", "Exercises"]
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    """No training for a table of one column, and no UMAP for a figure that nothing reads."""
+    grid = [("expansion", 4, 0.5), ("expansion", 8, 0.56), ("expansion", 16, 0.6), ("sae_tokens", 100, 0.4), ("sae_tokens", 200, 0.55)]
+    table = pd.DataFrame(grid, columns=["choice", "value", "reproducibility"])
+    monkeypatch.setattr(sweep, "sae_trade_off", lambda profile: table.assign(explained_variance=0.9 - table.value / 1_000))
+    monkeypatch.setattr(feature_spaces, "umap", lambda rows, seed: rows[:, :2])
 
 
 # ------------------------------------------------------------------------------------------- solutions
