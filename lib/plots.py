@@ -151,7 +151,8 @@ def _densities(
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
     axes.set_ylim(0, room * max(np.max(line.get_ydata()) for line in axes.lines))
     title = "mean [95 % interval, documents resampled]" if intervals else None
-    axes.legend(frameon=False, fontsize=small, loc="upper left", borderaxespad=0, title=title, title_fontsize=small, alignment="left")
+    look = dict(frameon=False, fontsize=small, title_fontsize=small, alignment="left")
+    axes.legend(**look, loc="upper left", borderaxespad=0, title=title)
 
 
 def _density(
@@ -195,7 +196,8 @@ def _difference(axes: Axes, differences: pd.Series) -> None:
     low, high = differences.quantile([0.05, 0.95])
     axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, color=PALETTE["mamba"], alpha=0.6)
     axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
-    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}")
+    about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
+    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
     axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
     axes.legend(frameon=False, fontsize=8)
 

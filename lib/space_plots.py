@@ -79,7 +79,8 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
         edges = np.unique(np.quantile(table["rho"], np.linspace(0, 1, n_bins + 1)))
         groups = table.groupby(pd.cut(table["rho"], edges, include_lowest=True), observed=True)
         mean, error = groups["overlap"].mean(), 1.96 * groups["overlap"].sem()
-        axes.errorbar(groups["rho"].mean(), mean, error, marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], label=f"{label}, n = {len(table):,}", capsize=2)
+        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2)
+        axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,}", **look)
     axes.set(xlabel="correlation of the pair's activations", ylabel="share of neighbours in both\n(mean and 95 % interval)", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -4,6 +4,7 @@ Solutions are read from the notebooks and run after the cells they depend on, wi
 """
 
 import ast
+import itertools
 import re
 
 import nbformat
@@ -66,9 +67,11 @@ def test_last_sections(number):
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
     """No training for a table of one column, and no UMAP for a figure that nothing reads."""
-    grid = [("expansion", 4, 0.5), ("expansion", 8, 0.56), ("expansion", 16, 0.6), ("sae_tokens", 100, 0.4), ("sae_tokens", 200, 0.55)]
-    table = pd.DataFrame(grid, columns=["choice", "value", "reproducibility"])
-    monkeypatch.setattr(sweep, "sae_trade_off", lambda profile: table.assign(explained_variance=0.9 - table.value / 1_000))
+    rows = [("expansion", 4, 0.5), ("expansion", 8, 0.56), ("expansion", 16, 0.6)]
+    rows += [("sae_tokens", 100, 0.4), ("sae_tokens", 200, 0.55)]
+    table = pd.DataFrame(rows, columns=["choice", "value", "reproducibility"])
+    table["explained_variance"] = 0.9 - table["value"] / 1_000
+    monkeypatch.setattr(sweep, "sae_trade_off", lambda profile: table)
     monkeypatch.setattr(feature_spaces, "umap", lambda rows, seed: rows[:, :2])
 
 
@@ -149,7 +152,8 @@ def made_up():
         return SparseFeatures.from_scipy(scipy.sparse.csr_array(np.round(dense, 3)))
 
     sizes = {"smoke-pythia": 2, "smoke-pythia-seed1": 2, "smoke-mamba": 4, "smoke-rwkv": 3, "second": 2}
-    return {name: [layer(k / n, 0.04 + 0.05 * i + 0.03 * k) for k in range(n)] for i, (name, n) in enumerate(sizes.items())}
+    noisier = zip(sizes, sizes.values(), np.arange(len(sizes)) * 0.05 + 0.04, strict=True)
+    return {name: [layer(k / n, noise + 0.03 * k) for k in range(n)] for name, n, noise in noisier}
 
 
 @pytest.fixture
@@ -166,10 +170,13 @@ def artifacts(made_up, monkeypatch):
 
     def heads(name, profile):
         place = {"smoke-pythia": (1, 0), "smoke-pythia-seed1": (1, 2)}[name]
-        grid = [(m, c, layer, head) for m, c in (("logits", "B′"), ("induction head", "A′")) for layer in (0, 1) for head in range(4)]
-        frame = pd.DataFrame(grid, columns=["measure", "corrupt", "layer", "head"])
-        strong = (frame["layer"] == place[0]) & (frame["head"] == place[1])
-        return frame.assign(mean_logit_diff=np.where(strong, -2.0, 0.1 * frame["head"]) - 3.0 * ((frame["layer"] == 0) & (frame["head"] == 3) & (frame["measure"] != "logits")))
+        strong = {("logits", *place), ("induction head", 0, 3)}
+        grid = itertools.product((("logits", "B′"), ("induction head", "A′")), (0, 1), range(4))
+        return pd.DataFrame(
+            {"measure": measure, "corrupt": corrupt, "layer": layer, "head": head,
+             "mean_logit_diff": -2.0 if (measure, layer, head) in strong else 0.1 * head}
+            for (measure, corrupt), layer, head in grid
+        )  # fmt: skip
 
     def subspaces(name_a, name_b, profile):
         p = {"RSA": [0.001, 0.0011, 0.3, np.nan], "SVCCA": [0.2, 0.02, 0.9, np.nan]}
@@ -211,7 +218,8 @@ def test_every_mistake_is_recognised(name, smoke, request):
 def test_no_answer_is_a_reminder_and_costs_nothing(name, nothing, capsys):
     exercises.check(name, nothing, profile=None)
     said = capsys.readouterr().out
-    assert said == f"Exercise {name}: put {exercises.EXERCISES[name].asks} in the place of None and run this cell again.\n"
+    asks = exercises.EXERCISES[name].asks
+    assert said == f"Exercise {name}: put {asks} in the place of None and run this cell again.\n"
 
 
 @pytest.fixture

@@ -45,6 +45,9 @@ def test_the_pages_for_teaching_have_pictures_and_every_notebook():
     assert all(f"{number:02}_" in plan for number in range(11))
 
 
-@pytest.mark.parametrize("link, broken", [("README.md", False), ("gone.md", True), ("README.md#layout", False), ("README.md#gone", True), ("https://a.b/gone", False)])
+@pytest.mark.parametrize(
+    "link, broken",
+    [("README.md", False), ("gone.md", True), ("README.md#layout", False), ("README.md#gone", True), ("https://a.b/gone", False)],
+)
 def test_broken_links_are_found(link, broken):
     assert broken_links(f"[x]({link})", HOME) == ([link] if broken else [])

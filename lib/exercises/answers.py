@@ -75,7 +75,7 @@ def _not_a_number(answer: Any) -> str | None:
     if not is_number(answer):
         return f"one number is asked for, not {_kind(answer)}"
     if math.isnan(answer):
-        return "it is NaN: something undefined was taken along (dead features have no correlation; see np.nanmean, dropna)"
+        return "it is NaN: something undefined was taken along (dead features, for one: see np.nanmean, dropna)"
     return None
 
 

@@ -73,14 +73,16 @@ def _whole_effect(profile: Profile) -> float:
     """Mean effect on B of the whole corrupted run."""
     model = models.load(profile.mamba, profile)
     p = _few(model, profile)
-    return float(plain_patching.effect(model(p.corrupt_b[:FEW])[:, -1], model(p.clean[:FEW])[:, -1], p.target[:FEW]).mean())
+    corrupt, clean = (model(tokens[:FEW])[:, -1] for tokens in (p.corrupt_b, p.clean))
+    return float(plain_patching.effect(corrupt, clean, p.target[:FEW]).mean())
 
 
 # ------------------------------------------------------------------------------------------- 08
 
 
 def _shares(profile: Profile, name: str | None = None, position: str = "B1+1") -> Float[ndarray, " distances"]:
-    return induction.share_at(induction.paper_table(2, induction.path_effects(name or profile.mamba, profile)), position).to_numpy()
+    table = induction.paper_table(2, induction.path_effects(name or profile.mamba, profile))
+    return induction.share_at(table, position).to_numpy()
 
 
 def _shares_signed(profile: Profile) -> Float[ndarray, " distances"]:
@@ -103,7 +105,8 @@ def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = F
     for layer in layers if everywhere else [layers[_key_layer(profile)]]:
         if tap is not None:
             layer.mixer.conv1d.weight.data[:, 0, tap] = 0
-    return models.induction_gap(lambda tokens: model(tokens.to(models.device_of(profile))), TAP_DISTANCE, len(model.tokenizer))
+    device = models.device_of(profile)
+    return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 
 EXERCISES = {
@@ -111,16 +114,20 @@ EXERCISES = {
         "a pair (layer, head)",
         lambda profile: _strongest(profile.pythia_seed, profile),
         {"that is the head of the first seed": lambda profile: _strongest(profile.pythia, profile),
-         "the two are in the wrong order: (layer, head) is asked for": lambda profile: _strongest(profile.pythia_seed, profile)[::-1],
+         "the two are in the wrong order: (layer, head) is asked for":
+             lambda profile: _strongest(profile.pythia_seed, profile)[::-1],
          "that is the head with the *highest* change of the logit; a head that matters makes it fall": _weakest,
-         "that is the head that feeds the induction head": lambda profile: _strongest(profile.pythia_seed, profile, "A′", "induction head")},
+         "that is the head that feeds the induction head":
+             lambda profile: _strongest(profile.pythia_seed, profile, "A′", "induction head")},
     ),
     "07.2": Exercise(
         "a number of prompts",
         _prompts_needed,
-        {"a standard error falls with the *root* of the number of prompts": lambda profile: _prompts_needed(profile, power=1),
+        {"a standard error falls with the *root* of the number of prompts":
+             lambda profile: _prompts_needed(profile, power=1),
          "that is by how many times more prompts": lambda profile: _prompts_needed(profile, sizes=False),
-         "upside down: more prompts are needed for a smaller error": lambda profile: _at_next(profile)["n"] ** 2 / _prompts_needed(profile)},
+         "upside down: more prompts are needed for a smaller error":
+             lambda profile: _at_next(profile)["n"] ** 2 / _prompts_needed(profile)},
     ),
     "07.3": Exercise(
         "one number, a mean change of the logit",
@@ -152,6 +159,7 @@ EXERCISES = {
         {"nothing has been changed: that is the model's own gap": lambda profile: _gap_without_tap(profile, None),
          "off by one: that is the tap of the token itself (place 3)": lambda profile: _gap_without_tap(profile, 3),
          "off by one: that is the tap two tokens back (place 1)": lambda profile: _gap_without_tap(profile, 1),
-         "the taps of all layers are zero; only the key layer's are asked for": lambda profile: _gap_without_tap(profile, everywhere=True)},
+         "the taps of all layers are zero; only the key layer's are asked for":
+             lambda profile: _gap_without_tap(profile, everywhere=True)},
     ),
 }  # fmt: skip

@@ -97,13 +97,15 @@ EXERCISES = {
     "00.1": Exercise(
         "the name of the setting that the error proposes",
         lambda profile: _proposed("sae_token"),
-        {"that is the whole message; only the name that it proposes is asked for": lambda profile: _message("sae_token"),
+        {"that is the whole message; only the name that it proposes is asked for":
+             lambda profile: _message("sae_token"),
          "that is the name that was misspelt, not the one proposed": lambda profile: "sae_token"},
     ),
     "00.2": Exercise(
         "a set of names of settings",
         lambda profile: _differing("laptop", "paper"),
-        {"`name` and `cache_dir` are among them, which differ between any two profiles": lambda profile: _differing("laptop", "paper", trivial=()),
+        {"`name` and `cache_dir` are among them, which differ between any two profiles":
+             lambda profile: _differing("laptop", "paper", trivial=()),
          "these are the settings that agree": lambda profile: _differing("laptop", "paper", same=True),
          "these are the settings that differ between `mini` and `paper`": lambda profile: _differing("mini", "paper"),
          "these are all settings there are": lambda profile: set(get_profile("paper").model_dump())},
@@ -111,32 +113,40 @@ EXERCISES = {
     "00.3": Exercise(
         "a number of steps",
         lambda profile: profile.sae_tokens // profile.sae_batch_size,
-        {"these are steps of the shorter trainings of notebook 02 (`sweep_tokens`)": lambda profile: profile.sweep_tokens // profile.sae_batch_size,
+        {"these are steps of the shorter trainings of notebook 02 (`sweep_tokens`)":
+             lambda profile: profile.sweep_tokens // profile.sae_batch_size,
          "that is the number of buffers, not of batches": lambda profile: profile.sae_tokens // profile.buffer_tokens,
-         "that is the number of blocks of text, not of batches": lambda profile: profile.sae_tokens // profile.context_length},
+         "that is the number of blocks of text, not of batches":
+             lambda profile: profile.sae_tokens // profile.context_length},
     ),
     "01.1": Exercise(
         "one number, a perplexity",
         lambda profile: np.exp(_loss(profile.mamba, profile)),
         {"that is the loss itself": lambda profile: _loss(profile.mamba, profile),
-         "that is 2 to the loss, but the loss is in nats, not in bits": lambda profile: 2 ** _loss(profile.mamba, profile),
+         "that is 2 to the loss, but the loss is in nats, not in bits":
+             lambda profile: 2 ** _loss(profile.mamba, profile),
          "that is the Transformer's": lambda profile: np.exp(_loss(profile.pythia, profile)),
          "that is the loss in bits": lambda profile: _loss(profile.mamba, profile) / np.log(2)},
     ),
     "01.2": Exercise(
         "a list of positions",
         lambda profile: _changed_positions(profile, "mixer.x_proj.hook_in"),
-        {"only the changed token itself: you compared what goes into the convolution, not what comes out": lambda profile: _changed_positions(profile, "mixer.in_proj.hook_out"),
-         "everything from the change on: you compared what comes after the state, which forgets slowly": lambda profile: _changed_positions(profile, "hook_out"),
-         "these are differences of position, counted from the changed token": lambda profile: _changed_positions(profile, "mixer.x_proj.hook_in") - CHANGED},
+        {"only the changed token itself: you compared what goes into the convolution, not what comes out":
+             lambda profile: _changed_positions(profile, "mixer.in_proj.hook_out"),
+         "everything from the change on: you compared what comes after the state, which forgets slowly":
+             lambda profile: _changed_positions(profile, "hook_out"),
+         "these are differences of position, counted from the changed token":
+             lambda profile: _changed_positions(profile, "mixer.x_proj.hook_in") - CHANGED},
     ),
     "01.3": Exercise(
         "one number of tokens",
         lambda profile: np.log(2) / _decay(profile).min(),
         {"that is the channel that forgets fastest": lambda profile: np.log(2) / _decay(profile).max(),
          "that is the time to fall to 1/e, not to one half": lambda profile: 1 / _decay(profile).min(),
-         "`time_decay` is the logarithm of w: take its exponential first": lambda profile: np.log(2) / np.log(_decay(profile)).min(),
-         "that is the half-life of the mean decay; the slowest channel is asked for": lambda profile: np.log(2) / _decay(profile).mean()},
+         "`time_decay` is the logarithm of w: take its exponential first":
+             lambda profile: np.log(2) / np.log(_decay(profile)).min(),
+         "that is the half-life of the mean decay; the slowest channel is asked for":
+             lambda profile: np.log(2) / _decay(profile).mean()},
     ),
     "02.1": Exercise(
         "two layers, (least explained variance, least agreement),",
@@ -156,9 +166,12 @@ EXERCISES = {
     "02.3": Exercise(
         "one number, an explained variance",
         lambda profile: _explained(),
-        {"the denominator is not centred: it counts the mean as variance to explain": lambda profile: _explained(centred=False),
-         "that is a mean over tokens of each token's own ratio; sum over all tokens before you divide": lambda profile: _explained(axis=1),
-         "that is a mean over dimensions of each dimension's own ratio; sum over all before you divide": lambda profile: _explained(axis=0),
+        {"the denominator is not centred: it counts the mean as variance to explain":
+             lambda profile: _explained(centred=False),
+         "that is a mean over tokens of each token's own ratio; sum over all tokens before you divide":
+             lambda profile: _explained(axis=1),
+         "that is a mean over dimensions of each dimension's own ratio; sum over all before you divide":
+             lambda profile: _explained(axis=0),
          "that is the share that is *not* explained": lambda profile: 1 - _explained()},
     ),
     "02.4": Exercise(

@@ -119,45 +119,58 @@ EXERCISES = {
     "03.1": Exercise(
         "one number, a share",
         _mutual,
-        {"only the layers are compared: the index must come back as well": lambda profile: _mutual(profile, by_layer_only=True),
+        {"only the layers are compared: the index must come back as well":
+             lambda profile: _mutual(profile, by_layer_only=True),
          "that is the share of Mamba's features; Pythia's are asked for": lambda profile: _mutual(profile, direction=1),
-         "the divisor counts dead features, which have no match": lambda profile: _mutual(profile) * len(_alive(profile)) / len(_frame(profile))},
+         "the divisor counts dead features, which have no match":
+             lambda profile: _mutual(profile) * len(_alive(profile)) / len(_frame(profile))},
     ),
     "03.2": Exercise(
         "one number, a share",
         lambda profile: _shared(_alive(profile)),
-        {"the first of each group is left out: `duplicated` needs keep=False": lambda profile: _shared(_alive(profile), keep="first"),
-         "the index alone does not name a feature, the layer belongs to it": lambda profile: _shared(_alive(profile), ["match_index"]),
+        {"the first of each group is left out: `duplicated` needs keep=False":
+             lambda profile: _shared(_alive(profile), keep="first"),
+         "the index alone does not name a feature, the layer belongs to it":
+             lambda profile: _shared(_alive(profile), ["match_index"]),
          "dead features are counted: all of them have the match (-1, -1)": lambda profile: _shared(_frame(profile)),
          "that is the other direction, from Mamba to Pythia": lambda profile: _shared(_alive(profile, direction=1))},
     ),
     "03.3": Exercise(
         "one number, a correlation",
         lambda profile: _best_pair(profile, "either"),
-        {"that is the MPPC itself: tokens on which neither fires are still in": lambda profile: _best_pair(profile, "all"),
-         "these are the tokens on which *both* fire; where only one fires they disagree, and that counts": lambda profile: _best_pair(profile, "both"),
-         "these are the tokens on which Pythia's feature fires; those where only Mamba's fires are left out": lambda profile: _best_pair(profile, "first")},
+        {"that is the MPPC itself: tokens on which neither fires are still in":
+             lambda profile: _best_pair(profile, "all"),
+         "these are the tokens on which *both* fire; where only one fires they disagree, and that counts":
+             lambda profile: _best_pair(profile, "both"),
+         "these are the tokens on which Pythia's feature fires; those where only Mamba's fires are left out":
+             lambda profile: _best_pair(profile, "first")},
     ),
     "04.1": Exercise(
         "one number, a share",
         lambda profile: (_differences(profile) > 0).mean(),
-        {"that is the reverse: the share that matches better in the other Pythia": lambda profile: (_differences(profile) < 0).mean(),
-         "the divisor counts dead features, which have no difference": lambda profile: (_differences(profile) > 0).sum() / len(_frame(profile)),
-         "that is against the other SAE seed, not the other model seed": lambda profile: (_differences(profile, "sae_seed") > 0).mean()},
+        {"that is the reverse: the share that matches better in the other Pythia":
+             lambda profile: (_differences(profile) < 0).mean(),
+         "the divisor counts dead features, which have no difference":
+             lambda profile: (_differences(profile) > 0).sum() / len(_frame(profile)),
+         "that is against the other SAE seed, not the other model seed":
+             lambda profile: (_differences(profile, "sae_seed") > 0).mean()},
     ),
     "04.2": Exercise(
         "one number, a mean MPPC",
         lambda profile: np.nanmean(_shifted(profile, 1)),
         {"that is the mean without any shift": lambda profile: _alive(profile).mppc.mean(),
-         "that is the null of this notebook, shifted by far more than one token": lambda profile: pipeline.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
+         "that is the null of this notebook, shifted by far more than one token":
+             lambda profile: pipeline.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
          "dead features are counted as 0": lambda profile: np.nan_to_num(_shifted(profile, 1)).mean(),
          "it is shifted the other way": lambda profile: np.nanmean(_shifted(profile, -1))},
     ),
     "04.3": Exercise(
         "one number, a gain of the mean MPPC",
         _gain_of_frequent,
-        {"these are the features that fire *fewer* than 100 times": lambda profile: _gain_of_frequent(profile, rarely=True),
-         "that is the mean of the frequent ones; their gain over all is asked for": lambda profile: _gain_of_frequent(profile, difference=False),
+        {"these are the features that fire *fewer* than 100 times":
+             lambda profile: _gain_of_frequent(profile, rarely=True),
+         "that is the mean of the frequent ones; their gain over all is asked for":
+             lambda profile: _gain_of_frequent(profile, difference=False),
          "that is the gain between two SAE seeds": lambda profile: _gain_of_frequent(profile, "sae_seed"),
          "that is the gain against the other model seed": lambda profile: _gain_of_frequent(profile, "model_seed")},
     ),
@@ -175,13 +188,15 @@ EXERCISES = {
          "only the layer to be left out is kept": lambda profile: _without_layer(profile, only=True),
          "off by one: the layer before it is left out": lambda profile: _without_layer(profile, shift=-1),
          "off by one: the layer after it is left out": lambda profile: _without_layer(profile, shift=1),
-         "that is layer 0 of Pythia; layers are counted from 0, and layer 1 is asked for": lambda profile: _without_layer(profile, layer=0)},
+         "that is layer 0 of Pythia; layers are counted from 0, and layer 1 is asked for":
+             lambda profile: _without_layer(profile, layer=0)},
     ),
     "05.3": Exercise(
         "a mean relative depth for each layer of Pythia",
         _depths,
         {"off by one: relative depth is (layer + 1) / number of layers": lambda profile: _depths(profile, first=0),
-         "divided by the number of Pythia's layers; the matches lie in Mamba": lambda profile: _depths(profile, of="model_seed"),
+         "divided by the number of Pythia's layers; the matches lie in Mamba":
+             lambda profile: _depths(profile, of="model_seed"),
          "dead features are counted: their match_layer is -1": lambda profile: _depths(profile, dead=True)},
     ),
     "09.1": Exercise(
@@ -197,12 +212,14 @@ EXERCISES = {
         {"these are the layers 0, 2, …: begin with the second": lambda profile: _every_other(profile, start=0),
          "that is with all layers of Mamba": lambda profile: _alive(profile).mppc.mean(),
          "that is every other layer of RWKV": lambda profile: _every_other(profile, name=profile.rwkv),
-         "that is with all layers of RWKV, the number to compare with": lambda profile: _alive(profile, "rwkv").mppc.mean()},
+         "that is with all layers of RWKV, the number to compare with":
+             lambda profile: _alive(profile, "rwkv").mppc.mean()},
     ),
     "09.3": Exercise(
         "one number, a share",
         _in_both,
-        {"the divisor is all features; those above 0.7 in at least one are asked for": lambda profile: _in_both(profile, "all"),
+        {"the divisor is all features; those above 0.7 in at least one are asked for":
+             lambda profile: _in_both(profile, "all"),
          "the divisor is those above 0.7 in Mamba only": lambda profile: _in_both(profile, "mamba"),
          "the divisor is those above 0.7 in RWKV only": lambda profile: _in_both(profile, "rwkv")},
     ),

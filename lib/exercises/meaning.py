@@ -99,7 +99,8 @@ EXERCISES = {
     "10.1": Exercise(
         "one number, a p-value",
         lambda profile: similarity.p_value(1.0, np.arange(SHUFFLES) < AS_HIGH),
-        {"without the true pairing among the shuffles, p could become 0: count it above and below": lambda profile: AS_HIGH / SHUFFLES,
+        {"without the true pairing among the shuffles, p could become 0: count it above and below":
+             lambda profile: AS_HIGH / SHUFFLES,
          "the true pairing is counted below the line and not above": lambda profile: AS_HIGH / (SHUFFLES + 1),
          "the true pairing is counted above the line and not below": lambda profile: (1 + AS_HIGH) / SHUFFLES,
          "that is the share of shuffles that score *lower*": lambda profile: (SHUFFLES - AS_HIGH) / SHUFFLES},
@@ -108,14 +109,18 @@ EXERCISES = {
         "one number, a p-value",
         lambda profile: _smallest(_tests(profile).p, _tests(profile).p.notna().sum()),
         {"it is not corrected": lambda profile: _tests(profile).p.min(),
-         "subspaces with too few pairs are counted, but they were not tested": lambda profile: _smallest(_tests(profile).p, len(_tests(profile))),
-         "that is Benjamini and Hochberg's, which bounds another error": lambda profile: np.nanmin(benjamini_hochberg(_tests(profile).p)),
-         "that is SVCCA's": lambda profile: _smallest(_tests(profile, "SVCCA").p, _tests(profile, "SVCCA").p.notna().sum())},
+         "subspaces with too few pairs are counted, but they were not tested":
+             lambda profile: _smallest(_tests(profile).p, len(_tests(profile))),
+         "that is Benjamini and Hochberg's, which bounds another error":
+             lambda profile: np.nanmin(benjamini_hochberg(_tests(profile).p)),
+         "that is SVCCA's":
+             lambda profile: _smallest(_tests(profile, "SVCCA").p, _tests(profile, "SVCCA").p.notna().sum())},
     ),
     "10.3": Exercise(
         "one number, a CKA",
         lambda profile: similarity.linear_cka(*_middle_rows(profile), unbiased=True),
-        {"that is the biased estimator, which is high for few rows in many dimensions": lambda profile: similarity.linear_cka(*_middle_rows(profile)),
+        {"that is the biased estimator, which is high for few rows in many dimensions":
+             lambda profile: similarity.linear_cka(*_middle_rows(profile)),
          "that is with Gaussian kernels": lambda profile: similarity.rbf_cka(*_middle_rows(profile), unbiased=True),
          "that is RSA": lambda profile: similarity.rsa(*_middle_rows(profile)),
          "that is SVCCA": lambda profile: similarity.svcca(*_middle_rows(profile))},
