@@ -44,6 +44,7 @@ def test_heads_and_states_have_layer_zero_at_the_bottom():
     panels = circuit_plots.fig_head_effects({"one": heads, "two": heads}).axes[:2]
     assert [axes.get_title() for axes in panels] == ["one", "two"]
     np.testing.assert_array_equal(panels[0].collections[0].get_array().reshape(2, 2), [[0, -1], [0.5, 0]])
+    assert words(panels[0]) == ["0", "−1.0", "+0.5", "0"]
     table = pd.DataFrame({"distance": [8, 8, 16, 16], "layer": [0, 1, 0, 1], "mean_logit_diff": [1.0, 2, 3, 4]})
     axes = circuit_plots.fig_state_by_distance(table).axes[0]
     np.testing.assert_array_equal(axes.collections[0].get_array().reshape(2, 2), [[1, 3], [2, 4]])

@@ -263,6 +263,8 @@ def toy(monkeypatch):
         ([1, 9, 3], [1, 2, 3], "1 of 3 entries are wrong, the first at place 1"),
         (7, [1, 2], "an array of shape (2,) is asked for, not a number"),
         ({"a", "c"}, {"a", "b"}, "1 of the 2 names are missing; not among them: c"),
+        (pd.Series(["a", 1]), [1, 2], "not a list of mixed things"),
+        (-2, 3, "too low"),
         (3, {"a"}, "a set of names is asked for"),
         (3, "a", "a text is asked for"),
         ("b", "a", "another text"),

@@ -51,6 +51,24 @@ def test_a_comparison_looks_the_same_in_every_figure():
     assert (alone.get_color(), alone.get_linestyle()) == (second.get_color(), second.get_linestyle())
 
 
+def test_intervals_are_explained_where_there_are_some():
+    assert density().axes[0].get_legend().get_title().get_text() == "mean [95 % interval, documents resampled]"
+    assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_legend().get_title().get_text() == ""
+
+
+def test_share_above_falls_from_one_and_leaves_out_dead_features():
+    axes = plots.fig_share_above({"SAE seed": [0.2, 0.4, 0.6, 0.8, np.nan], "null: SAE seed": [0.1, 0.1]}).axes[0]
+    real, null = axes.lines
+    assert dict(zip(real.get_xdata(), real.get_ydata()))[0.4] == pytest.approx(0.5)  # two of four lie above
+    assert real.get_ydata().max() == 1 and real.get_ydata().min() == 0 and null.get_xdata().max() == 0.1
+    assert real.get_color() == null.get_color() and real.get_linestyle() != null.get_linestyle()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SAE seed, n = 4", "null: SAE seed, n = 2"]
+
+
+def test_numbers_have_the_minus_of_print():
+    assert (plots.signed(-0.256), plots.signed(1, 1)) == ("−0.26", "+1.0")
+
+
 def test_depth_map_has_own_layers_along_x():
     shares = np.array([[1.0, 0, 0, 0], [0, 0, 0.5, 0.5]])
     axes = plots.fig_depth_map(shares, "Pythia", "Mamba").axes[0]

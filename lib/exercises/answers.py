@@ -35,7 +35,7 @@ def _collected(values: list | np.ndarray) -> Any:
     try:
         return np.asarray(values, float)
     except (TypeError, ValueError):
-        return values
+        return list(values)
 
 
 def same(answer: Any, expected: Any) -> bool:
@@ -111,10 +111,11 @@ def fault_of_value(answer: Any, expected: Any) -> str:
 
 
 def _other_number(answer: float, expected: float) -> str:
+    share = 0 < expected < 1
     relations = {
-        "it is a hundred times too large: a share is asked for, not per cent": 100 * expected,
+        "it is a hundred times too large: a share is asked for, not per cent": 100 * expected if share else math.nan,
         "the sign is the other way round": -expected,
-        "it is what is left to 1: the complement": 1 - expected,
+        "it is what is left to 1: the complement": 1 - expected if share else math.nan,
         "it is upside down: one divided by what is asked for": 1 / expected if expected else math.nan,
         "it is one too many: is something counted from 1, or an end included?": expected + 1,
         "it is one too few: is an end left out?": expected - 1,
