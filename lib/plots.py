@@ -199,7 +199,8 @@ def _difference(axes: Axes, differences: pd.Series) -> None:
     about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
     axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
     axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend above what is drawn
+    axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
 
 
 def fig_mppc_difference(differences: pd.Series, title: str = "") -> Figure:
