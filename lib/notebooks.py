@@ -19,6 +19,18 @@ from papermill.engines import NBClientEngine, papermill_engines
 from lib.store import atomic_write
 
 
+MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
+ADVICE = {  # what an error of the system says → what to do
+    "No space left on device": "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again.",
+    "Disk quota exceeded": "Your share of the disk is full: make room, or take another folder with --set cache_dir=FOLDER.",
+    "Read-only file system": "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER.",
+    "Permission denied": "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER.",
+    "allocate memory": f"There is too little memory: {MORE_MEMORY}",
+    "Unable to allocate": f"There is too little memory: {MORE_MEMORY}",
+    "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
+}
+
+
 class CannotRun(Exception):
     """Why a run cannot start, in one sentence."""
 
@@ -103,7 +115,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_ce
         first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
         raise NotebookFailed(
             f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
-            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}."
+            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}.{advice(str(error))}"
         ) from None
 
 
@@ -134,8 +146,13 @@ def _is_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
 
 
+def advice(reason: str) -> str:
+    """What to do about a failure whose cause lies outside of the workbook, in a line of its own."""
+    return next((f"\n{words} What was finished is kept." for sign, words in ADVICE.items() if sign in reason), "")
+
+
 def _last_lines(error: Exception, count: int = 8) -> str:
     if isinstance(error, DeadKernelError):
-        return "The kernel died, most often of too little memory: close other programs or take a smaller profile."
+        return f"The kernel died, most often of too little memory: {MORE_MEMORY}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
     return "\n".join(text.rstrip().splitlines()[-count:])

@@ -5,7 +5,6 @@ Every function loads its result if it is there and makes it if not, so that any 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import ExitStack
 from functools import partial
@@ -27,7 +26,7 @@ from lib.mppc import max_pairwise_correlations
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
-from lib.store import Store
+from lib.store import Store, digest_of
 from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset, rolled
 
 Resampled = Float32[np.ndarray, "resamples features"]
@@ -54,7 +53,7 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model: a digest of its weights where they are local, else its hub id."""
     weights = Path(models.folder_of(name, profile)) / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+    digest = digest_of(weights) if weights.exists() else None
     return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
 
 
@@ -155,7 +154,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     if null:
         offset = null_offset(features_b[0].n_tokens, profile.seed)
         features_b = [rolled(layer, offset) for layer in features_b]
-    directions = max_pairwise_correlations(features_a, features_b)
+    directions = max_pairwise_correlations(features_a, features_b, progress=True)
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]

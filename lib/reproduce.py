@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import re
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
 from lib.notebooks import (
     CannotRun,
     NotebookFailed,
+    advice,
     code_cells,
     find_notebooks,
     refresh_notebook,
     run_notebook,
     title_of,
 )
+from lib.needs import INSTALL, REQUIREMENTS, package_faults, room, writable
 from lib.profiles import DATA, HOME, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
@@ -31,7 +29,6 @@ from lib.store import Store, atomic_write
 DEFAULT = "mini"
 FOLDER = HOME / "notebooks"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
-GB = 1e9
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,6 +40,7 @@ def main(
     start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -57,8 +55,11 @@ def main(
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
-        check_packages(HOME / "requirements.txt")
+        if check:
+            return _check(size)
+        check_packages(REQUIREMENTS)
         check_room(size)
+        check_hub(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
         run_all(notebooks, size, overrides_for(size, settings))
@@ -69,6 +70,8 @@ def main(
         raise _stop(str(error), 2)
     except NotebookFailed as error:
         raise _stop(str(error), 1)
+    except OSError as error:  # of the run itself, not of a notebook: its folders and its notes
+        raise _stop(f"Stopped: {error}.{advice(str(error))}", 1)
     except KeyboardInterrupt:
         raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
 
@@ -104,24 +107,21 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 def check_packages(requirements: Path) -> None:
     """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    installed = {package: _version(package) for package in pins}
-    if missing := [package for package, version in installed.items() if version is None]:
-        raise CannotRun(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`.")
-    if other := [f"{name} {installed[name]} instead of {pin}" for name, pin in pins.items() if installed[name] != pin]:
+    missing, other = package_faults(requirements)
+    if missing:
+        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
+    if other:
         typer.echo(f"Numbers may differ from the pinned ones: {', '.join(other)}.", err=True)
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where the disk or the memory is surely too small for the profile.
-
-    Lower bounds: 32 active features of 8 bytes per token in each of 24 files of feature activations; torch with one
-    model in 1.5 GB, and the shuffle buffer of one layer 768 wide in float32.
-    """
-    disk = 24 * 32 * 8 * profile.mppc_tokens / GB
-    memory = 1.5 + 768 * 4 * profile.buffer_tokens / GB
-    profile.cache_dir.mkdir(parents=True, exist_ok=True)
-    has_disk, has_memory = shutil.disk_usage(profile.cache_dir).free / GB, psutil.virtual_memory().available / GB
+    """Raise `CannotRun` where the disk or the memory is surely too small for the profile, or nothing can be written."""
+    for folder in (profile.cache_dir, profile.figures_dir):
+        if not writable(folder):
+            raise CannotRun(
+                f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
+            )
+    (has_disk, disk), (has_memory, memory) = room(profile).values()
     if has_disk < disk:
         raise CannotRun(
             f"{profile.cache_dir} has {has_disk:.1f} GB free and profile {profile.name!r} needs at least {disk:.1f}; "
@@ -134,11 +134,38 @@ def check_room(profile: Profile) -> None:
         )
 
 
-def _version(package: str) -> str | None:
+def check_hub(profile: Profile) -> None:
+    """Fetch the models that come from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    from lib import hub, models  # heavy
+
+    names = [name for name in models.hub_names(profile) if not hub.cached_model(name)]
+    text = profile.corpus == "openwebtext" and not hub.cached_text()
+    if not names and not text:
+        return
+    if why := hub.unreachable():
+        lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
+        commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
+        raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
+    if text:
+        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
     try:
-        return importlib.metadata.version(package).partition("+")[0]  # torch's "+cpu" only names the build
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        for name in names:
+            hub.fetch_model(name)
+    except hub.ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+
+
+def _check(profile: Profile) -> None:
+    missing, _ = package_faults()
+    if missing:  # then the rest cannot be looked at
+        typer.echo(f"[missing] {', '.join(missing)}: {INSTALL}")
+        raise typer.Exit(1)
+    from lib import environment  # heavy
+
+    lines = environment.check(profile)
+    typer.echo("\n".join(lines))
+    if any(line.startswith("[missing]") for line in lines):
+        raise typer.Exit(1)
 
 
 def _read_timings(path: Path) -> dict[str, dict[str, float]]:

@@ -113,8 +113,13 @@ def _seal(work: Path, **about: Any) -> None:
 
 
 def _measure(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": digest_of(path)}
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, read once as long as it does not change."""
     stat = path.stat()
-    return {"bytes": stat.st_size, "sha256": _sha256(path, stat.st_size, stat.st_mtime_ns)}
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache  # a notebook opens an artifact many times; size and time tell whether it changed since

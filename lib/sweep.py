@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from lib import corpus, models, pipeline
 from lib.activations import iterate_activations
@@ -59,7 +60,7 @@ def _sweep(profile: Profile, folder: Path) -> None:
     text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
     x = _held_out(model, layer, profile)
     done: dict[Profile, dict[str, float]] = {}  # the profile's own settings stand in every choice: train them once
-    for _, _, variant in variants(profile):
+    for _, _, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
         if variant not in done:
             done[variant] = _measure(model, layer, text, x, variant)
     rows = [{"choice": choice, "value": value} | done[variant] for choice, value, variant in variants(profile)]
@@ -115,7 +116,7 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
     }
     rows = []
     for label, b in others.items():
-        for share in TOKEN_SHARES:
+        for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
             n = int(share * a[0].n_tokens)
             result = max_pairwise_correlation([layer.head(n) for layer in a], [layer.head(n) for layer in b])
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
@@ -153,7 +154,7 @@ def _middle_features(
     model = models.load(name, profile)
     layer, found = models.n_layers(model) // 2, {}
     x = _held_out(model, layer, profile)
-    for target in targets:
+    for target in tqdm(targets, f"SAEs of {name} by L0", mininterval=5):
         variant = profile.model_copy(update={"target_l0": target, "sae_tokens": profile.sweep_tokens})
         saes, _ = train_saes(model, text, variant, pipeline.seeds_of(name, profile), [layer], progress=False)
         found[target] = [_sparse(sae, x) for sae in saes]
