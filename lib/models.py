@@ -113,8 +113,10 @@ def _load_checked(folder: Path) -> PreTrainedModel:
     check_file(weights, {key: tuple(value.shape) for key, value in expected.items()}, only_known=False)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
-        trust_remote_code=False, output_loading_info=True,
+        trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
     )  # fmt: skip
+    for key, shape, wanted in sorted(found["mismatched_keys"]):  # those that transformers renames
+        raise ValueError(f"{weights}: {key} has shape {list(shape)}, not {list(wanted)}.")
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{weights} lacks {len(missing)} of the model's weights, {missing[0]} among them.")
     check_values(weights, dict(model.named_parameters()))

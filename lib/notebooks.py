@@ -20,13 +20,18 @@ from lib.store import atomic_write
 
 
 MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
+MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
+MAY_NOT_WRITE = "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER."
 ADVICE = {  # what an error of the system says → what to do
-    "No space left on device": "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again.",
-    "Disk quota exceeded": "Your share of the disk is full: make room, or take another folder with --set cache_dir=FOLDER.",
-    "Read-only file system": "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER.",
-    "Permission denied": "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER.",
+    "No space left on device": MORE_ROOM,
+    "requested and": MORE_ROOM,  # NumPy's words: "4096 requested and 0 written"
+    "Disk quota exceeded": MORE_ROOM,
+    "Read-only file system": MAY_NOT_WRITE,
+    "Permission denied": MAY_NOT_WRITE,
     "allocate memory": f"There is too little memory: {MORE_MEMORY}",
     "Unable to allocate": f"There is too little memory: {MORE_MEMORY}",
+    "MemoryError": f"There is too little memory: {MORE_MEMORY}",
+    "can't start new thread": f"There is too little memory: {MORE_MEMORY}",
     "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
 }
 
