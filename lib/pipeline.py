@@ -26,7 +26,7 @@ from lib.mppc import max_pairwise_correlations
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
-from lib.store import Store, digest_of
+from lib.store import Store, sha256_of
 from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset, rolled
 
 Resampled = Float32[np.ndarray, "resamples features"]
@@ -53,7 +53,7 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model: a digest of its weights where they are local, else its hub id."""
     weights = Path(models.folder_of(name, profile)) / "model.safetensors"
-    digest = digest_of(weights) if weights.exists() else None
+    digest = sha256_of(weights) if weights.exists() else None
     return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
 
 

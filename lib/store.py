@@ -113,10 +113,10 @@ def _seal(work: Path, **about: Any) -> None:
 
 
 def _measure(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": digest_of(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def digest_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """sha256 of a file, read once as long as it does not change."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)

@@ -190,7 +190,10 @@ EXPERIMENTS = (killed, worker_killed, interrupted, out_of_memory, full_disk, rea
 
 def main() -> None:
     """Run the experiments named on the command line (all), one after the other, and keep each row at once."""
-    chosen = [e for e in EXPERIMENTS if not sys.argv[1:] or e.__name__ in sys.argv[1:]]
+    known = {experiment.__name__: experiment for experiment in EXPERIMENTS}
+    if unknown := [name for name in sys.argv[1:] if name not in known]:
+        sys.exit(f"no experiment {unknown[0]!r}; there are {', '.join(known)}.")
+    chosen = [known[name] for name in sys.argv[1:]] or list(EXPERIMENTS)
     if os.geteuid() != 0:
         print("Not root: no small disks, so `full_disk` and `read_only` are left out.")
         chosen = [e for e in chosen if e not in (full_disk, read_only)]
