@@ -289,18 +289,27 @@ def rewrite_cfg(path, **more):
     (path / CFG).write_text(json.dumps(json.loads((path / CFG).read_text()) | more))
 
 
+def spoil(path, name, change):
+    weights = load_file(path / WEIGHTS)
+    save_file(weights | {name: change(weights[name])}, path / WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "words"),
     [
         (lambda p: (p / CFG).unlink(), FileNotFoundError, "cfg.json is missing"),
         (lambda p: (p / WEIGHTS).unlink(), FileNotFoundError, "sae_weights.safetensors is missing"),
-        (lambda p: (p / WEIGHTS).write_bytes(b"no"), ValueError, "cannot be read"),
+        (lambda p: (p / WEIGHTS).write_bytes(b"no"), ValueError, "is no safetensors file"),
         (lambda p: (p / CFG).write_text("{"), ValueError, "cannot be read"),
         (lambda p: (p / CFG).write_text("{}"), ValueError, "cannot be read"),
         (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, metadata={"layer": "x"}), ValueError, "bad metadata"),
-        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "have shapes"),
+        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "holds W_enc, not W_dec"),
+        (lambda p: spoil(p, "W_dec", lambda x: x.T.contiguous()), ValueError, "W_dec has shape"),
+        (lambda p: spoil(p, "b_enc", lambda x: x.fill_(torch.nan)), ValueError, "b_enc holds NaN"),
+        (lambda p: rewrite_cfg(p, d_sae=10**12), ValueError, "claims 1,000,000,000,000 features"),
+        (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:-4]), ValueError, "is damaged"),
     ],
 )
 def test_wrong_files_are_said_in_one_sentence(folder, damage, error, words):
