@@ -1,7 +1,7 @@
 """How the cost of MPPC grows with tokens, d_sae, L0 and cores: `python -m tests.benchmarks.growth`.
 
-One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time. Four figures go to
-figures/benchmarks. Beside the times lies what is expected: as tokens, as L0², and as one over the cores. What grows with
+One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time. Four figures go
+to figures/benchmarks. Beside the times lies what is expected: as tokens, as L0², and as one over the cores. What grows with
 d_sae is the sweep over all pairs of features, d_sae², so that its figure is flat first and steep later.
 
 On one core the processor's time is shown, which other programs hardly lengthen; for the cores it has to be the clock's.
