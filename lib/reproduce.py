@@ -16,6 +16,7 @@ import psutil
 import typer
 
 from lib.notebooks import (
+    FOLDER,
     CannotRun,
     NotebookFailed,
     code_cells,
@@ -29,9 +30,13 @@ from lib.progress import Progress
 from lib.store import Store, atomic_write
 
 DEFAULT = "mini"
-FOLDER = HOME / "notebooks"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
 GB = 1e9
+
+
+class NoReport(Exception):
+    """Why a finished run has no report, in one sentence."""
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,9 +70,10 @@ def main(
         if commit_outputs:
             for path in notebooks:
                 refresh_notebook(size.figures_dir / "notebooks" / path.name, path)
+        write_report(size, folder)
     except (CannotRun, ProfileError) as error:
         raise _stop(str(error), 2)
-    except NotebookFailed as error:
+    except (NotebookFailed, NoReport) as error:
         raise _stop(str(error), 1)
     except KeyboardInterrupt:
         raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
@@ -92,6 +98,20 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
             mine[path.stem] = round(time.monotonic() - started, 1)
             atomic_write(record, json.dumps(timings, indent=1))
             progress.finish()
+
+
+def write_report(profile: Profile, folder: Path) -> None:
+    """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
+    try:
+        from lib import report  # here: its packages take a second to import, and --list and errors need none of them
+
+        page = report.build(profile, folder)
+    except Exception as error:  # whatever it is, the run is finished and its results are there
+        raise NoReport(
+            f"The notebooks ran and their results are in {profile.figures_dir}, "
+            f"but the report could not be written: {type(error).__name__}: {error}"
+        ) from error
+    typer.echo(f"Report: {page.resolve().as_uri()}")
 
 
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:

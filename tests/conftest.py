@@ -1,9 +1,11 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 
 import pytest
 import torch
+from selenium import webdriver
 
 from lib.profiles import get_profile
 
@@ -15,3 +17,19 @@ if not torch.cuda.is_available():
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
     return get_profile("smoke", cache_dir=tmp_path_factory.mktemp("cache"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, from Debian's packages or wherever it is on the PATH; keeps the console's and network's logs."""
+    if not shutil.which("chromedriver"):
+        missing = "no Chromium on this computer: apt-get install chromium chromium-driver"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
