@@ -6,13 +6,11 @@ import importlib.metadata
 import json
 import logging
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
 from lib.notebooks import (
@@ -47,7 +45,11 @@ def main(
     only: Annotated[list[str], typer.Option(help="Run this notebook, by number or name; repeatable.")] = [],
     start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -59,11 +61,18 @@ def main(
         notebooks = find_notebooks(folder, only, start)
         if show:
             return _list(notebooks)
+        settings = [*settings, *([f"ray={ray}"] if ray else [])]
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
         check_packages(HOME / "requirements.txt")
+        if plan:
+            return show_plan(size)
         check_room(size)
+        if size.ray:
+            from lib import cluster  # only where it is used: Ray is an optional install
+
+            cluster.check(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
         run_all(notebooks, size, overrides_for(size, settings))
@@ -136,25 +145,37 @@ def check_packages(requirements: Path) -> None:
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where the disk or the memory is surely too small for the profile.
+    """Raise `CannotRun` where disk or memory will surely not do: not half of what the plan says is there."""
+    from lib import plan  # takes seconds: it knows the models
+    from lib.models import ModelNotFound
 
-    Lower bounds: 32 active features of 8 bytes per token in each of 24 files of feature activations; torch with one
-    model in 1.5 GB, and the shuffle buffer of one layer 768 wide in float32.
-    """
-    disk = 24 * 32 * 8 * profile.mppc_tokens / GB
-    memory = 1.5 + 768 * 4 * profile.buffer_tokens / GB
-    profile.cache_dir.mkdir(parents=True, exist_ok=True)
-    has_disk, has_memory = shutil.disk_usage(profile.cache_dir).free / GB, psutil.virtual_memory().available / GB
-    if has_disk < disk:
+    try:
+        takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+    except ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+    if has.disk < takes.disk / 2:
         raise CannotRun(
-            f"{profile.cache_dir} has {has_disk:.1f} GB free and profile {profile.name!r} needs at least {disk:.1f}; "
-            "make room or choose another folder with --set cache_dir=FOLDER."
+            f"{profile.cache_dir} has {has.disk / GB:.1f} GB free and profile {profile.name!r} needs at least "
+            f"{takes.disk / 2 / GB:.1f}; make room or choose another folder with --set cache_dir=FOLDER."
         )
-    if has_memory < memory:
+    if has.memory < takes.memory / 2:
         raise CannotRun(
-            f"{has_memory:.1f} GB of memory are free and profile {profile.name!r} needs at least {memory:.1f}; "
-            "close other programs or take a smaller profile."
+            f"{has.memory / GB:.1f} GB of memory are free and profile {profile.name!r} needs at least "
+            f"{takes.memory / 2 / GB:.1f}; close other programs or take a smaller profile; --plan says what for."
         )
+
+
+def show_plan(profile: Profile) -> None:
+    """Print what a run takes, from short measurements of this machine; runs nothing else."""
+    from lib import plan
+    from lib.calibration import measure
+    from lib.models import ModelNotFound
+
+    typer.echo("Measuring this machine …", err=True)
+    try:
+        plan.show(profile, measure(profile))
+    except ModelNotFound as error:
+        raise CannotRun(str(error)) from None
 
 
 def _version(package: str) -> str | None:

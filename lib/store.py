@@ -113,8 +113,13 @@ def _seal(work: Path, **about: Any) -> None:
 
 
 def _measure(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, as hexadecimal digits."""
     stat = path.stat()
-    return {"bytes": stat.st_size, "sha256": _sha256(path, stat.st_size, stat.st_mtime_ns)}
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache  # a notebook opens an artifact many times; size and time tell whether it changed since
