@@ -193,7 +193,7 @@ class _Run:
     def train_on_refill(self, bar: tqdm, pool: Executor) -> None:
         """Train on one refill of the buffer."""
         batches = list(self.buffer.next_refill())
-        if self.step == 0:
+        if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
         for batch in batches[: self.steps - self.step]:
