@@ -25,7 +25,7 @@ from lib.store import atomic_write
 # Few steps at a high rate and a large λ: enough for most features to fall silent, as those of a trained SAE are.
 FEW = dict(
     sae_tokens=64, sae_batch_size=32, sae_learning_rate=2e-3, l1_coefficient=30.0, target_l0=None, sae_warmup=0,
-    sae_decay=0, buffer_tokens=128, batch_blocks=2, context_length=64, sae_group_layers=4, eval_tokens=60,
+    sae_decay=0, buffer_tokens=512, batch_blocks=2, context_length=64, sae_group_layers=4, eval_tokens=60,
     mppc_tokens=512, shard_tokens=256, neuron_tokens=128, circuit_samples=2, circuit_distances=(8,),
 )  # fmt: skip
 TARGET = HOME / "figures" / "rehearsal"
