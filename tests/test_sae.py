@@ -311,7 +311,7 @@ def spoil(path, name, change):
         (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, metadata={"layer": "x"}), ValueError, "bad metadata"),
-        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "holds W_enc, not W_dec"),
+        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "W_enc has shape"),
         (lambda p: spoil(p, "W_dec", lambda x: x.T.contiguous()), ValueError, "W_dec has shape"),
         (lambda p: spoil(p, "b_enc", lambda x: x.fill_(torch.nan)), ValueError, "b_enc holds NaN"),
         (lambda p: rewrite_cfg(p, d_sae=10**12), ValueError, "claims 1,000,000,000,000 features"),
