@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -16,7 +19,26 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 
+from lib.profiles import HOME, Profile
 from lib.store import atomic_write
+
+FOLDER = HOME / "notebooks"
+
+MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
+MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
+MAY_NOT_WRITE = "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER."
+ADVICE = {  # what an error of the system says → what to do
+    "No space left on device": MORE_ROOM,
+    "requested and": MORE_ROOM,  # NumPy's words: "4096 requested and 0 written"
+    "Disk quota exceeded": MORE_ROOM,
+    "Read-only file system": MAY_NOT_WRITE,
+    "Permission denied": MAY_NOT_WRITE,
+    "allocate memory": f"There is too little memory: {MORE_MEMORY}",
+    "Unable to allocate": f"There is too little memory: {MORE_MEMORY}",
+    "MemoryError": f"There is too little memory: {MORE_MEMORY}",
+    "can't start new thread": f"There is too little memory: {MORE_MEMORY}",
+    "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
+}
 
 
 class CannotRun(Exception):
@@ -25,6 +47,23 @@ class CannotRun(Exception):
 
 class NotebookFailed(Exception):
     """Which cell of which notebook failed, with its last lines."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the workbook something is made: a notebook's name and the heading above the cell."""
+
+    notebook: str
+    heading: str
+
+    @property
+    def anchor(self) -> str:
+        """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
+        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="?/:@!$&'()*+,;=")
+
+    def in_notebook(self) -> str:
+        """Link from a notebook in the same folder; "" for no place."""
+        return f"{self.notebook}.ipynb#{self.anchor}" if self.notebook else ""
 
 
 class ThisPython(AsyncKernelManager):
@@ -83,6 +122,53 @@ def code_cells(notebook: Path) -> list[NotebookNode]:
     return [cell for cell in nbformat.read(notebook, as_version=4).cells if _is_code(cell)]
 
 
+def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | None:
+    """The profile's executed copy of a notebook; else the committed one, if its outputs are of this profile; else None."""
+    copy = profile.figures_dir / "notebooks" / f"{name}.ipynb"
+    if copy.exists():
+        return copy
+    committed = folder / f"{name}.ipynb"
+    return committed if committed.exists() and profile_of(committed) == profile.name else None
+
+
+def profile_of(notebook: Path) -> str | None:
+    """The profile with which a notebook's outputs were made; None if it has not been executed."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    named = [re.search(r'^profile = "(\w+)"', cell.source, flags=re.MULTILINE) for cell in cells]
+    found = [match[1] for match in named if match]
+    return found[-1] if found and all(cell.execution_count for cell in cells) else None
+
+
+def printed_lines(notebook: Path) -> list[str]:
+    """All lines that an executed notebook printed."""
+    printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in code_cells(notebook)]
+    return [line for text in printed for line in text.splitlines()]  # a line may be spread over several outputs
+
+
+def place_of(text: str, folder: Path = FOLDER) -> Place | None:
+    """The first cell whose code has the text, as a whole string if any has it as one; None if no notebook has it."""
+    cells = list(_cells_with_headings(folder))
+    for wanted in (f'"{text}"', text):
+        for source, place in cells:
+            if wanted in source:
+                return place
+    return None
+
+
+@cache
+def _cells_with_headings(folder: Path) -> tuple[tuple[str, Place], ...]:
+    return tuple(pair for path in find_notebooks(folder) for pair in _walk(path))
+
+
+def _walk(path: Path) -> Iterator[tuple[str, Place]]:
+    heading = ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            heading = ([heading] + re.findall(r"^#{1,3}\s+(.+?)\s*$", cell.source, flags=re.MULTILINE))[-1]
+        else:
+            yield cell.source, Place(path.stem, heading)
+
+
 def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_cell: Callable[[int], None]) -> None:
     """Execute a notebook, in its own folder, into the file `target`; `on_cell(number)` before each code cell, from 1.
 
@@ -103,7 +189,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_ce
         first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
         raise NotebookFailed(
             f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
-            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}."
+            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}.{advice(str(error))}"
         ) from None
 
 
@@ -134,8 +220,13 @@ def _is_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
 
 
+def advice(reason: str) -> str:
+    """What to do about a failure whose cause lies outside of the workbook, in a line of its own."""
+    return next((f"\n{words} What was finished is kept." for sign, words in ADVICE.items() if sign in reason), "")
+
+
 def _last_lines(error: Exception, count: int = 8) -> str:
     if isinstance(error, DeadKernelError):
-        return "The kernel died, most often of too little memory: close other programs or take a smaller profile."
+        return f"The kernel died, most often of too little memory: {MORE_MEMORY}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
     return "\n".join(text.rstrip().splitlines()[-count:])

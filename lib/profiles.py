@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 HOME = Path(__file__).resolve().parents[1]
 DATA = HOME / "data"
@@ -31,7 +31,10 @@ class Profile(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     seed: int = Field(0, ge=0, description="seed of every random choice that is not an SAE's own")
-    cache_dir: Path = Field(description="where artifacts are kept; data/cache/<name> unless set")
+    cache_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="where artifacts are kept; data/cache/<name> unless set"
+    )
+    ray: str | None = Field(None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine")
 
     corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
     context_length: int = Field(ge=8, description="tokens per block, BOS included")
@@ -148,6 +151,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         sweep_tokens=250_000,
         sae_batch_size=128,
         buffer_tokens=65_536,
+        batch_blocks=16,
         eval_tokens=50_000,
         mppc_tokens=200_000,
         neuron_tokens=30_000,

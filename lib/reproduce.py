@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +12,28 @@ from typing import Annotated
 import typer
 
 from lib.notebooks import (
+    FOLDER,
     CannotRun,
     NotebookFailed,
+    advice,
     code_cells,
     find_notebooks,
     refresh_notebook,
     run_notebook,
     title_of,
 )
-from lib.profiles import DATA, HOME, PROFILES, Profile, ProfileError, get_profile
+from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
+from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
 
 DEFAULT = "mini"
-FOLDER = HOME / "notebooks"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
-GB = 1e9
+
+
+class NoReport(Exception):
+    """Why a finished run has no report, in one sentence."""
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -40,8 +44,12 @@ def main(
     only: Annotated[list[str], typer.Option(help="Run this notebook, by number or name; repeatable.")] = [],
     start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -53,23 +61,34 @@ def main(
         notebooks = find_notebooks(folder, only, start)
         if show:
             return _list(notebooks)
+        settings = [*settings, *([f"ray={ray}"] if ray else [])]
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
-        check_packages(HOME / "requirements.txt")
+        if check:
+            return _check(size)
+        check_packages(REQUIREMENTS)
         if plan:
             return show_plan(size)
         check_room(size)
+        check_hub(size)
+        if size.ray:
+            from lib import cluster  # only where it is used: Ray is an optional install
+
+            cluster.check(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
         run_all(notebooks, size, overrides_for(size, settings))
         if commit_outputs:
             for path in notebooks:
                 refresh_notebook(size.figures_dir / "notebooks" / path.name, path)
+        write_report(size, folder)
     except (CannotRun, ProfileError) as error:
         raise _stop(str(error), 2)
-    except NotebookFailed as error:
+    except (NotebookFailed, NoReport) as error:
         raise _stop(str(error), 1)
+    except OSError as error:  # of the run itself, not of a notebook: its folders and its notes
+        raise _stop(f"Stopped: {error}.{advice(str(error))}", 1)
     except KeyboardInterrupt:
         raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
 
@@ -95,6 +114,20 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
             progress.finish()
 
 
+def write_report(profile: Profile, folder: Path) -> None:
+    """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
+    try:
+        from lib import report  # here: its packages take a second to import, and --list and errors need none of them
+
+        page = report.build(profile, folder)
+    except Exception as error:  # whatever it is, the run is finished and its results are there
+        raise NoReport(
+            f"The notebooks ran and their results are in {profile.figures_dir}, "
+            f"but the report could not be written: {type(error).__name__}: {error}"
+        ) from error
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     """The settings as the notebooks get them, which run in another working directory."""
     overrides = {field.strip(): value.strip() for field, _, value in (pair.partition("=") for pair in settings)}
@@ -105,19 +138,23 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 def check_packages(requirements: Path) -> None:
     """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    installed = {package: _version(package) for package in pins}
-    if missing := [package for package, version in installed.items() if version is None]:
-        raise CannotRun(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`.")
-    if other := [f"{name} {installed[name]} instead of {pin}" for name, pin in pins.items() if installed[name] != pin]:
+    missing, other = package_faults(requirements)
+    if missing:
+        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
+    if other:
         typer.echo(f"Numbers may differ from the pinned ones: {', '.join(other)}.", err=True)
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where disk or memory will surely not do: not half of what the plan says is there."""
+    """Raise `CannotRun` where disk or memory will surely not do (not half of what the plan says) or nothing can be written."""
     from lib import plan  # takes seconds: it knows the models
-    from lib.models import ModelNotFound
+    from lib.hub import ModelNotFound
 
+    for folder in (profile.cache_dir, profile.figures_dir):
+        if not writable(folder):
+            raise CannotRun(
+                f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
+            )
     try:
         takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
     except ModelNotFound as error:
@@ -138,7 +175,7 @@ def show_plan(profile: Profile) -> None:
     """Print what a run takes, from short measurements of this machine; runs nothing else."""
     from lib import plan
     from lib.calibration import measure
-    from lib.models import ModelNotFound
+    from lib.hub import ModelNotFound
 
     typer.echo("Measuring this machine …", err=True)
     try:
@@ -147,11 +184,38 @@ def show_plan(profile: Profile) -> None:
         raise CannotRun(str(error)) from None
 
 
-def _version(package: str) -> str | None:
+def check_hub(profile: Profile) -> None:
+    """Fetch the models that come from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    from lib import hub, models  # heavy
+
+    names = [name for name in models.hub_names(profile) if not hub.cached_model(name)]
+    text = profile.corpus == "openwebtext" and not hub.cached_text()
+    if not names and not text:
+        return
+    if why := hub.unreachable():
+        lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
+        commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
+        raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
+    if text:
+        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
     try:
-        return importlib.metadata.version(package).partition("+")[0]  # torch's "+cpu" only names the build
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        for name in names:
+            hub.fetch_model(name)
+    except hub.ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+
+
+def _check(profile: Profile) -> None:
+    missing, _ = package_faults()
+    if missing:  # then the rest cannot be looked at
+        typer.echo(f"[missing] {', '.join(missing)}: {INSTALL}")
+        raise typer.Exit(1)
+    from lib import environment  # heavy
+
+    lines = environment.check(profile)
+    typer.echo("\n".join(lines))
+    if any(line.startswith("[missing]") for line in lines):
+        raise typer.Exit(1)
 
 
 def _read_timings(path: Path) -> dict[str, dict[str, float]]:

@@ -26,12 +26,14 @@ from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
 from lib.models import fast_dtype
+from lib.sparse_pearson import _prefetch
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 
 # Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
 # looked at, and dropped if the float32 value is not positive.
 _MARGIN = 2**-6
+_AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
 _SUM = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and infinity keep their meaning
 
@@ -67,6 +69,8 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
         n = 0
         for c in range(k):
             i = found[c]
+            for d in range(0, d_model, 16):
+                _prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
             value = np.float32(0)
             for d in range(d_model):
                 value += x[t, d] * W_enc[i, d]
@@ -80,6 +84,8 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
             residual[t, d] = b_dec[d] - x[t, d]
         for c in range(n):
             i = found[c]
+            for d in range(0, d_model, 16):
+                _prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
             value = f[t, c]
             for d in range(d_model):
                 residual[t, d] += value * W_dec[i, d]
@@ -170,7 +176,7 @@ class StepStats(NamedTuple):
 
 
 class SparseStep:
-    """The same step as `lib.sae_training.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
+    """The same step as `lib.sae_dense.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
 
     Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
     One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
@@ -197,11 +203,10 @@ class SparseStep:
     ) -> StepStats:
         """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place on weights and Adam's state."""
         names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
-        weights = [_rows(p) for p in names]
         m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
         rate, correction = _count_step(adam, names)
-        W_enc, b_enc, W_dec, b_dec = weights
-        norms = np.linalg.norm(W_dec, axis=1)
+        W_enc, b_enc, W_dec, b_dec = (_rows(p) for p in names)
+        norms = sae.W_dec.detach().norm(dim=1).numpy()
         l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
         x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
         index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
@@ -218,8 +223,7 @@ class SparseStep:
             W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
         )  # fmt: skip
         _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
-        error = float(np.vdot(residual, residual))
-        return StepStats(error / n, float(f_sum @ norms) / n, float(n_active.mean()))
+        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ norms) / n, float(n_active.mean()))
 
     def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """The dense encoder product chunk by chunk, as integers with the same signs."""

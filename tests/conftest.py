@@ -1,11 +1,54 @@
 """Fixtures that several test files share."""
 
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
+import torch
+from selenium import webdriver
 
 from lib.profiles import get_profile
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
     return get_profile("smoke", cache_dir=tmp_path_factory.mktemp("cache"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, from Debian's packages or wherever it is on the PATH; keeps the console's and network's logs."""
+    if not shutil.which("chromedriver"):
+        missing = "no Chromium on this computer: apt-get install chromium chromium-driver"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:
+    """Lay (name in the repository, file) out as the hub's cache does: blobs by digest, links to them in a snapshot."""
+    folder = cache / f"{kind}s--{repository.replace('/', '--')}"
+    revision = hashlib.sha1(repository.encode()).hexdigest()
+    for place in ("refs", "blobs", f"snapshots/{revision}"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(revision)
+    for name, path in files:
+        blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.move(path, blob)
+        link = folder / "snapshots" / revision / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return folder / "snapshots" / revision

@@ -2,16 +2,13 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -47,21 +44,6 @@ def made_up(n_features=30, n_layers=2, seed=0):
         match = pd.DataFrame({"mppc": mppc, "match_layer": features[::-1, 0], "match_index": features[::-1, 1]})
         shown.append(explorer.Shown(name, f"mini-{name}", layers, features, {other: match}, [(1 + k % 5, 5 - k % 5) for k in range(len(features))]))
     return shown, words
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not shutil.which("chromedriver"):
-        missing = "no Chromium on this computer: apt-get install chromium chromium-driver"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
