@@ -108,7 +108,7 @@ class ShuffleBuffer:
     def _read(self, refill: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """Activations of one refill of text, layer by layer, each split into two random halves (now, later)."""
         numbers = self._block_numbers(refill)
-        text = Blocks(self.blocks.tokens[numbers], self.blocks.mask[numbers], self.blocks.document[numbers])
+        text = self.blocks[numbers]
         parts = list(iterate_activations(self.model, text, self.layers, self.batch_blocks))
         for layer in self.layers:
             x = torch.cat([part.pop(layer) for part in parts])

@@ -44,7 +44,7 @@ class ChatJudge:
         self.name, self._answers_file, self._concurrency = model, answers, concurrency
         self._client = OpenAI(max_retries=retries, timeout=timeout)
         self._lock = threading.Lock()
-        self._answers = dict(_read(answers))
+        self._answers = dict(_read(answers, model))
 
     def estimate(self, features: Sequence[Sequence[Example]]) -> dict[str, int]:
         """What `score` would ask: requests, those already answered, and tokens (about four characters each)."""
@@ -89,7 +89,7 @@ class ChatJudge:
                 self._answers[key] = answer
                 self._answers_file.parent.mkdir(parents=True, exist_ok=True)
                 with self._answers_file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "answer": answer}) + "\n")
+                    file.write(json.dumps({"model": self.name, "key": key, "answer": answer}) + "\n")
         return self._answers[key]
 
     def _ask(self, prompt: str) -> str:
@@ -103,12 +103,13 @@ class ChatJudge:
         raise AssertionError("unreachable")
 
 
-def _read(file: Path) -> Iterator[tuple[str, str]]:
-    """Kept answers; a line that a kill cut off is left out."""
+def _read(file: Path, model: str) -> Iterator[tuple[str, str]]:
+    """Kept answers of one judge; a line that a kill cut off is left out."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             row = json.loads(line)
-            yield row["key"], row["answer"]
+            if row["model"] == model:
+                yield row["key"], row["answer"]
         except (ValueError, KeyError, TypeError):
             continue
 

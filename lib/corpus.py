@@ -74,6 +74,10 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, rows: slice | Int[ndarray, " rows"]) -> Blocks:
+        """Some of the blocks."""
+        return Blocks(self.tokens[rows], self.mask[rows], self.document[rows])
+
     @property
     def n_positions(self) -> int:
         """How many positions count."""
@@ -82,7 +86,7 @@ class Blocks:
     def take(self, n_positions: int) -> Blocks:
         """The first blocks that together hold `n_positions` counted positions, or all if there are fewer."""
         enough = int(np.searchsorted(np.cumsum(self.mask.sum(1)), n_positions)) + 1
-        return Blocks(self.tokens[:enough], self.mask[:enough], self.document[:enough])
+        return self[:enough]
 
 
 def require_same_mask(a: Blocks, b: Blocks) -> None:

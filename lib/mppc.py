@@ -8,8 +8,10 @@ A feature that is the same on every token, dead ones included, has no correlatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -19,6 +21,8 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 from tqdm import tqdm
 
+from lib import mppc_gpu
+from lib.background import ahead
 from lib.features import SparseFeatures
 from lib.sparse_pearson import best_matches, transpose, varying_features
 
@@ -59,8 +63,9 @@ def max_pairwise_correlation(a: Sequence[Sparse], b: Sequence[Sparse], **options
 
 
 def max_pairwise_correlations(
-    a: Sequence[Sparse], b: Sequence[Sparse], *, threads: int | None = None, progress: bool = False
-) -> tuple[MaxCorrelation, MaxCorrelation]:
+    a: Sequence[Sparse], b: Sequence[Sparse], *, threads: int | None = None, device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> tuple[MaxCorrelation, MaxCorrelation]:  # fmt: skip
     """MPPC of `a` with `b` and of `b` with `a`, from one pass over each pair of layers.
 
     `a` and `b` hold one matrix [n_tokens, d_sae] per layer, all of them over the same tokens; values count as float32.
@@ -70,21 +75,38 @@ def max_pairwise_correlations(
     Memory: 8 bytes per entry of all of `a`, 6 per entry of one layer of `b` (8 above 65,536 features), 80 bytes per
     feature of `b` and thread; never tokens by features, never features by features. Give the smaller model as `a`.
     Features that fire on more than half of the tokens count as firing on all.
+    On another `device` than the CPU: the same to 1e-6, by `lib.mppc_gpu`; all of `a` and one layer of `b` lie on it.
 
     Raises ValueError for an empty sequence, differing numbers of tokens, or activations that are not finite.
     """
     _check_tokens(a, b)
     to_b, to_a = _undefined(a), _undefined(b)
-    threads = threads or numba.get_num_threads()
-    transposed = [transpose(varying_features(_features(layer))) for layer in a]
-    for layer_b in tqdm(range(len(b)), desc="MPPC, layers of b", disable=not progress):
-        rows = varying_features(_features(b[layer_b]))
+    engine = _engine(torch.device(device), threads or numba.get_num_threads())
+    transposed = [engine.by_feature(varying_features(_features(layer))) for layer in a]
+    layers_b = engine.in_turn(engine.by_token(varying_features(_features(layer))) for layer in b)
+    for layer_b, rows in enumerate(tqdm(layers_b, "MPPC, layers of b", len(b), disable=not progress)):
         for layer_a, columns in enumerate(transposed):
             if len(rows.kept) and len(columns.kept):
-                (value_a, match_a), (value_b, match_b) = best_matches(columns, rows, threads)
+                (value_a, match_a), (value_b, match_b) = engine.best_matches(columns, rows)
                 _improve(to_b, layer_a, columns.kept, value_a, layer_b, rows.kept[match_a])
                 _improve(to_a, layer_b, rows.kept, value_b, layer_a, columns.kept[match_b])
     return to_b, to_a
+
+
+class _Engine(NamedTuple):
+    """What makes layers ready on a device, and matches two of them."""
+
+    by_feature: Callable
+    by_token: Callable
+    in_turn: Callable[[Iterator], Iterator]
+    best_matches: Callable
+
+
+def _engine(device: torch.device, threads: int) -> _Engine:
+    if device.type == "cpu":
+        return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
+    by_feature, by_token = (partial(mppc_gpu.place, device=device, by_feature=side) for side in (True, False))
+    return _Engine(by_feature, by_token, ahead, mppc_gpu.best_matches)  # the CPU is free to make the next layer ready
 
 
 def _features(layer: Sparse) -> SparseFeatures:

@@ -18,8 +18,8 @@ GB = 1e9
 
 
 def pinned(requirements: Path = REQUIREMENTS) -> dict[str, str]:
-    """Package → version, from requirements.txt."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    """Package → version, from requirements.txt; without what only some machines get, by a marker."""
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def installed(package: str) -> str | None:

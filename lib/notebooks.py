@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -16,8 +19,10 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 
+from lib.profiles import HOME, Profile
 from lib.store import atomic_write
 
+FOLDER = HOME / "notebooks"
 
 MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
 MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
@@ -42,6 +47,23 @@ class CannotRun(Exception):
 
 class NotebookFailed(Exception):
     """Which cell of which notebook failed, with its last lines."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the workbook something is made: a notebook's name and the heading above the cell."""
+
+    notebook: str
+    heading: str
+
+    @property
+    def anchor(self) -> str:
+        """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
+        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="?/:@!$&'()*+,;=")
+
+    def in_notebook(self) -> str:
+        """Link from a notebook in the same folder; "" for no place."""
+        return f"{self.notebook}.ipynb#{self.anchor}" if self.notebook else ""
 
 
 class ThisPython(AsyncKernelManager):
@@ -98,6 +120,53 @@ def title_of(notebook: Path) -> str:
 def code_cells(notebook: Path) -> list[NotebookNode]:
     """The notebook's own code cells, without the one in which papermill puts the parameters."""
     return [cell for cell in nbformat.read(notebook, as_version=4).cells if _is_code(cell)]
+
+
+def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | None:
+    """The profile's executed copy of a notebook; else the committed one, if its outputs are of this profile; else None."""
+    copy = profile.figures_dir / "notebooks" / f"{name}.ipynb"
+    if copy.exists():
+        return copy
+    committed = folder / f"{name}.ipynb"
+    return committed if committed.exists() and profile_of(committed) == profile.name else None
+
+
+def profile_of(notebook: Path) -> str | None:
+    """The profile with which a notebook's outputs were made; None if it has not been executed."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    named = [re.search(r'^profile = "(\w+)"', cell.source, flags=re.MULTILINE) for cell in cells]
+    found = [match[1] for match in named if match]
+    return found[-1] if found and all(cell.execution_count for cell in cells) else None
+
+
+def printed_lines(notebook: Path) -> list[str]:
+    """All lines that an executed notebook printed."""
+    printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in code_cells(notebook)]
+    return [line for text in printed for line in text.splitlines()]  # a line may be spread over several outputs
+
+
+def place_of(text: str, folder: Path = FOLDER) -> Place | None:
+    """The first cell whose code has the text, as a whole string if any has it as one; None if no notebook has it."""
+    cells = list(_cells_with_headings(folder))
+    for wanted in (f'"{text}"', text):
+        for source, place in cells:
+            if wanted in source:
+                return place
+    return None
+
+
+@cache
+def _cells_with_headings(folder: Path) -> tuple[tuple[str, Place], ...]:
+    return tuple(pair for path in find_notebooks(folder) for pair in _walk(path))
+
+
+def _walk(path: Path) -> Iterator[tuple[str, Place]]:
+    heading = ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            heading = ([heading] + re.findall(r"^#{1,3}\s+(.+?)\s*$", cell.source, flags=re.MULTILINE))[-1]
+        else:
+            yield cell.source, Place(path.stem, heading)
 
 
 def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_cell: Callable[[int], None]) -> None:

@@ -6,6 +6,7 @@ Every function loads its result if it is there and makes it if not, so that any 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,10 @@ from transformers import AutoConfig
 
 from lib import corpus, models
 from lib.activations import iterate_activations
-from lib.features import FeatureWriter, SparseFeatures, feature_statistics, layer_folder, open_features
+from lib.corpus import Blocks
+from lib.feature_shards import finished_shards
+from lib.feature_store import FeatureWriter, layer_folder, open_features
+from lib.features import SparseFeatures, feature_statistics
 from lib.mppc import max_pairwise_correlations
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
@@ -31,6 +35,8 @@ from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offse
 
 Resampled = Float32[np.ndarray, "resamples features"]
 TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
+CAPTURE = ("mppc_tokens", "feature_dtype")
+ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 
 
 def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
@@ -77,10 +83,13 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------- SAEs
 
 
-def trained_saes(name: str, profile: Profile) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
-    """All SAEs of a model, by seed and layer, with their metrics in `info`, and the history of their training."""
+def trained_saes(
+    name: str, profile: Profile, seed: int | None = None
+) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
+    """A model's SAEs (of one SAE seed, or all), by seed and layer, with their metrics in `info`, and the history."""
     folder = Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
-    saes = [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob("seed*"))]
+    which = "seed*" if seed is None else f"seed{seed:02d}_*"
+    saes = [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
     return saes, pd.read_csv(folder / "history.csv")
 
 
@@ -111,24 +120,46 @@ def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
 def features(name: str, profile: Profile, seed: int | None = None) -> list[SparseFeatures]:
     """Feature activations of a model's SAEs of one SAE seed (default: the first) over the held-out text."""
     seed = profile.sae_seeds[0] if seed is None else seed
-    fields = sae_fields(name, profile) | {"seed_read": seed, "mppc_tokens": profile.mppc_tokens}
-    return open_features(Store(profile.cache_dir).get("features", fields, partial(_encode, name, profile, seed)))
+    fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
+    build = partial(_encode, name, profile, seed)
+    return open_features(Store(profile.cache_dir).get("features", fields, build, version=2))
+
+
+def capture_fields(profile: Profile) -> dict[str, Any]:
+    """What captured features depend on beside the SAEs; not on the shards, which change no byte."""
+    return {field: getattr(profile, field) for field in CAPTURE}
+
+
+def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
+    """The text of each shard: whole forward passes, so that the activations do not depend on the size of the shards."""
+    step = profile.batch_blocks * max(1, profile.shard_tokens // (profile.batch_blocks * profile.context_length))
+    return [blocks[start : start + step] for start in range(0, len(blocks), step)]
 
 
 @torch.no_grad()
+def capture_shard(
+    model: TransformerBridge, saes: Sequence[SparseAutoencoder], blocks: Blocks, profile: Profile,
+    writers: Sequence[FeatureWriter],
+) -> None:  # fmt: skip
+    """Append the feature activations of one shard's text to the writers, one for each SAE."""
+    for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], profile.batch_blocks):
+        for sae, writer in zip(saes, writers, strict=True):
+            for x in batch[sae.info.layer].split(ENCODED_AT_ONCE):
+                writer.append(sae.encode(x))
+    for writer in writers:
+        writer.end_shard()
+
+
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
-    saes = [sae for sae in trained_saes(name, profile)[0] if sae.info.seed == seed]
+    saes, _ = trained_saes(name, profile, seed)
     model = models.load(name, profile)
-    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    layers = [sae.info.layer for sae in saes]
-    batches = iterate_activations(model, blocks, layers, profile.batch_blocks)
-    n_batches = -(-len(blocks) // profile.batch_blocks)
+    shards = capture_shards(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile)
+    places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
+    done = min(finished_shards(*place) for place in places)
     with ExitStack() as stack:
-        open_writer = stack.enter_context
-        writers = [open_writer(FeatureWriter(layer_folder(folder, k), sae.d_sae)) for k, sae in enumerate(saes)]
-        for batch in tqdm(batches, f"features of {name}", n_batches, mininterval=5):
-            for sae, writer in zip(saes, writers, strict=True):
-                writer.append(sae.encode(batch[sae.info.layer]))
+        writers = [stack.enter_context(FeatureWriter(*place, keep=done)) for place in places]
+        for blocks in tqdm(shards[done:], f"features of {name}", len(shards), initial=done, mininterval=5):
+            capture_shard(model, saes, blocks, profile, writers)
 
 
 def mppc(
@@ -146,7 +177,7 @@ def mppc(
 
 def _pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:
     fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
-    return fields | {"mppc_tokens": profile.mppc_tokens}
+    return fields | capture_fields(profile)
 
 
 def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool, folder: Path) -> None:
@@ -154,7 +185,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     if null:
         offset = null_offset(features_b[0].n_tokens, profile.seed)
         features_b = [rolled(layer, offset) for layer in features_b]
-    directions = max_pairwise_correlations(features_a, features_b, progress=True)
+    directions = max_pairwise_correlations(features_a, features_b, device=models.device_of(profile), progress=True)
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]

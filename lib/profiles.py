@@ -59,6 +59,10 @@ class Profile(BaseModel):
 
     eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
+    shard_tokens: int = Field(16_384, ge=1, description="tokens after which captured features survive a kill")
+    feature_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how captured features are stored; float16 takes a third less disk"
+    )
     neuron_tokens: int = Field(ge=1, description="held-out tokens over which neurons are correlated")
 
     circuit_samples: int = Field(128, ge=2, description="induction prompts per distance (paper, App. G)")
@@ -131,6 +135,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         sweep_tokens=250_000,
         sae_batch_size=128,
         buffer_tokens=65_536,
+        batch_blocks=16,
         eval_tokens=50_000,
         mppc_tokens=200_000,
         neuron_tokens=30_000,

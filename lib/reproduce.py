@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lib.notebooks import (
+    FOLDER,
     CannotRun,
     NotebookFailed,
     advice,
@@ -22,13 +23,17 @@ from lib.notebooks import (
     title_of,
 )
 from lib.needs import INSTALL, REQUIREMENTS, package_faults, room, writable
-from lib.profiles import DATA, HOME, PROFILES, Profile, ProfileError, get_profile
+from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
 
 DEFAULT = "mini"
-FOLDER = HOME / "notebooks"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
+
+
+class NoReport(Exception):
+    """Why a finished run has no report, in one sentence."""
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,9 +71,10 @@ def main(
         if commit_outputs:
             for path in notebooks:
                 refresh_notebook(size.figures_dir / "notebooks" / path.name, path)
+        write_report(size, folder)
     except (CannotRun, ProfileError) as error:
         raise _stop(str(error), 2)
-    except NotebookFailed as error:
+    except (NotebookFailed, NoReport) as error:
         raise _stop(str(error), 1)
     except OSError as error:  # of the run itself, not of a notebook: its folders and its notes
         raise _stop(f"Stopped: {error}.{advice(str(error))}", 1)
@@ -97,6 +103,20 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
             progress.finish()
 
 
+def write_report(profile: Profile, folder: Path) -> None:
+    """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
+    try:
+        from lib import report  # here: its packages take a second to import, and --list and errors need none of them
+
+        page = report.build(profile, folder)
+    except Exception as error:  # whatever it is, the run is finished and its results are there
+        raise NoReport(
+            f"The notebooks ran and their results are in {profile.figures_dir}, "
+            f"but the report could not be written: {type(error).__name__}: {error}"
+        ) from error
+    typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     """The settings as the notebooks get them, which run in another working directory."""
     overrides = {field.strip(): value.strip() for field, _, value in (pair.partition("=") for pair in settings)}
@@ -106,7 +126,10 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is.
+
+    Those that only some machines get, by a marker, are not asked for.
+    """
     missing, other = package_faults(requirements)
     if missing:
         raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")

@@ -170,7 +170,7 @@ class StepStats(NamedTuple):
 
 
 class SparseStep:
-    """The same step as `lib.sae_training.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
+    """The same step as `lib.sae_dense.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
 
     Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
     One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one

@@ -26,6 +26,7 @@ from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.profiles import Profile
 from lib.sae import SaeInfo, SparseAutoencoder
+from lib.sae_dense import dense_step, gpu_step
 from lib.sae_kernels import BETA1, BETA2, EPS, SparseStep, StepStats
 from lib.store import atomic_write
 
@@ -39,6 +40,7 @@ SETTINGS = (
     "sae_decay", "buffer_tokens", "batch_blocks", "seed",
 )  # fmt: skip
 SPARSE_SHARE = 1 / 3  # where a larger share of the features is active, the dense step is the faster one
+IN_A_ROW = 32  # steps that one SAE takes before the next one's turn: its weights stay in the processor's cache
 L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
 
 
@@ -71,29 +73,18 @@ def train_saes(
     return run.finish(), pd.DataFrame(run.history)
 
 
-def dense_step(
-    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
-) -> StepStats:
-    """One Adam step by autograd on ‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, both means over the batch's tokens."""
-    f = sae.encode(x)
-    mse = (sae.decode(f) - x).square().sum(1).mean()
-    sparsity = (f * sae.W_dec.norm(dim=1)).sum(1).mean()
-    adam.zero_grad()
-    (mse + l1 * sparsity).backward()
-    adam.step()
-    return StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
-
-
 class _Trainee:
     """One SAE in training, on activations times `scale`, whose mean norm is sqrt(d_model)."""
 
     def __init__(self, info: SaeInfo, d_model: int, profile: Profile, device: torch.device) -> None:
         self.sae = SparseAutoencoder(d_model, profile.expansion * d_model, info).to(device)
         self.profile = profile
-        self.adam = torch.optim.Adam(self.sae.parameters(), betas=(BETA1, BETA2), eps=EPS)
+        on_gpu = device.type == "cuda"
+        self.dense = gpu_step if on_gpu else dense_step
+        self.adam = torch.optim.Adam(self.sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=on_gpu)
         for p in self.sae.parameters():
             moments = {name: torch.zeros_like(p) for name in MOMENTS}
-            self.adam.state[p] = {"step": torch.tensor(0.0), **moments}
+            self.adam.state[p] = {"step": torch.zeros((), device=device), **moments}
         self.scale = self.variance = 0.0
         self.l1, self.l0 = profile.l1_coefficient, math.inf
 
@@ -112,11 +103,19 @@ class _Trainee:
         rise = min(1, (step + 1) / (self.profile.sae_warmup * steps + 1))
         fall = min(1, (steps - step) / (self.profile.sae_decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.profile.sae_learning_rate * rise * fall
-        stats = (sparse if sparse and self.is_sparse else dense_step)(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        stats = (sparse if sparse and self.is_sparse else self.dense)(self.sae, self.adam, x * self.scale, self.l1 * rise)
         self.l0 = stats.l0
         target = self.profile.target_l0
         if target and rise == fall == 1:
             self.l1 = self.l1 * ((stats.l0 + 1) / (target + 1)) ** L1_GAIN
+        return stats
+
+    def train_on_all(
+        self, batches: Sequence[Activations], first: int, steps: int, sparse: SparseStep | None
+    ) -> StepStats:
+        """A step on each batch; `first` is the number of the first. Returns the last step's statistics."""
+        for step, batch in enumerate(batches, first):
+            stats = self.train_on(batch[self.sae.info.layer], step, steps, sparse)
         return stats
 
     def record(self, step: int, stats: StepStats) -> dict[str, float]:
@@ -180,26 +179,37 @@ class _Run:
         self.buffer = self.make_buffer()
 
     def train_on_refill(self, bar: tqdm, pool: Executor) -> None:
-        """Train on one refill of the buffer."""
+        """Train on one refill of the buffer.
+
+        No thread makes the next refill meanwhile. On a CPU model and SAEs would share the same cores. On a GPU, which
+        either fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's memory
+        again: 24 GB for the paper's Mamba.
+        """
         batches = list(self.buffer.next_refill())
         if self.step == 0:
             for trainee in self.trainees:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
-        for batch in batches[: self.steps - self.step]:
-            stats = self.train_on_batch(batch, pool)
-            self.step += 1
+        batches = batches[: self.steps - self.step]
+        while batches:
+            count = min(IN_A_ROW, self.log_every - self.step % self.log_every)
+            stats = self.train_on_batches(batches[:count], pool)
+            self.step += len(batches[:count])
             if self.step % self.log_every == 0 or self.step == self.steps:
                 rows = [trainee.record(self.step, s) for trainee, s in zip(self.trainees, stats)]
                 self.history += rows
                 shown = {key: f"{sum(row[key] for row in rows) / len(rows):.3g}" for key in SHOWN}
                 bar.set_postfix(shown, refresh=False)
-            bar.update()
+            bar.update(len(batches[:count]))
+            batches = batches[count:]
 
-    def train_on_batch(self, batch: Activations, pool: Executor) -> list[StepStats]:
-        """One step of every SAE; once all are sparse, each thread takes its share of them."""
+    def train_on_batches(self, batches: Sequence[Activations], pool: Executor) -> list[StepStats]:
+        """A step of every SAE on each batch, one SAE after the other; returns the last step's.
+
+        Once all are sparse, each thread takes its share of the SAEs.
+        """
 
         def steps(trainees: list[_Trainee], sparse: SparseStep | None) -> list[StepStats]:
-            return [t.train_on(batch[t.sae.info.layer], self.step, self.steps, sparse) for t in trainees]
+            return [t.train_on_all(batches, self.step, self.steps, sparse) for t in trainees]
 
         n = len(self.workers)
         if not n or not all(t.is_sparse for t in self.trainees):

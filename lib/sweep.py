@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,9 +48,13 @@ def sae_trade_off(profile: Profile) -> pd.DataFrame:
     Columns: reproducibility (mean MPPC of the first seed's features with the second's), explained_variance, l0, dead,
     seconds (training both seeds).
     """
+    return pd.read_csv(_swept(profile) / "sweep.csv")
+
+
+def _swept(profile: Profile) -> Path:
+    """Folder of the sweep's table, and of the SAEs for each target of L0, by target and SAE seed."""
     fields = pipeline.sae_fields(profile.pythia, profile) | {"sweep_tokens": profile.sweep_tokens}
-    folder = Store(profile.cache_dir).get("sweep", fields | {"factors": FACTORS}, partial(_sweep, profile))
-    return pd.read_csv(folder / "sweep.csv")
+    return Store(profile.cache_dir).get("sweep", fields | {"factors": FACTORS}, partial(_sweep, profile), version=2)
 
 
 def _sweep(profile: Profile, folder: Path) -> None:
@@ -59,10 +62,15 @@ def _sweep(profile: Profile, folder: Path) -> None:
     layer = models.n_layers(model) // 2
     text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
     x = _held_out(model, layer, profile)
-    done: dict[Profile, dict[str, float]] = {}  # the profile's own settings stand in every choice: train them once
-    for _, _, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
+    # The profile's own settings stand in every choice: train them once.
+    done: dict[Profile, dict[str, float]] = {}
+    saes: dict[Profile, list[SparseAutoencoder]] = {}
+    for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
         if variant not in done:
-            done[variant] = _measure(model, layer, text, x, variant)
+            done[variant], saes[variant] = _measure(model, layer, text, x, variant)
+        if choice == "target_l0":
+            for sae in saes[variant]:
+                sae.save(folder / f"l0_{value:g}" / f"seed{sae.info.seed:02d}")
     rows = [{"choice": choice, "value": value} | done[variant] for choice, value, variant in variants(profile)]
     pd.DataFrame(rows).to_csv(folder / "sweep.csv", index=False)
 
@@ -73,19 +81,23 @@ def _held_out(model, layer: int, profile: Profile) -> Float[Tensor, "tokens d_mo
     return torch.cat([batch[layer] for batch in iterate_activations(model, blocks, [layer], profile.batch_blocks)])
 
 
-def _measure(model, layer: int, text: Blocks, x: Float[Tensor, "tokens d_model"], profile: Profile) -> dict[str, float]:
+def _measure(
+    model, layer: int, text: Blocks, x: Float[Tensor, "tokens d_model"], profile: Profile
+) -> tuple[dict[str, float], list[SparseAutoencoder]]:
+    """What two SAE seeds give, and the two."""
     started = time.monotonic()
     saes, _ = train_saes(model, text.take(profile.sae_tokens), profile, profile.sae_seeds[:2], [layer], progress=False)
     seconds = time.monotonic() - started
     features = [_sparse(sae, x) for sae in saes]
     unexplained = [_squares(x - sae(x)) / _squares(x - x.mean(0)) for sae in saes]
-    return {
+    row = {
         "reproducibility": float(np.nanmean(max_pairwise_correlation(features[:1], features[1:]).value)),
         "explained_variance": 1 - float(np.mean(unexplained)),
         "l0": float(np.mean([f.nnz / f.shape[0] for f in features])),
         "dead": float(np.mean([np.mean(np.diff(f.tocsc().indptr) == 0) for f in features])),
         "seconds": round(seconds, 1),
     }
+    return row, saes
 
 
 def _squares(x: Tensor) -> float:
@@ -118,7 +130,8 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
     for label, b in others.items():
         for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
             n = int(share * a[0].n_tokens)
-            result = max_pairwise_correlation([layer.head(n) for layer in a], [layer.head(n) for layer in b])
+            parts = ([layer.head(n) for layer in layers] for layers in (a, b))
+            result = max_pairwise_correlation(*parts, device=models.device_of(profile))
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
     pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 
@@ -130,32 +143,22 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
     """
     fields = pipeline.sae_fields(profile.pythia, profile) | {"mamba": pipeline.model_fields(profile.mamba, profile)}
     fields |= {"sweep_tokens": profile.sweep_tokens, "factors": FACTORS["target_l0"]}
-    folder = Store(profile.cache_dir).get("by_l0", fields, partial(_by_l0, profile))
+    folder = Store(profile.cache_dir).get("by_l0", fields, partial(_by_l0, profile), version=2)
     return pd.read_csv(folder / "by_l0.csv")
 
 
 def _by_l0(profile: Profile, folder: Path) -> None:
+    swept, rows = _swept(profile), []
+    transformer, mamba = (models.load(name, profile) for name in (profile.pythia, profile.mamba))
+    of_pythia, of_mamba = (_held_out(model, models.n_layers(model) // 2, profile) for model in (transformer, mamba))
     text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
-    targets = [profile.target_l0 * factor for factor in FACTORS["target_l0"]]
-    transformer, mamba = (_middle_features(name, text, targets, profile) for name in (profile.pythia, profile.mamba))
-    rows = []
-    for target in targets:
-        own, other_seed = transformer[target]
-        for label, other in (("Pythia → Mamba", mamba[target][0]), ("SAE seed", other_seed)):
+    for choice, target, variant in variants(profile):
+        if choice != "target_l0":
+            continue
+        saes = [SparseAutoencoder.load(path, of_pythia.device) for path in sorted((swept / f"l0_{target:g}").iterdir())]
+        own, other_seed = (_sparse(sae, of_pythia) for sae in saes)
+        (sae,), _ = train_saes(mamba, text, variant, profile.sae_seeds[:1], [models.n_layers(mamba) // 2], progress=False)
+        for label, other in (("Pythia → Mamba", _sparse(sae, of_mamba)), ("SAE seed", other_seed)):
             mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)
             rows.append({"comparison": label, "value": target, "l0": own.nnz / own.shape[0], "mppc": mppc})
     pd.DataFrame(rows).to_csv(folder / "by_l0.csv", index=False)
-
-
-def _middle_features(
-    name: str, text: Blocks, targets: Sequence[float], profile: Profile
-) -> dict[float, list[scipy.sparse.csr_array]]:
-    """Feature activations of the middle layer's SAEs for each target of L0, one per SAE seed."""
-    model = models.load(name, profile)
-    layer, found = models.n_layers(model) // 2, {}
-    x = _held_out(model, layer, profile)
-    for target in tqdm(targets, f"SAEs of {name} by L0", mininterval=5):
-        variant = profile.model_copy(update={"target_l0": target, "sae_tokens": profile.sweep_tokens})
-        saes, _ = train_saes(model, text, variant, pipeline.seeds_of(name, profile), [layer], progress=False)
-        found[target] = [_sparse(sae, x) for sae in saes]
-    return found

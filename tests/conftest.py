@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import torch
 from selenium import webdriver
 
 from lib.profiles import get_profile
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 
 @pytest.fixture(scope="session")
@@ -18,16 +22,16 @@ def smoke(tmp_path_factory):
     return get_profile("smoke", cache_dir=tmp_path_factory.mktemp("cache"), device="cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
-    """Chromium without a window, from Debian's packages or wherever it is on the PATH."""
+    """A headless Chromium, from Debian's packages or wherever it is on the PATH; keeps the console's and network's logs."""
     if not shutil.which("chromedriver"):
         missing = "no Chromium on this computer: apt-get install chromium chromium-driver"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     yield driver

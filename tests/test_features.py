@@ -7,14 +7,10 @@ import pytest
 import scipy.sparse
 import torch
 
-from lib.features import (
-    FeatureWriter,
-    SparseFeatures,
-    feature_statistics,
-    layer_folder,
-    open_features,
-    read_features,
-)
+from lib.feature_shards import feature_bytes, finished_shards
+from lib.feature_store import FeatureWriter, layer_folder, open_features, read_features, verify_features
+from lib.features import SparseFeatures, feature_statistics
+from lib.mppc import max_pairwise_correlation
 
 
 def activations(n_tokens, d_sae, rate=0.1, seed=0):
@@ -192,3 +188,99 @@ def test_missing_or_different_layers_are_an_error(tmp_path):
     write(layer_folder(tmp_path, 1), activations(41, 10))
     with pytest.raises(ValueError, match="differ in their number of tokens"):
         open_features(tmp_path)
+
+
+def shards_of(folder, parts, **how):
+    """Write `parts`, a shard each, and return the folder's bytes."""
+    with FeatureWriter(folder, parts[0].shape[1], **how) as writer:
+        for part in parts[how.get("keep", 0) :]:
+            writer.append(part)
+            writer.end_shard()
+    return contents(folder)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_killed_capture_goes_on_at_its_last_whole_shard(tmp_path, dtype):
+    parts = np.split(activations(500, 70), [100, 230, 230])
+    whole = shards_of(tmp_path / "whole", parts, dtype=dtype)
+    with pytest.raises(KeyboardInterrupt), FeatureWriter(tmp_path / "cut", 70, dtype) as writer:
+        for part in parts[:2]:
+            writer.append(part)
+            writer.end_shard()
+        writer.append(parts[3])
+        raise KeyboardInterrupt
+    assert finished_shards(tmp_path / "cut", 70, dtype) == 2
+    assert shards_of(tmp_path / "cut", parts, dtype=dtype, keep=2) == whole
+    verify_features(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "journal cut", "no file"])
+def test_a_damaged_shard_is_named_and_it_and_later_ones_written_again(tmp_path, caplog, damage):
+    parts = np.split(activations(400, 30), 4)
+    whole = shards_of(tmp_path, parts)
+    path = tmp_path / ("shards.jsonl" if damage == "journal cut" else "values.bin")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) * 5 // 8] ^= 1  # in the third of four
+    path.write_bytes(content if damage == "flipped" else content[: len(content) * 5 // 8])
+    if damage == "no file":
+        path.unlink()
+    keep = finished_shards(tmp_path, 30)
+    assert keep == (0 if damage == "no file" else 2)
+    with pytest.raises(ValueError, match="does not describe" if damage == "journal cut" else f"shard {keep} of .*values.bin"):
+        verify_features(tmp_path)
+    if damage != "journal cut":  # there the journal has no more than two lines
+        assert f"shard {keep} of {path} is damaged" in caplog.text
+    assert shards_of(tmp_path, parts, keep=keep) == whole
+
+
+def test_parts_of_several_writers_are_one_layer(tmp_path):
+    parts = np.split(activations(300, 40), 3)
+    whole = shards_of(tmp_path / "whole", parts)
+    for k, part in enumerate(parts):
+        write(tmp_path / f"part{k}", part)
+    with FeatureWriter(tmp_path / "joined", 40) as writer:
+        for k in range(3):
+            writer.append_features(read_features(tmp_path / f"part{k}"))
+            writer.end_shard()
+        with pytest.raises(ValueError, match="30 features where 40"):
+            writer.append_features(SparseFeatures.from_scipy(scipy.sparse.csr_array((1, 30))))
+    assert contents(tmp_path / "joined") == whole
+
+
+@pytest.mark.parametrize(("d_sae", "dtype"), [(300, "float32"), (300, "float16"), (70_000, "float16")])
+def test_disk_is_known_in_advance(tmp_path, d_sae, dtype):
+    x = activations(64, d_sae, rate=0.02)
+    files = shards_of(tmp_path, [x], dtype=dtype)
+    written = sum(len(content) for name, content in files.items() if name.endswith(".bin"))
+    assert written == feature_bytes(64, np.count_nonzero(x) / 64, d_sae, dtype)
+
+
+def test_float16_rounds_values_and_refuses_what_it_cannot_hold(tmp_path):
+    x = activations(200, 30)
+    x[3, 4] = 1e-9  # becomes zero, and is no entry
+    shards_of(tmp_path / "half", [x], dtype="float16")
+    features = read_features(tmp_path / "half")
+    assert features.stored.dtype == np.float16 and features.values.dtype == np.float32
+    np.testing.assert_array_equal(features.to_scipy().toarray(), x.astype(np.float16))
+    assert features.nnz == np.count_nonzero(x) - 1
+    with pytest.raises(ValueError, match="1e.05 does not fit float16: set feature_dtype=float32"):
+        shards_of(tmp_path / "large", [x + 1e5], dtype="float16")
+
+
+def test_float16_moves_mppc_by_little(tmp_path):
+    rng = np.random.default_rng(0)
+    common = activations(4_000, 60, rate=0.03)
+    pair = [np.where(common > 0, common + 0.3 * rng.exponential(size=common.shape), 0).astype(np.float32) for _ in "ab"]
+    found = {}
+    for dtype in ("float32", "float16"):
+        for side, x in zip("ab", pair):
+            shards_of(tmp_path / dtype / side, [x], dtype=dtype)
+        layers = [read_features(tmp_path / dtype / side) for side in "ab"]
+        found[dtype] = max_pairwise_correlation(layers[:1], layers[1:]).value
+    moved = np.abs(found["float16"] - found["float32"])
+    assert 0 < moved.max() < 1e-4 and found["float32"].min() > 0.5

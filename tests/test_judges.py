@@ -143,6 +143,7 @@ def test_malformed_answers_are_counted_and_give_no_score(endpoint, tmp_path):
     judge = ChatJudge("m", tmp_path / "a.jsonl", concurrency=1)
     assert judge.score([ONE_TOKEN, PLACE]) == [Score(None, None), Score(5, 1)]
     assert judge.malformed == 2
+    assert ChatJudge("another", tmp_path / "a.jsonl").malformed == 0
 
 
 def test_what_was_answered_before_a_failure_is_kept(endpoint, tmp_path):

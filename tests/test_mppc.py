@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from lib.features import FeatureWriter, SparseFeatures, read_features
+from lib.feature_store import FeatureWriter, read_features
+from lib.features import SparseFeatures
 from lib.mppc import dense_max_pairwise_correlations, max_pairwise_correlation, max_pairwise_correlations
 
 TOLERANCE = 1e-6

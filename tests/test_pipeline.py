@@ -1,12 +1,17 @@
 """The stages of the main job at smoke size, against the definitions."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from lib import corpus, models, pipeline, sweep
-from lib.profiles import ProfileError
+from lib.profiles import HOME, ProfileError
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,45 @@ def test_sweep_moves_one_setting_at_a_time(smoke):
     same = [table[(table.choice == choice) & (table.value == value)].reproducibility.item() for choice, value in own.items()]
     assert len(set(same)) == 1
     assert table.reproducibility.between(-1, 1).all()
+
+
+KILLED = """
+import os, signal, sys
+from lib import pipeline
+from lib.feature_store import FeatureWriter
+from lib.profiles import get_profile
+profile = get_profile("smoke", sys.argv[1])
+ended, end_shard = [], FeatureWriter.end_shard
+def end_shard_and_die(self):
+    if len(ended) == 7:  # two shards of four layers each, but for one layer of the second
+        self.append(__import__("torch").ones(3, self.d_sae))
+        self._files["values"].flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    end_shard(self)
+    ended.append(self)
+FeatureWriter.end_shard = end_shard_and_die
+pipeline.features(profile.mamba, profile)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
+def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
+    whole = smoke.model_copy(update={"mppc_tokens": 3_000, "shard_tokens": 1_024})
+    pipeline.features(smoke.mamba, whole)
+    (sound,) = newest(smoke, "features-*")
+    files = {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
+    shutil.rmtree(sound)
+    settings = f"cache_dir={smoke.cache_dir},device=cpu,mppc_tokens=3000,shard_tokens=1024"
+    run = subprocess.run([sys.executable, "-c", KILLED, settings], cwd=HOME, capture_output=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-500:]
+    captured = []
+    capture = pipeline.capture_shard
+    monkeypatch.setattr(pipeline, "capture_shard", lambda *args: captured.append(args) or capture(*args))
+    pipeline.features(smoke.mamba, whole)
+    shards = pipeline.capture_shards(corpus.load_blocks(whole, "held_out", 3_000), whole)
+    assert len(shards) > 2 and len(captured) == len(shards) - 1
+    assert files == {name: (sound / name).read_bytes() for name in files}
+
+
+def newest(profile, pattern):
+    return sorted(profile.cache_dir.glob(pattern + "[0-9a-f]"), key=lambda path: path.stat().st_mtime_ns)[-1:]

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from lib import progress, reproduce
+from lib import progress, report, reproduce
 from lib.notebooks import CannotRun, find_notebooks, refresh_notebook, run_notebook, title_of
 from lib.profiles import HOME, Profile, get_profile
 from lib.progress import Progress, clock
@@ -64,6 +64,24 @@ def test_runs_in_order_with_parameters_in_the_notebooks_folder_and_this_python(w
     timings = json.loads((workbook.cache / "timings.json").read_text())["smoke"]
     assert list(timings) == ["00_first", "03_second"] and min(timings.values()) > 0
     assert texts(workbook.folder / "00_first.ipynb") == []
+
+
+def test_ends_with_the_address_of_the_report(workbook):
+    result = command(workbook, "--only", "00")
+    page = workbook.out.parent / "index.html"
+    assert result.exit_code == 0 and result.output.splitlines()[-1] == f"Report: {page.as_uri()}"
+    assert "The first" in page.read_text() and (workbook.out / "00_first.html").exists()
+    assert "01 The next" not in page.read_text() and not (workbook.out / "03_second.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said(workbook, monkeypatch):
+    monkeypatch.setattr(report, "build", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    result = command(workbook, "--only", "00")
+    assert result.exit_code == 1 and (workbook.out / "00_first.ipynb").exists()
+    assert result.output.splitlines()[-1] == (
+        f"The notebooks ran and their results are in {workbook.out.parent}, "
+        "but the report could not be written: OSError: No space left on device"
+    )
 
 
 def test_failure_names_notebook_and_cell_and_stops(workbook):
@@ -135,7 +153,7 @@ def test_fresh_deletes_artifacts_first(workbook):
 
 def test_missing_and_other_packages(tmp_path, capsys):
     pins = tmp_path / "requirements.txt"
-    pins.write_text("# numbers\nnumpy==0.0.1  # old\npytest\n")
+    pins.write_text('# numbers\nnumpy==0.0.1  # old\npytest\nno-such-package==1.0; platform_system == "Plan 9"\n')
     reproduce.check_packages(pins)
     assert "numpy" in capsys.readouterr().err
     pins.write_text("numpy==0.0.1\nno-such-package==1.0\n")

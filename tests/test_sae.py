@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from lib import models, sae_training
 from lib.corpus import Blocks
 from lib.sae import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
+from lib.sae_dense import dense_step, gpu_step
 from lib.sae_kernels import SparseStep
-from lib.sae_training import _Trainee, dense_step, train_saes
+from lib.sae_training import _Trainee, train_saes
 
 D_MODEL, D_SAE = 32, 256
 
@@ -116,6 +117,21 @@ def test_sparse_step_is_autograd_s_in_float64(smoke, bf16):
         assert (found - value).norm() / value.norm() < 1e-5, name
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_gpu_step_is_autograd_s(smoke, fused):
+    """Its equations, on the CPU in float32 and with the fused Adam that it gets on a GPU."""
+    x = torch.randn(500, D_MODEL, generator=torch.Generator().manual_seed(3))
+    ours, reference = trainee(smoke), trainee(smoke, torch.float64)
+    ours.adam.param_groups[0]["fused"] = fused
+    for l1 in (2.0, 3.0):
+        stats = gpu_step(ours.sae, ours.adam, x, l1, torch.float32)
+        expected = dense_step(reference.sae, reference.adam, x.double(), l1)
+        np.testing.assert_allclose(stats, [float(value) for value in expected], rtol=1e-5)
+    for name, value in reference.tensors().items():
+        found = ours.tensors()[name].double()
+        assert (found - value).norm() / value.norm() < 1e-5, name
+
+
 def test_feature_that_never_fires_takes_adam_s_step_too(smoke):
     x = sparse_data(256)
     ours, reference = trainee(smoke), trainee(smoke)
@@ -128,16 +144,18 @@ def test_feature_that_never_fires_takes_adam_s_step_too(smoke):
     torch.testing.assert_close(ours.sae.W_enc, reference.sae.W_enc, rtol=1e-5, atol=1e-6)
 
 
-def test_loss_curve_is_the_dense_one_s(smoke, monkeypatch):
-    steps, sparse = 120, SparseStep(256, D_MODEL, D_SAE)
+@pytest.mark.parametrize("fast, tolerance", [("sparse", 5e-3), ("gpu", 2e-2)])
+def test_loss_curve_is_the_dense_one_s(smoke, monkeypatch, fast, tolerance):
+    """The GPU's step rounds every product to bfloat16, the sparse step none that counts."""
+    steps, step = 120, gpu_step if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
     monkeypatch.setattr(sae_training, "SPARSE_SHARE", 1)
     curves = []
-    for fast in (sparse, None):
+    for fast in (step, None):
         t = trainee(smoke)
         t.measure(sparse_data(2048))
         stats = [t.train_on(sparse_data(256, seed=s), s, steps, fast) for s in range(steps)]
         curves.append(np.array([[float(v) for v in s] for s in stats]))
-    np.testing.assert_allclose(curves[0], curves[1], rtol=5e-3)
+    np.testing.assert_allclose(curves[0], curves[1], rtol=tolerance)
     assert curves[0][-1, 0] < 0.5 * curves[0][:, 0].max()
 
 

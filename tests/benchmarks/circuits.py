@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 
+import pandas as pd
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -25,16 +26,12 @@ def random_mamba(folder: str) -> None:
     MambaForCausalLM(config).save_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--distance", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--plain-samples", type=int, default=4)
-    options = parser.parse_args()
+def measure(distance: int = 64, samples: int = 128, plain_samples: int = 4) -> pd.DataFrame:
+    """Seconds of the fast way and, scaled up, of the plain one; the process's greatest memory after the fast one."""
     with tempfile.TemporaryDirectory() as folder:
         random_mamba(folder)
         model = models.load(folder, get_profile("laptop"))
-    p = induction_prompts(options.distance, 50_280, seed=0, n_samples=options.samples)
+    p = induction_prompts(distance, 50_280, seed=0, n_samples=samples)
     warm_up = induction_prompts(8, 50_280, seed=0, n_samples=1)
     circuits.final_state_effects(model, warm_up.clean, warm_up.corrupt_b, warm_up.target)
 
@@ -42,13 +39,25 @@ def main() -> None:
     circuits.final_state_effects(model, p.clean, p.corrupt_b, p.target)
     fast = time.perf_counter() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    few = options.plain_samples
+    few = plain_samples
     began = time.perf_counter()
     plain_patching.final_state_logits(model, p.clean[:few], p.corrupt_b[:few], 0)
-    plain = (time.perf_counter() - began) * options.samples / few * models.n_layers(model)
+    plain = (time.perf_counter() - began) * samples / few * models.n_layers(model)
 
-    work = f"{options.samples} samples × {models.n_layers(model)} layers × {p.clean.shape[1]} tokens"
-    print(f"{work}: fast {fast:.1f} s, at most {memory:.1f} GiB; plain {plain:.0f} s; ratio {plain / fast:.0f}")
+    rows = [("fast", fast, "s"), ("memory", memory, "GiB"), ("plain, scaled up", plain, "s")]
+    rows.append(("ratio", plain / fast, "times"))
+    frame = pd.DataFrame(rows, columns=["case", "value", "unit"])
+    work = f"{samples} samples × {models.n_layers(model)} layers × {p.clean.shape[1]} tokens"
+    frame.insert(0, "benchmark", f"path patching, mamba-130m, {work}")
+    return frame
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--distance", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--plain-samples", type=int, default=4)
+    print(measure(**vars(parser.parse_args())).to_string(index=False))
 
 
 if __name__ == "__main__":

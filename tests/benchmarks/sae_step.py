@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
+import pandas as pd
 import torch
 
 from lib.profiles import get_profile
 from lib.sae import SaeInfo
+from lib.sae_dense import dense_step
 from lib.sae_kernels import SparseStep
-from lib.sae_training import _Trainee, dense_step
+from lib.sae_training import _Trainee
 
 
 def trainee(d_model: int, d_sae: int, x: torch.Tensor, l0: float) -> _Trainee:
@@ -28,6 +31,29 @@ def trainee(d_model: int, d_sae: int, x: torch.Tensor, l0: float) -> _Trainee:
     return t
 
 
+def measure(
+    d_model: int = 128, d_sae: int = 4096, batch: int = 4096, l0: Sequence[float] = (25, 50, 100, 300, 1000),
+    repeats: int = 8,
+) -> pd.DataFrame:  # fmt: skip
+    """Milliseconds of either step, and their ratio, for each L0."""
+    x, rows = torch.randn(batch, d_model), []
+    sparse = SparseStep(batch, d_model, d_sae)
+    for wanted in l0:
+        t = trainee(d_model, d_sae, x, wanted)
+        seconds = {"dense": [], "sparse": []}
+        for _ in range(repeats + 1):
+            for name, step in (("dense", dense_step), ("sparse", sparse)):
+                began = time.perf_counter()
+                stats = step(t.sae, t.adam, x, 2.0)
+                seconds[name].append(time.perf_counter() - began)
+        dense, ours = (min(spent[1:]) * 1e3 for spent in seconds.values())  # the first turn compiles
+        values = {"dense": (dense, "ms"), "sparse": (ours, "ms"), "ratio": (dense / ours, "times")}
+        rows += [(f"L0 {float(stats.l0):.0f}, {name}", *value) for name, value in values.items()]
+    frame = pd.DataFrame(rows, columns=["case", "value", "unit"])
+    frame.insert(0, "benchmark", f"SAE step {d_model} → {d_sae:,}, batch {batch:,}, encoder in {sparse.dtype}")
+    return frame
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--d-model", type=int, default=128)
@@ -35,20 +61,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--l0", type=float, nargs="+", default=[25, 50, 100, 300, 1000])
     parser.add_argument("--repeats", type=int, default=8)
-    a = parser.parse_args()
-    x = torch.randn(a.batch, a.d_model)
-    sparse = SparseStep(a.batch, a.d_model, a.d_sae)
-    print(f"{a.d_model} → {a.d_sae}, batch {a.batch}, encoder product in {sparse.dtype}, {torch.get_num_threads()} threads")
-    for l0 in a.l0:
-        t = trainee(a.d_model, a.d_sae, x, l0)
-        seconds = {"dense": [], "sparse": []}
-        for _ in range(a.repeats + 1):
-            for name, step in (("dense", dense_step), ("sparse", sparse)):
-                began = time.perf_counter()
-                stats = step(t.sae, t.adam, x, 2.0)
-                seconds[name].append(time.perf_counter() - began)
-        dense, ours = (min(s[1:]) * 1e3 for s in seconds.values())  # the first turn compiles
-        print(f"L0 {float(stats.l0):6.1f}: dense {dense:6.1f} ms, sparse {ours:6.1f} ms, ratio {dense / ours:4.1f}")
+    print(measure(**vars(parser.parse_args())).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""How the cost of MPPC grows with tokens, d_sae, L0 and cores: `python -m tests.benchmarks.growth`.
+
+One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time. Four figures go to
+figures/benchmarks. Beside the times lies the cost that is expected: proportional to tokens and to L0², the latter as
+long as the sweep over all pairs of features is the smaller part; and so not to d_sae, until it is the larger one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import matplotlib.pyplot as plt
+import numba
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.features import SparseFeatures
+from lib.mppc import max_pairwise_correlations
+from lib.plots import PALETTE, save_figure, use_theme
+from lib.profiles import get_profile
+from tests.benchmarks.mppc import power_law_features, seconds
+
+CENTRE = {"tokens": 40_000, "d_sae": 8192, "l0": 32, "cores": 1}
+LABELS = {"tokens": "tokens", "d_sae": "features per layer", "l0": "L0 (active features per token)", "cores": "cores"}
+POWERS = {"tokens": 1, "l0": 2, "cores": -1}  # the cost expected; d_sae's depends on the rest
+FACTORS = {"tokens": (0.25, 0.5, 1, 2, 4), "d_sae": (0.25, 0.5, 1, 2, 4), "l0": (0.25, 0.5, 1, 2, 4)}
+
+
+def pair_seconds(tokens: int, d_sae: int, l0: float, cores: int) -> float:
+    """MPPC both ways of one pair of layers, everything that it takes included."""
+    a, b = (SparseFeatures.from_scipy(power_law_features(tokens, d_sae, l0, seed)) for seed in (0, 1))
+    return seconds(lambda: max_pairwise_correlations([a], [b], threads=cores))
+
+
+def sizes() -> list[tuple[str, dict[str, int]]]:
+    """What is changed, and all quantities, of each measurement."""
+    found = [
+        (name, CENTRE | {name: int(factor * CENTRE[name])}) for name, factors in FACTORS.items() for factor in factors
+    ]
+    most = min(numba.config.NUMBA_NUM_THREADS, os.cpu_count() or 1)
+    return found + [("cores", CENTRE | {"cores": cores}) for cores in range(1, most + 1)]
+
+
+def measure() -> pd.DataFrame:
+    """Seconds of each measurement; draws the figures too."""
+    pair_seconds(64, 64, 4, 1)  # compiles
+    rows = [(f"{name} {size[name]:,}", pair_seconds(**size), "s", name, size[name]) for name, size in sizes()]
+    frame = pd.DataFrame(rows, columns=["case", "value", "unit", "changed", "size"])
+    use_theme()
+    profile = get_profile("mini").model_copy(update={"name": "benchmarks"})
+    for name in LABELS:
+        save_figure(fig_growth(frame[frame["changed"] == name], name), f"fig_growth_{name}", profile)
+    centre = ", ".join(f"{LABELS[name]} {value:,}" for name, value in CENTRE.items())
+    frame.insert(0, "benchmark", f"growth of MPPC from {centre}")
+    return frame[["benchmark", "case", "value", "unit"]]
+
+
+def fig_growth(data: pd.DataFrame, name: str) -> Figure:
+    """Seconds against one quantity, and the expected power of it through the first point."""
+    figure, axes = plt.subplots(figsize=(3.5, 2.8), layout="constrained")
+    x, y = data["size"].to_numpy(float), data["value"].to_numpy()
+    axes.loglog(x, y, marker="o", color=PALETTE["pythia"], label="measured")
+    if name in POWERS:
+        expected = y[-1] * (x / x[-1]) ** POWERS[name] if POWERS[name] > 0 else y[0] * (x / x[0]) ** POWERS[name]
+        power = {1: "proportional", 2: "its square", -1: "one over it"}[POWERS[name]]
+        axes.loglog(x, expected, linestyle="--", color="0.5", label=power)
+    axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+    axes.minorticks_off()
+    others = [f"{value:,} {key}" for key, value in CENTRE.items() if key != name]
+    axes.set(xlabel=LABELS[name], ylabel="seconds, one pair of layers", title=", ".join(others))
+    axes.title.set_fontsize(8)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    print(measure().to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The scorecard: all of both papers on it, values from files alone, and a rule that gives each verdict."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from lib import results, scorecard
+from lib.notebooks import place_of
+from lib.profiles import HOME, Profile, get_profile
+from lib.scorecard import DIFFERS, NOT_RUN, RANDOM, REPRODUCED, SCALE, UNSTATED
+
+MINI = HOME / "figures" / "mini"
+REFERENCE = HOME / "data" / "reference"
+ITEMS = {item.id: item for item in scorecard.items()}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The mini profile with copies of its committed tables, to be altered."""
+    shutil.copytree(MINI, tmp_path / "mini", ignore=lambda _, names: [name for name in names if not name.endswith(".csv")])
+    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "mini"))
+    return get_profile("mini")
+
+
+def alter(profile, table, where, **values):
+    path = profile.figures_dir / f"{table}.csv"
+    frame = pd.read_csv(path)
+    chosen = results.rows(table, where, profile).index
+    for column, value in values.items():
+        frame.loc[chosen, column] = value
+    frame.to_csv(path, index=False)
+
+
+def row(profile, name):
+    return scorecard.card(profile, [ITEMS[name]]).iloc[0]
+
+
+def test_every_figure_table_appendix_and_equation_is_on_the_card():
+    parts = " ".join(item.part for item in ITEMS.values())
+    wanted = [f"Fig. {n}" for n in (1, 2, "3a", "3b", "3c", 4, "5a", "5b", 6, "7a", "7b", 8, "9a", "9b", 10, 11, 12, 13)]
+    wanted += [f"Table {n}" for n in (1, 2, 3, 4)] + [f"App. {x}" for x in "ABCDEFGH"] + ["eqs. 1–7", "eq. 8", "L, "]
+    wanted += [f"§{n}" for n in ("3.2", "4.2.1", "4.2.2", "4.3.1", "4.3.2", "4.4", "4.5", "5.1", "5.2", "6.1", "6.2", "6.3")]
+    assert [name for name in wanted if name not in parts] == []
+    assert len(ITEMS) == len(scorecard.items())  # no id twice
+
+
+def test_every_claim_of_every_notebook_is_on_the_card():
+    given = {(item.table, item.where) for item in ITEMS.values()}
+    claims = [(path.stem, f"claim={claim}") for path in MINI.glob("table_claims_*.csv") for claim in pd.read_csv(path)["claim"]]
+    assert len(claims) > 30 and [claim for claim in claims if claim not in given] == []
+
+
+def test_every_headline_number_is_used():
+    used = {item.paper_where for item in ITEMS.values() if item.paper_table == "paper_headline_numbers"}
+    for number in pd.read_csv(REFERENCE / "paper_headline_numbers.csv").itertuples():
+        if number.quantity in ("induction_head", "previous_token_head"):  # read from the released file itself
+            layer, head = str(number.value).split(".")
+            assert f"L{layer}H{head}" in results.frame("derived:released_heads", get_profile("mini"))["shown"][0]
+        else:
+            assert f"quantity={number.quantity} & comparison={number.comparison}" in used
+
+
+def test_every_item_has_a_place_in_the_workbook_and_a_known_test_and_limit():
+    limits = set(pd.read_csv(REFERENCE / "scale_limits.csv")["id"])
+    for item in ITEMS.values():
+        assert place_of(item.figure or item.place) is not None, item.id
+        assert item.test in scorecard.TESTS and (not item.limit or item.limit in limits), item.id
+    assert limits == {item.limit for item in ITEMS.values()} - {""}
+
+
+def test_every_output_of_a_notebook_has_a_caption():
+    captions = set(pd.read_csv(REFERENCE / "captions.csv")["name"])
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((HOME / "notebooks").glob("*.ipynb")))
+    saved = set(re.findall(r'\\"((?:lan_)?fig_\w+|table_\w+)\\"', code))
+    assert len(saved) > 60 and saved == captions
+
+
+def test_values_come_from_the_files(run):
+    before = row(run, "w-3a-mamba")
+    assert before.ours == "0.564" and before.paper == "0.740" and before.interval == "0.561 to 0.567"
+    alter(run, "table_mppc_summary", "comparison=Pythia → Mamba & direction=forward", mean=0.72, low=0.71, high=0.73)
+    after = row(run, "w-3a-mamba")
+    assert (after.ours, after.interval, after.verdict) == ("0.720", "0.710 to 0.730", REPRODUCED)
+
+
+def test_a_limit_excuses_only_while_it_is_measured(run):
+    limited = row(run, "w-3a-mamba")
+    assert limited.verdict == SCALE and limited.why.endswith(": 0.731")
+    alter(run, "table_mppc_summary", "comparison=SAE seed & direction=forward", mean=0.82)
+    assert row(run, "w-3a-mamba").verdict == DIFFERS and row(run, "w-3a-sae").verdict == REPRODUCED
+    (run.figures_dir / "table_depth_slope.csv").unlink()
+    assert row(run, "w-3c-ridge").verdict == DIFFERS  # a limit that cannot be told excuses nothing
+
+
+def test_claims_are_taken_over(run):
+    assert row(run, "w-8").verdict == REPRODUCED and row(run, "w-11-lower").verdict == DIFFERS
+    alter(run, "table_claims_depth", "claim=(c) MPPC falls with depth", verdict="does not hold at this scale")
+    assert row(run, "w-8").verdict == DIFFERS and row(run, "w-8").ours.startswith("does not hold: first layer")
+    assert row(run, "w-off-rwkv").verdict == UNSTATED  # the paper makes no such claim
+
+
+def test_what_has_not_been_written_is_not_run(run):
+    (run.figures_dir / "table_mppc_summary.csv").unlink()
+    alter(run, "table_claims_rwkv", "claim=(f) slightly lower than Mamba", claim="something else")
+    card = scorecard.card(run).set_index("id")
+    assert card.verdict["w-3a-mamba"] == NOT_RUN and card.ours["w-3a-mamba"] == ""
+    assert card.why["w-3a-mamba"].endswith("Run `python -m lib.reproduce --only 04`.")
+    assert card.verdict["w-11-lower"] == NOT_RUN and card.verdict["w-8"] == REPRODUCED
+    assert card.verdict["w-3b-low"] == NOT_RUN and "mppc_pythia_to_mamba.parquet" in card.why["w-3b-low"]
+
+
+def test_differences_of_features(run):
+    folder = run.figures_dir
+    for name, values in (("mamba", [0.5, 0.6, None, 0.9]), ("model_seed", [0.6, 0.6, 0.5, None])):
+        pd.DataFrame({"mppc": values}).to_parquet(folder / f"mppc_pythia_to_{name}.parquet")
+    assert row(run, "w-3b-low").ours == "-0.095" and row(run, "w-3b-high").ours == "-0.005"
+
+
+def test_random_weights_reproduce_nothing():
+    smoke = get_profile("smoke")
+    assert scorecard.verdict(ITEMS["w-3a-mamba"], 0.74, 0.74, smoke) == (RANDOM, "")
+    assert scorecard.verdict(ITEMS["w-mppc"], "True", "", smoke)[0] == REPRODUCED  # arithmetic holds for any weights
+    assert scorecard.verdict(ITEMS["w-mppc"], "not all", "", smoke)[0] == DIFFERS
+
+
+@pytest.mark.parametrize(
+    "test, ours, bound, tolerance, holds",
+    [("within", 0.69, 0.74, 0.05, True), ("within", 0.68, 0.74, 0.05, False), ("above", 0.3, 0.3, 0, False),
+     ("below", 0.1, 0.2, 0, True), ("setting", 32, 32.0, 0, True), ("equals", "two names", "IOI", 0, False),
+     ("claim", "holds", "", 0, True), ("true", "False", "", 0, False), ("within", float("nan"), 1, 1, False)],
+)  # fmt: skip
+def test_tests(test, ours, bound, tolerance, holds):
+    assert scorecard.TESTS[test](ours, bound, tolerance) is holds
+
+
+def test_the_four_tables_cell_by_cell(run):
+    cells = scorecard.cells(run).set_index(["table", "distance", "place"])
+    assert len(cells) == 120 + 25 + 15 + 15 and cells.ours[1].isna().all()  # eight layers beside 24
+    ours = results.rows("table_2_ssm_input", "distance=8 & position=B1+1", run).iloc[0]
+    cell = cells.loc[(2, 8, "B1+1")]
+    assert cell.paper == -9.69 and cell.ours == ours.mean_logit_diff
+    assert cell.high - cell.low == pytest.approx(2 * 1.96 * ours.standard_error)
+
+
+def test_html_escapes_and_links(run):
+    card = scorecard.card(run).head(1).assign(item="<b>&", why="<i>")
+    page = scorecard.as_html(card)
+    assert "&lt;b&gt;&amp;" in page and "<small>&lt;i&gt;</small>" in page and "<b>" not in page
+    assert 'href="01_three_architectures.ipynb#Mamba:-a-convolution,-then-a-state"' in page
+    assert "<a " not in scorecard.as_html(card, lambda place: "")
+
+
+def test_a_filter_that_leaves_several_rows_is_an_error(run):
+    item = replace(ITEMS["w-3a-mamba"], where="comparison=Pythia → Mamba")
+    with pytest.raises(ValueError, match="2 rows where one"):
+        scorecard.card(run, [item])
