@@ -123,5 +123,8 @@ def run_menu(browser):
 def finished(browser, path):
     """Whether the saved notebook has a number at every code cell, or an error."""
     ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    try:
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    except ValueError:  # it is being written
+        return False
     return all(cell.execution_count for cell in cells) or any(o.output_type == "error" for cell in cells for o in cell.outputs)
