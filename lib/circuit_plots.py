@@ -11,10 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.plots import PALETTE, WIDTH
+from lib.plots import PALETTE, WIDTH, signed
 from lib.prompts import ROLES
 
 GREY, RED, YELLOW, GREEN = "0.75", "#cc3311", "#ddaa33", "#228833"
+MOST_NUMBERS = 60  # cells of a heatmap in which their values are written
 TOKENS = ("A1", "B1", "B1+1", "B1+2", "B1+3", "…", "A2")
 
 
@@ -94,11 +95,11 @@ def fig_mamba_circuit(
         for role, effect in local.items():
             if abs(effect) >= 0.05 * abs(state):
                 ends = (column[role], 0.1), (column[position], 1.4)
-                _arrow(axes, *ends, colour, _width(effect, state), bend, f"{effect:+.2f}", 0.5, aside)
+                _arrow(axes, *ends, colour, _width(effect, state), bend, signed(effect), 0.5, aside)
     for role, effect in inputs.items():
-        label = f"{effect:+.2f}" if abs(effect) >= 0.02 * abs(state) else ""
+        label = signed(effect) if abs(effect) >= 0.02 * abs(state) else ""
         _arrow(axes, (column[role], 1.6), (last, 2.9), PALETTE["pythia"], _width(effect, state), 0, label, 0.35)
-    _arrow(axes, (last, 3.1), (last, 4.25), PALETTE["pythia"], _width(state, state), 0, f"{state:+.2f}", 0.5, 0.35)
+    _arrow(axes, (last, 3.1), (last, 4.25), PALETTE["pythia"], _width(state, state), 0, signed(state), 0.5, 0.35)
     for colour, text in ((PALETTE["pythia"], "B corrupted"), (PALETTE["mamba"], "A corrupted")):
         axes.plot([], [], color=colour, linewidth=3, label=text)
     axes.legend(loc="upper left", frameon=False, fontsize=8)
@@ -122,7 +123,7 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
     ):
         strongest = heads["mean_logit_diff"].min()
         for k, head in enumerate(heads[heads["mean_logit_diff"] <= 0.1 * strongest].sort_values("mean_logit_diff").itertuples()):
-            text = f"{what} L{head.layer}H{head.head}: {head.mean_logit_diff:+.2f}, attention {head.attention:.2f}"
+            text = f"{what} L{head.layer}H{head.head}: {signed(head.mean_logit_diff)}, attention {head.attention:.2f}"
             _arrow(axes, start, end, colour, _width(head.mean_logit_diff, strongest), 0.12 * k)
             axes.text(place[0], place[1] - 0.28 * k, text, fontsize=8, color=colour)
     _arrow(axes, (1, 0.1), (1, 1.5), GREY, 1.2)
@@ -144,7 +145,11 @@ def fig_head_effects(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _heatmap(axes: Axes, table: pd.DataFrame, label: str, **more) -> None:
     """Layers upwards; blue is down, red is up, white is nothing."""
-    limit = max(np.nanmax(np.abs(np.asarray(table, float))), 1e-9)
+    cells = np.asarray(table, float)
+    limit = max(np.nanmax(np.abs(cells)), 1e-9)
+    if cells.size <= MOST_NUMBERS:
+        words = np.vectorize(lambda value: signed(value, 1) if abs(value) >= 0.05 else "0")(cells)
+        more |= {"annot": words, "fmt": "", "annot_kws": {"fontsize": 8}}
     sns.heatmap(table, ax=axes, cmap="RdBu_r", vmin=-limit, vmax=limit, cbar_kws={"label": label}, **more)
     axes.invert_yaxis()
 
@@ -176,8 +181,9 @@ def fig_circuit_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     figure, grid = plt.subplots(2, len(maps), figsize=(1.5 * WIDTH, 5), sharex=True, squeeze=False, layout="constrained")
     for column, (model, circuit) in enumerate(maps.items()):
         for axes, part, corrupt in zip(grid[:, column], circuit / np.abs(circuit).max(), ("B′", "A′"), strict=True):
-            sns.heatmap(part, ax=axes, cmap="RdBu_r", vmin=-1, vmax=1, xticklabels=ROLES, cbar=column == len(maps) - 1)
+            bar = dict(cbar=column == len(maps) - 1, cbar_kws={"label": "share of strongest"})
+            sns.heatmap(part, ax=axes, cmap="RdBu_r", vmin=-1, vmax=1, xticklabels=ROLES, **bar)
             axes.invert_yaxis()
-            axes.set(title=f"{model}, {corrupt}", ylabel="depth" if column == 0 else None)
+            axes.set(title=f"{model}, {corrupt}", ylabel=f"depth ({len(part)} parts of the model)" if column == 0 else None)
             axes.tick_params(axis="x", rotation=45)
     return figure

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lib.judges import Example
 from lib.plots import LOOKS, WIDTH
 
-FONT, CHARACTER = 6.5, 0.602 * 6.5  # points; a monospaced character is 0.602 of its size wide
+FONT, CHARACTER = 7.2, 0.602 * 7.2  # points; a monospaced character is 0.602 of its size wide
 SIDE = 30  # characters shown before and after the active token
 
 
@@ -90,5 +90,7 @@ def _frequent(long: pd.DataFrame, aspect: str, at_least: int) -> pd.DataFrame:
 
 def _boxes(axes: Axes, data: pd.DataFrame, aspect: str, **more) -> None:
     if len(data):
-        sns.boxplot(data, x=aspect, y="MPPC", ax=axes, fliersize=1, linewidth=0.8, **more)
+        sns.boxplot(data, x=aspect, y="MPPC", ax=axes, fliersize=1, linewidth=0.8, saturation=1, **more)
+        n = data.groupby(aspect)["MPPC"].count() // (data["variant"].nunique() or 1)
+        axes.set_xticks(range(len(n)), [f"{score}\nn = {count}" for score, count in n.items()])
     axes.set(xlabel=f"{aspect} score", ylim=(0, 1.02))

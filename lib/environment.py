@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
-from lib import corpus, hub, models, needs, recipes
+from lib import corpus, hub, models, needs, plan, recipes
 from lib.profiles import Profile
 from lib.safe_weights import read_header
 
@@ -19,7 +19,7 @@ ADD_ONS = {  # import name → how it is installed, what it is for
     "mamba_ssm": ("pip install --no-build-isolation mamba-ssm", "Mamba's scan on a GPU"),
     "causal_conv1d": ("pip install --no-build-isolation causal-conv1d", "Mamba's convolution on a GPU"),
     "triton": ("pip install triton", "matching features on a GPU"),
-    "ray": ("pip install ray", "many computers"),
+    "ray": ("pip install -r tests/cluster/requirements.txt", "many computers"),
 }
 
 
@@ -108,12 +108,14 @@ def _gpu(profile: Profile) -> Iterator[str]:
 
 
 def _room(profile: Profile) -> Iterator[str]:
+    takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
     helps = {
         "disk": f"make room in {needs.existing_folder(profile.cache_dir)} or take --set cache_dir=FOLDER",
         "memory": "close other programs or take a smaller profile",
     }
-    for kind, (free, wanted) in needs.room(profile).items():
-        yield _line(free >= wanted, f"{free:.0f} GB of {kind} free, at least {wanted:.1f} needed", helps[kind])
+    for kind, how in helps.items():
+        free, wanted = (getattr(room, kind) / needs.GB for room in (has, takes))
+        yield _line(free >= wanted, f"{free:.0f} GB of {kind} free, {wanted:.1f} needed by the plan", how)
 
 
 def _folders(profile: Profile) -> Iterator[str]:

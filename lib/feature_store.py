@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -200,3 +202,23 @@ def open_features(folder: str | Path) -> list[SparseFeatures]:
     if len({layer.n_tokens for layer in layers}) > 1:
         raise ValueError(f"the layers in {folder} differ in their number of tokens; compute the features again.")
     return layers
+
+
+def join_features(parts: Iterable[Path], folder: Path) -> None:
+    """Put together what was captured run by run of one text's shards; the bytes are those of one capture.
+
+    Raises ValueError where a part is damaged; capturing it again makes what is damaged anew.
+    """
+    with ExitStack() as stack:
+        writers: list[FeatureWriter] = []
+        for part in parts:
+            for k, layer in enumerate(open_features(part)):
+                verify_features(layer_folder(part, k))
+                if k == len(writers):
+                    writer = FeatureWriter(layer_folder(folder, k), layer.d_sae, layer.stored.dtype.name)
+                    writers.append(stack.enter_context(writer))
+                start = 0
+                for shard in read_journal(layer_folder(part, k)):
+                    writers[k].append_features(layer.rows(start, start + shard.n_tokens))
+                    writers[k].end_shard()
+                    start += shard.n_tokens

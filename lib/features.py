@@ -68,6 +68,12 @@ class SparseFeatures:
         end = self.indptr[n_tokens]
         return SparseFeatures(self.indptr[: n_tokens + 1], self.indices[:end], self.stored[:end], (n_tokens, self.d_sae))
 
+    def rows(self, start: int, stop: int) -> SparseFeatures:
+        """The tokens from `start` to `stop`; the entries are not copied."""
+        first, end = self.indptr[start], self.indptr[stop]
+        indptr = self.indptr[start : stop + 1] - first
+        return SparseFeatures(indptr, self.indices[first:end], self.stored[first:end], (stop - start, self.d_sae))
+
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The same matrix for scipy, which copies the indices into a type of its own."""
         return scipy.sparse.csr_array((self.values, self.indices.astype(np.int32), self.indptr), shape=self.shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,12 @@ def folder_of(name: str, profile: Profile) -> str:
 
     Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere.
     """
+    if name.startswith("smoke-") or profile.models == "random":
+        return str(_random_folder(name, profile))
     if (recipes.MODELS / name / "config.json").exists():
         return str(recipes.MODELS / name)
     if Path(name).is_dir():
         return name
-    if name.startswith("smoke-") and name in recipes.RECIPES:
-        fields = {"recipe": vars(recipes.RECIPES[name])}
-        return str(Store(profile.cache_dir).get(name, fields, lambda folder: recipes.random_checkpoint(name, folder)))
     if not is_available(name):
         raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
     return str(hub.fetch_model(name))
@@ -69,8 +69,19 @@ def folder_of(name: str, profile: Profile) -> str:
 
 def hub_names(profile: Profile) -> list[str]:
     """The profile's models that come from the hub."""
+    if profile.models == "random":
+        return []
     names = dict.fromkeys((profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv))
     return [name for name in names if name not in recipes.RECIPES and not any(map(Path.is_dir, (recipes.MODELS / name, Path(name))))]
+
+
+def _random_folder(name: str, profile: Profile) -> Path:
+    recipe = recipes.recipe_of(name)
+    if recipe is None:
+        known = ", ".join([*recipes.RECIPES, *recipes.CONFIGURATIONS])
+        raise ModelNotFound(f"no configuration of {name} is known to build it with random weights; known are {known}.")
+    build = partial(recipes.random_checkpoint, name)
+    return Store(profile.cache_dir).get(Path(name).name, {"recipe": vars(recipe)}, build)
 
 
 def is_available(name: str) -> bool:

@@ -75,7 +75,7 @@ def max_pairwise_correlations(
     Memory: 8 bytes per entry of all of `a`, 6 per entry of one layer of `b` (8 above 65,536 features), 80 bytes per
     feature of `b` and thread; never tokens by features, never features by features. Give the smaller model as `a`.
     Features that fire on more than half of the tokens count as firing on all.
-    On another `device` than the CPU: the same to 1e-6, by `lib.mppc_gpu`; all of `a` and one layer of `b` lie on it.
+    On another `device` than the CPU: the same to 1e-6, by `lib.mppc_gpu`; all of `a` and two layers of `b` lie on it.
 
     Raises ValueError for an empty sequence, differing numbers of tokens, or activations that are not finite.
     """

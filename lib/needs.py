@@ -1,16 +1,13 @@
-"""What a run needs that can be told before anything heavy is imported: packages, memory, disk."""
+"""What a run needs that can be told before anything heavy is imported: packages, folders."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
-from lib.profiles import HOME, Profile
+from lib.profiles import HOME
 
 REQUIREMENTS = HOME / "requirements.txt"
 INSTALL = "run `pip install -r requirements.txt`"
@@ -37,18 +34,6 @@ def package_faults(requirements: Path = REQUIREMENTS) -> tuple[list[str], list[s
     absent = [package for package, got in found.items() if got is None]
     other = [f"{name} {found[name]} instead of {pin}" for name, pin in pins.items() if found[name] not in (None, pin)]
     return absent, other
-
-
-def room(profile: Profile) -> dict[str, tuple[float, float]]:
-    """GB of disk and memory: those free, and a lower bound of those that the profile needs.
-
-    32 active features of 8 bytes per token in each of 24 files of feature activations; torch with one model in 1.5 GB,
-    and the shuffle buffer of one layer 768 wide in float32.
-    """
-    disk = 24 * 32 * 8 * profile.mppc_tokens / GB
-    memory = 1.5 + 768 * 4 * profile.buffer_tokens / GB
-    free = shutil.disk_usage(existing_folder(profile.cache_dir)).free / GB, psutil.virtual_memory().available / GB
-    return {"disk": (free[0], disk), "memory": (free[1], memory)}
 
 
 def existing_folder(path: Path) -> Path:

@@ -6,6 +6,7 @@ Every function loads its result if it is there and makes it if not, so that any 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -24,14 +25,16 @@ from lib import corpus, models
 from lib.activations import iterate_activations
 from lib.corpus import Blocks
 from lib.feature_shards import finished_shards
-from lib.feature_store import FeatureWriter, layer_folder, open_features
+from lib.feature_store import FeatureWriter, join_features, layer_folder, open_features
 from lib.features import SparseFeatures, feature_statistics
-from lib.mppc import max_pairwise_correlations
+from lib.mppc_tiles import correlate_in_tiles
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
-from lib.store import Store, sha256_of
-from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset, rolled
+from lib.sizes import group_size
+from lib.store import Store, atomic_write, sha256_of
+from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset
+from lib.workers import Workers, split, workers_of
 
 Resampled = Float32[np.ndarray, "resamples features"]
 TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
@@ -87,23 +90,62 @@ def trained_saes(
     name: str, profile: Profile, seed: int | None = None
 ) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
     """A model's SAEs (of one SAE seed, or all), by seed and layer, with their metrics in `info`, and the history."""
-    folder = Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
+    folder = saes_folder(name, profile)
+    return _load_saes(folder, profile, seed), pd.read_csv(folder / "history.csv")
+
+
+def saes_folder(name: str, profile: Profile) -> Path:
+    """Where `trained_saes` reads them."""
+    return Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
+
+
+def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseAutoencoder]:
     which = "seed*" if seed is None else f"seed{seed:02d}_*"
-    saes = [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
-    return saes, pd.read_csv(folder / "history.csv")
+    return [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
-    model = models.load(name, profile)
+    workers = workers_of(profile)
     # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
-    blocks = corpus.load_blocks(profile, "train", profile.sae_tokens)
-    saes, history = train_saes(
-        model, blocks, profile, seeds_of(name, profile), layers_of(model, profile), folder / "checkpoint"
-    )
-    evaluate_saes(model, saes, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
-    for sae in saes:
-        sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
+    if not chosen.exists():
+        atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
+    groups = json.loads(chosen.read_text())
+    pieces = {f"layers {g[0]} to {g[-1]}": (name, g, text, held_out, profile, folder) for g in groups}
+    parts = workers.each(train_layers, pieces, f"SAEs of {name}")
+    history = pd.concat(map(pd.read_csv, parts)).sort_values(["step", "seed", "layer"])
     history.to_csv(folder / "history.csv", index=False)
+
+
+def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
+    """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
+    model = models.load(name, profile)
+    layers = layers_of(model, profile)
+    sizes = (models.n_layers(model), model.cfg.d_model, len(seeds_of(name, profile)), profile)
+    [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
+    return split(layers, max(-(-len(layers) // largest), workers.count))
+
+
+def train_layers(
+    name: str, layers: Sequence[int], text: Blocks, held_out: Blocks, profile: Profile, folder: Path
+) -> Path:
+    """Train, evaluate and save the SAEs of some of a model's layers, all SAE seeds; returns the file of their history.
+
+    The SAEs are those of a training of all layers. What is there already is not made again.
+    """
+    place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
+    history_file = place / "history.csv"
+    if not history_file.exists():
+        model = models.load(name, profile)
+        saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
+        evaluate_saes(model, saes, held_out, profile)
+        for sae in saes:
+            sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+        atomic_write(history_file, history.to_csv(index=False))
+        shutil.rmtree(place / "training", ignore_errors=True)
+    return history_file
 
 
 def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
@@ -119,10 +161,15 @@ def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
 
 def features(name: str, profile: Profile, seed: int | None = None) -> list[SparseFeatures]:
     """Feature activations of a model's SAEs of one SAE seed (default: the first) over the held-out text."""
+    return open_features(features_folder(name, profile, seed))
+
+
+def features_folder(name: str, profile: Profile, seed: int | None = None) -> Path:
+    """Where `features` reads them."""
     seed = profile.sae_seeds[0] if seed is None else seed
     fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
     build = partial(_encode, name, profile, seed)
-    return open_features(Store(profile.cache_dir).get("features", fields, build, version=2))
+    return Store(profile.cache_dir).get("features", fields, build, version=2)
 
 
 def capture_fields(profile: Profile) -> dict[str, Any]:
@@ -151,15 +198,34 @@ def capture_shard(
 
 
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
-    saes, _ = trained_saes(name, profile, seed)
-    model = models.load(name, profile)
+    workers = workers_of(profile)
+    saes = saes_folder(name, profile)
     shards = capture_shards(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile)
+    runs = split(range(len(shards)), workers.pieces)
+    pieces = {}
+    for run in runs:
+        target = folder if len(runs) == 1 else folder / "checkpoint" / f"shards_{run[0]:05d}_to_{run[-1]:05d}"
+        pieces[f"shards {run[0]} to {run[-1]}"] = (name, profile, saes, seed, shards[run[0] : run[-1] + 1], target)
+    parts = workers.each(capture, pieces, f"features of {name}")
+    if len(runs) == 1:
+        list(parts)
+    else:
+        join_features(parts, folder)
+
+
+def capture(
+    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[Blocks], folder: Path
+) -> Path:
+    """Write the feature activations of some shards into a folder; one that is unfinished goes on at its last whole shard."""
+    saes = _load_saes(saes_folder, profile, seed)
+    model = models.load(name, profile)
     places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
     done = min(finished_shards(*place) for place in places)
     with ExitStack() as stack:
         writers = [stack.enter_context(FeatureWriter(*place, keep=done)) for place in places]
         for blocks in tqdm(shards[done:], f"features of {name}", len(shards), initial=done, mininterval=5):
             capture_shard(model, saes, blocks, profile, writers)
+    return folder
 
 
 def mppc(
@@ -181,11 +247,10 @@ def _pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[s
 
 
 def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool, folder: Path) -> None:
-    features_a, features_b = features(a, profile), features(b, profile, seed_b)
-    if null:
-        offset = null_offset(features_b[0].n_tokens, profile.seed)
-        features_b = [rolled(layer, offset) for layer in features_b]
-    directions = max_pairwise_correlations(features_a, features_b, device=models.device_of(profile), progress=True)
+    folders = features_folder(a, profile), features_folder(b, profile, seed_b)
+    features_a, features_b = map(open_features, folders)
+    shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
+    directions = correlate_in_tiles(folders, (len(features_a), len(features_b)), shift, profile, f"MPPC of {a} and {b}")
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]

@@ -45,6 +45,11 @@ def save_table(table: pd.DataFrame, name: str, profile: Profile) -> pd.DataFrame
     return table
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, and the minus of print, as on the axes."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def fig_training_losses(losses: pd.DataFrame) -> Figure:
     """Training loss against tokens; columns model, tokens, loss."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
@@ -110,7 +115,7 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
     for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
         for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
             full = measure == "l0" and "full"
-            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="viridis", ax=axes, legend=full)
+            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="crest", ax=axes, legend=full)
             axes.set(xlabel="tokens", ylabel=measure.replace("_", " ").replace("l0", "L0"))
             axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
         grid[0, column].set(title=model, yscale="log")
@@ -125,7 +130,9 @@ Interval = tuple[float, float]
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
 LOOKS = {  # a comparison looks the same in every figure: number of its colour, number of its dashes
     "Pythia → Mamba": (0, 0),
+    "Mamba → Pythia": (0, 1),
     "model seed": (2, 1),
+    "model seed, reverse": (2, 3),
     "SAE seed": (1, 2),
     "Pythia → RWKV": (4, 0),
     "neurons, Pythia → Mamba": (7, 3),
@@ -137,14 +144,16 @@ def _densities(
     axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
 ) -> None:
     """A density per label, in the label's own colour and dashes if it has some, else in order."""
-    colours, room = sns.color_palette(), 1.05 + 0.075 * len(values)  # the legend lies above what is drawn
+    colours, room = sns.color_palette(), 1.05 + 0.085 * (len(values) + bool(intervals))  # the legend lies above what is drawn
     for k, (label, mppc) in enumerate(values.items()):
         colour, style = LOOKS.get(label, (k, k))
         look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}
         _density(axes, mppc, label, look, (intervals or {}).get(label), 1 / room)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
     axes.set_ylim(0, room * max(np.max(line.get_ydata()) for line in axes.lines))
-    axes.legend(frameon=False, fontsize=small, loc="upper left", borderaxespad=0)
+    title = "mean [95 % interval, documents resampled]" if intervals else None
+    look = dict(frameon=False, fontsize=small, title_fontsize=small, alignment="left")
+    axes.legend(**look, loc="upper left", borderaxespad=0, title=title)
 
 
 def _density(
@@ -156,7 +165,7 @@ def _density(
     heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
     centres = (edges[1:] + edges[:-1]) / 2
     about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    axes.plot(centres, heights, **look, label=f"{label}: mean {mppc.mean():.3f}{about}")
+    axes.plot(centres, heights, **look, label=f"{label}: mean {mppc.mean():.3f}{about}, n = {len(mppc):,}")
     axes.fill_between(centres, heights, color=look["color"], alpha=0.1)
     axes.axvline(mppc.mean(), ymax=height, **look, linewidth=0.8)
 
@@ -171,13 +180,28 @@ def fig_mppc_density(
     return figure
 
 
+def fig_share_above(values: Mapping[str, Sequence[float]]) -> Figure:
+    """Share of features whose MPPC lies above each value, one line per label: densities too unlike for one axis."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+    for k, (label, mppc) in enumerate(values.items()):
+        colour, style = LOOKS.get(label.removeprefix("null: "), (k, k))
+        style = 3 if label.startswith("null: ") else style
+        sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=sns.color_palette()[colour], linestyle=DASHES[style],
+                     label=f"{label}, n = {pd.Series(mppc).count():,}")  # fmt: skip
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="share of features above", xlim=(-0.05, 1))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _difference(axes: Axes, differences: pd.Series) -> None:
     low, high = differences.quantile([0.05, 0.95])
     axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, color=PALETTE["mamba"], alpha=0.6)
-    axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 %: [{low:.2f}, {high:.2f}]")
-    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=f"mean {differences.mean():+.3f}")
+    axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
+    about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
+    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
     axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend above what is drawn
+    axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
 
 
 def fig_mppc_difference(differences: pd.Series, title: str = "") -> Figure:
@@ -195,7 +219,8 @@ def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str) -> None:
     layers = np.arange(n)
     axes.plot(layers + 0.5, (layers + 1) / n * m - 0.5, "w--", linewidth=1.5, label="same relative depth")
     axes.invert_yaxis()
-    axes.legend(loc="upper left", fontsize=7, framealpha=0.4, labelcolor="w", facecolor="k")
+    place = dict(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)  # above the map, not on it
+    axes.legend(**place, fontsize=8, labelcolor="w", facecolor="0.35", edgecolor="none")
     axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
 
 
@@ -222,6 +247,7 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
         _densities(axes, values, small=7)
         axes.set(title=title, xlabel="MPPC")
+        axes.label_outer()
     grid[0, 0].set_ylim(0, max(np.max(line.get_ydata()) for axes in grid[0] for line in axes.lines) * 1.2)
     return figure
 
@@ -232,10 +258,11 @@ def fig_three_panels(
     """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11)."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
     _densities(left, values, small=7)
+    left.set_xlabel("MPPC")
     _difference(middle, differences)
     _depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
-        axes.set_title(f"({letter})", loc="left", fontsize=10)
+        axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)
     return figure
 
 
@@ -266,8 +293,8 @@ def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.Da
     left.minorticks_off()
     sns.lineplot(by_l0, x="l0", y="mppc", hue="comparison", style="comparison", markers=True, ax=middle)
     middle.set(xlabel="L0 of the SAEs")
-    sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right)
+    sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right, saturation=1, legend=False)
     right.set(xlabel="dead features")
-    for axes in (left, middle, right):
-        axes.legend(title=None, frameon=False, fontsize=7)
+    middle.get_legend().remove()
+    left.legend(title=None, frameon=False, fontsize=8)
     return figure

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 HOME = Path(__file__).resolve().parents[1]
 DATA = HOME / "data"
@@ -26,9 +26,15 @@ class Profile(BaseModel):
 
     name: str = Field(description="name of the profile; figures go to figures/<name>")
     meaningful: bool = Field(True, description="False where the models have random weights")
+    models: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random builds each model with random weights on the spot; the text is the docstrings"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     seed: int = Field(0, ge=0, description="seed of every random choice that is not an SAE's own")
-    cache_dir: Path = Field(description="where artifacts are kept; data/cache/<name> unless set")
+    cache_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="where artifacts are kept; data/cache/<name> unless set"
+    )
+    ray: str | None = Field(None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine")
 
     corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
     context_length: int = Field(ge=8, description="tokens per block, BOS included")
@@ -53,6 +59,9 @@ class Profile(BaseModel):
     sae_warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which λ and the rate rise")
     sae_decay: float = Field(0.2, ge=0, lt=1, description="share of the steps over which the rate falls to zero")
     sae_seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="SAE seeds; the second is the skyline's")
+    sae_group_layers: int | None = Field(
+        None, ge=1, description="layers whose SAEs train at a time; None: as many as memory holds. Each group rereads the text"
+    )
     buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
     batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
     sweep_tokens: int = Field(ge=1, description="tokens per SAE where settings are compared (notebook 02)")
@@ -84,8 +93,15 @@ class Profile(BaseModel):
 
     @property
     def figures_dir(self) -> Path:
-        """Folder of this profile's figures and tables."""
-        return HOME / "figures" / self.name
+        """Folder of this profile's figures and tables; those of random weights lie apart."""
+        return HOME / "figures" / _folder(self.name, self.models)
+
+
+def _folder(name: str, models: str) -> str:
+    return name if models == "pretrained" else f"{name}-{models}"
+
+
+RANDOM_MODELS = dict(meaningful=False, corpus="docstrings")  # text that needs no network, unless another is asked for
 
 
 _LAPTOP = dict(
@@ -187,8 +203,11 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
+    models = settings.get("models", "pretrained")
+    settings = (RANDOM_MODELS if models == "random" else {}) | settings
+    cache_dir = DATA / "cache" / _folder(name, models)
     try:
-        return Profile.model_validate({"cache_dir": DATA / "cache" / name, **PROFILES[name], **settings, "name": name})
+        return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"

@@ -1,4 +1,4 @@
-"""What the models of the mini zoo are made of: sizes, seeds, training settings, and their Hugging Face folders."""
+"""What models are made of: the mini zoo's sizes and training settings, the real models' configurations, their folders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -13,6 +14,7 @@ from transformers import (
     GPTNeoXForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     RwkvConfig,
     RwkvForCausalLM,
@@ -48,6 +50,23 @@ class Recipe:
         """Tokens seen in training."""
         return self.steps * self.batch_rows * self.context_length
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The model's configuration."""
+        common = dict(
+            vocab_size=VOCABULARY, hidden_size=self.d_model, num_hidden_layers=self.n_layers,
+            bos_token_id=0, eos_token_id=0, pad_token_id=1,
+        )  # fmt: skip
+        of_architecture = {
+            "pythia": dict(
+                num_attention_heads=4, intermediate_size=4 * self.d_model, rotary_pct=0.25,
+                max_position_embeddings=2 * self.context_length, tie_word_embeddings=False,
+            ),
+            "mamba": dict(state_size=16, initializer_range=0.05, use_cache=False),
+            "rwkv": dict(context_length=2 * self.context_length, rescale_every=0, use_cache=False),
+        }  # fmt: skip
+        return common | of_architecture[self.architecture]
+
 
 RECIPES = {
     "mini-pythia": Recipe("pythia", n_layers=4),
@@ -61,25 +80,46 @@ RECIPES = {
 }
 
 
-def build(recipe: Recipe) -> PreTrainedModel:
-    """An untrained Hugging Face model of the recipe's architecture and seed."""
+@dataclass(frozen=True)
+class Configuration:
+    """A model of the hub, for random weights: the numbers of its config.json."""
+
+    architecture: str
+    settings: dict[str, Any]
+    seed: int = 0
+
+
+_COMMON = dict(hidden_size=768, bos_token_id=0, eos_token_id=0)
+_PYTHIA_160M = _COMMON | dict(
+    vocab_size=50_304, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3_072,
+    max_position_embeddings=2_048, rotary_pct=0.25, use_parallel_residual=True, tie_word_embeddings=False,
+)  # fmt: skip
+_MAMBA_130M = _COMMON | dict(vocab_size=50_280, num_hidden_layers=24, state_size=16, conv_kernel=4, expand=2)
+_RWKV_169M = _COMMON | dict(vocab_size=50_277, num_hidden_layers=12, context_length=1_024, rescale_every=6)
+
+CONFIGURATIONS = {
+    "EleutherAI/pythia-160m": Configuration("pythia", _PYTHIA_160M),
+    "EleutherAI/pythia-160m-seed1": Configuration("pythia", _PYTHIA_160M, seed=1),
+    "state-spaces/mamba-130m-hf": Configuration("mamba", _MAMBA_130M),
+    "RWKV/rwkv-4-169m-pile": Configuration("rwkv", _RWKV_169M),
+}
+
+_CLASSES = {
+    "pythia": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "mamba": (MambaConfig, MambaForCausalLM),
+    "rwkv": (RwkvConfig, RwkvForCausalLM),
+}
+
+
+def build(recipe: Recipe | Configuration) -> PreTrainedModel:
+    """An untrained Hugging Face model of the recipe's configuration and seed."""
     torch.manual_seed(recipe.seed)
-    common = dict(
-        vocab_size=VOCABULARY, hidden_size=recipe.d_model, num_hidden_layers=recipe.n_layers,
-        bos_token_id=0, eos_token_id=0, pad_token_id=1,
-    )
-    if recipe.architecture == "pythia":
-        width = 4 * recipe.d_model
-        return GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                **common, num_attention_heads=4, intermediate_size=width, rotary_pct=0.25,
-                max_position_embeddings=2 * recipe.context_length, tie_word_embeddings=False,
-            )
-        )
-    if recipe.architecture == "mamba":
-        return MambaForCausalLM(MambaConfig(**common, state_size=16, initializer_range=0.05, use_cache=False))
-    config = RwkvConfig(**common, context_length=2 * recipe.context_length, rescale_every=0, use_cache=False)
-    return RwkvForCausalLM(config)
+    return _CLASSES[recipe.architecture][1](config_of(recipe))
+
+
+def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
+    """The Hugging Face configuration of a recipe."""
+    return _CLASSES[recipe.architecture][0](**recipe.settings)
 
 
 def export(model: PreTrainedModel, folder: Path, record: dict) -> None:
@@ -90,6 +130,12 @@ def export(model: PreTrainedModel, folder: Path, record: dict) -> None:
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def recipe_of(name: str) -> Recipe | Configuration | None:
+    """What is known of a model of the zoo or the hub: enough to build it with random weights."""
+    return RECIPES.get(name) or CONFIGURATIONS.get(name)
+
+
 def random_checkpoint(name: str, folder: Path) -> None:
-    """A random-weight checkpoint of a recipe (the smoke profile's models)."""
-    export(build(RECIPES[name]), folder, {"recipe": asdict(RECIPES[name]), "trained": False})
+    """A checkpoint with random weights of the zoo's or the real model's shape, with this workbook's tokenizer."""
+    recipe = recipe_of(name)
+    export(build(recipe), folder, {"recipe": asdict(recipe), "trained": False})

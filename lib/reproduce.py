@@ -22,7 +22,7 @@ from lib.notebooks import (
     run_notebook,
     title_of,
 )
-from lib.needs import INSTALL, REQUIREMENTS, package_faults, room, writable
+from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
 from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
@@ -44,7 +44,11 @@ def main(
     only: Annotated[list[str], typer.Option(help="Run this notebook, by number or name; repeatable.")] = [],
     start: Annotated[str | None, typer.Option("--from", help="Run from this notebook on.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
@@ -57,14 +61,21 @@ def main(
         notebooks = find_notebooks(folder, only, start)
         if show:
             return _list(notebooks)
+        settings = [*settings, *([f"ray={ray}"] if ray else [])]
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
         if check:
             return _check(size)
         check_packages(REQUIREMENTS)
+        if plan:
+            return show_plan(size)
         check_room(size)
         check_hub(size)
+        if size.ray:
+            from lib import cluster  # only where it is used: Ray is an optional install
+
+            cluster.check(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
         run_all(notebooks, size, overrides_for(size, settings))
@@ -126,10 +137,7 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is.
-
-    Those that only some machines get, by a marker, are not asked for.
-    """
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
     missing, other = package_faults(requirements)
     if missing:
         raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
@@ -138,23 +146,42 @@ def check_packages(requirements: Path) -> None:
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where the disk or the memory is surely too small for the profile, or nothing can be written."""
+    """Raise `CannotRun` where disk or memory will surely not do (not half of what the plan says) or nothing can be written."""
+    from lib import plan  # takes seconds: it knows the models
+    from lib.hub import ModelNotFound
+
     for folder in (profile.cache_dir, profile.figures_dir):
         if not writable(folder):
             raise CannotRun(
                 f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
             )
-    (has_disk, disk), (has_memory, memory) = room(profile).values()
-    if has_disk < disk:
+    try:
+        takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+    except ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+    if has.disk < takes.disk / 2:
         raise CannotRun(
-            f"{profile.cache_dir} has {has_disk:.1f} GB free and profile {profile.name!r} needs at least {disk:.1f}; "
-            "make room or choose another folder with --set cache_dir=FOLDER."
+            f"{profile.cache_dir} has {has.disk / GB:.1f} GB free and profile {profile.name!r} needs at least "
+            f"{takes.disk / 2 / GB:.1f}; make room or choose another folder with --set cache_dir=FOLDER."
         )
-    if has_memory < memory:
+    if has.memory < takes.memory / 2:
         raise CannotRun(
-            f"{has_memory:.1f} GB of memory are free and profile {profile.name!r} needs at least {memory:.1f}; "
-            "close other programs or take a smaller profile."
+            f"{has.memory / GB:.1f} GB of memory are free and profile {profile.name!r} needs at least "
+            f"{takes.memory / 2 / GB:.1f}; close other programs or take a smaller profile; --plan says what for."
         )
+
+
+def show_plan(profile: Profile) -> None:
+    """Print what a run takes, from short measurements of this machine; runs nothing else."""
+    from lib import plan
+    from lib.calibration import measure
+    from lib.hub import ModelNotFound
+
+    typer.echo("Measuring this machine …", err=True)
+    try:
+        plan.show(profile, measure(profile))
+    except ModelNotFound as error:
+        raise CannotRun(str(error)) from None
 
 
 def check_hub(profile: Profile) -> None:

@@ -15,7 +15,8 @@ every active pre-activation is computed again in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import FunctionType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,17 @@ from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
 from lib.models import fast_dtype
+from lib.prefetch import prefetch
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 
 # Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
 # looked at, and dropped if the float32 value is not positive.
 _MARGIN = 2**-6
+_AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
-_SUM = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and infinity keep their meaning
+# Lets sums and divisions become vector instructions; NaN and infinity keep their meaning.
+_FLAGS = dict(fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy", cache=True)
 
 
 class _Kernel(NamedTuple):
@@ -43,10 +47,11 @@ class _Kernel(NamedTuple):
     serial: CPUDispatcher
 
 
-def _kernel(function: Callable) -> _Kernel:
-    return _Kernel(
-        njit(parallel=True, fastmath=_SUM, cache=True)(function), njit(nogil=True, fastmath=_SUM, cache=True)(function)
-    )
+def _kernel(function: FunctionType) -> _Kernel:
+    # numba's cache on the disk knows kernels by name and line, not by options: each of the two needs a name.
+    alone = FunctionType(function.__code__, function.__globals__)
+    alone.__qualname__ = f"{function.__qualname__}_serial"
+    return _Kernel(njit(parallel=True, **_FLAGS)(function), njit(nogil=True, **_FLAGS)(alone))
 
 
 @_kernel
@@ -67,6 +72,8 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
         n = 0
         for c in range(k):
             i = found[c]
+            for d in range(0, d_model, 16):
+                prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
             value = np.float32(0)
             for d in range(d_model):
                 value += x[t, d] * W_enc[i, d]
@@ -80,6 +87,8 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
             residual[t, d] = b_dec[d] - x[t, d]
         for c in range(n):
             i = found[c]
+            for d in range(0, d_model, 16):
+                prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
             value = f[t, c]
             for d in range(d_model):
                 residual[t, d] += value * W_dec[i, d]
@@ -121,7 +130,7 @@ def _by_feature(index, n_active, d_sae, n_parts):
     return start, token, slot
 
 
-@njit(fastmath=_SUM, inline="always")
+@njit(inline="always", **_FLAGS)
 def _adam(parameter, m, v, gradient, rate, correction):
     """Adam's step for one row, in place; `rate` = lr / (1 − β1^t), `correction` = 1 / sqrt(1 − β2^t)."""
     for d in range(parameter.shape[0]):
@@ -197,11 +206,10 @@ class SparseStep:
     ) -> StepStats:
         """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place on weights and Adam's state."""
         names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
-        weights = [_rows(p) for p in names]
         m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
         rate, correction = _count_step(adam, names)
-        W_enc, b_enc, W_dec, b_dec = weights
-        norms = np.linalg.norm(W_dec, axis=1)
+        W_enc, b_enc, W_dec, b_dec = (_rows(p) for p in names)
+        norms = sae.W_dec.detach().norm(dim=1).numpy()
         l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
         x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
         index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
@@ -218,8 +226,7 @@ class SparseStep:
             W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
         )  # fmt: skip
         _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
-        error = float(np.vdot(residual, residual))
-        return StepStats(error / n, float(f_sum @ norms) / n, float(n_active.mean()))
+        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ norms) / n, float(n_active.mean()))
 
     def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
         """The dense encoder product chunk by chunk, as integers with the same signs."""

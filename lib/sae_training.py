@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -30,7 +31,8 @@ from lib.sae_dense import dense_step, gpu_step
 from lib.sae_kernels import BETA1, BETA2, EPS, SparseStep, StepStats
 from lib.store import atomic_write
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "state"
+STATE = "state.json"  # of a checkpoint; written last
 CHECKPOINT_SECONDS = 120
 LOGGED_STEPS = 200  # rows of history per SAE
 SHOWN = ("loss", "l0", "explained_variance")
@@ -60,8 +62,8 @@ def train_saes(
     layers = tuple(range(model.cfg.n_layers)) if layers is None else tuple(layers)
     run = _Run(model, blocks, profile, tuple(seeds), layers)
     checkpoint = Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir else None
-    if checkpoint and checkpoint.exists():
-        run.restore(checkpoint)
+    if checkpoint and (found := _newest(checkpoint)):
+        run.restore(found)
     saved = time.monotonic()
     bar = tqdm(total=run.steps, initial=run.step, desc="SAEs", unit="step", disable=not progress)
     with bar, ThreadPoolExecutor(max(1, len(run.workers)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -150,6 +152,15 @@ class _Trainee:
         return self.sae.requires_grad_(False)
 
 
+def _being_written(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".new")
+
+
+def _newest(checkpoint: Path) -> Path | None:
+    """The checkpoint's folder, or the one that a kill kept from taking its place after it was written whole."""
+    return next((path for path in (_being_written(checkpoint), checkpoint) if (path / STATE).exists()), None)
+
+
 class _Run:
     """All SAEs of one model in training; what a checkpoint holds."""
 
@@ -186,7 +197,7 @@ class _Run:
         again: 24 GB for the paper's Mamba.
         """
         batches = list(self.buffer.next_refill())
-        if self.step == 0:
+        if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
         batches = batches[: self.steps - self.step]
@@ -217,8 +228,8 @@ class _Run:
         shares = list(pool.map(steps, [self.trainees[k::n] for k in range(n)], self.workers))
         return [shares[k % n][k // n] for k in range(len(self.trainees))]
 
-    def save(self, path: Path) -> None:
-        """Write everything that going on needs into one file, atomically."""
+    def save(self, folder: Path) -> None:
+        """Write everything that going on needs, a file per SAE: memory holds the state of one of them twice."""
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -226,22 +237,27 @@ class _Run:
             "history": self.history,
             "trainees": [trainee.state() for trainee in self.trainees],
         }
-        named = {f"{k}.{name}": x for k, trainee in enumerate(self.trainees) for name, x in trainee.tensors().items()}
-        tensors = {name: x.cpu().contiguous() for name, x in named.items()}
-        atomic_write(path, save(tensors, metadata={"state": json.dumps(state)}))
+        new = _being_written(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        for k, trainee in enumerate(self.trainees):
+            tensors = {name: x.cpu().contiguous() for name, x in trainee.tensors().items()}
+            atomic_write(new / f"{k}.safetensors", save(tensors))
+        atomic_write(new / STATE, json.dumps(state))
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a file that `save` wrote."""
-        with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            if state["identity"] != self.identity:
-                raise ValueError(f"{path} belongs to a training with other settings: delete it or use another folder.")
-            for k, (trainee, numbers) in enumerate(zip(self.trainees, state["trainees"])):
+    def restore(self, folder: Path) -> None:
+        """Go on from a folder that `save` wrote."""
+        state = json.loads((folder / STATE).read_text())
+        if state["identity"] != self.identity:
+            raise ValueError(f"{folder} belongs to a training with other settings: delete it or use another folder.")
+        for k, (trainee, numbers) in enumerate(zip(self.trainees, state["trainees"])):
+            with safe_open(folder / f"{k}.safetensors", "pt") as file:
                 for name, x in trainee.tensors().items():
-                    x.copy_(file.get_tensor(f"{k}.{name}"))
-                for p in trainee.sae.parameters():
-                    trainee.adam.state[p]["step"].fill_(state["step"])
-                vars(trainee).update(numbers)
+                    x.copy_(file.get_tensor(name))
+            for p in trainee.sae.parameters():
+                trainee.adam.state[p]["step"].fill_(state["step"])
+            vars(trainee).update(numbers)
         self.step, self.history = state["step"], state["history"]
         self.buffer = self.make_buffer(refills_done=state["refills_done"])
 

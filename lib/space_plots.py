@@ -48,7 +48,7 @@ def fig_subspaces(scores: pd.DataFrame, measure: str) -> Figure:
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
     axes.set(ylabel=measure, title="filled: significant after correction (5 %)")
     axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -79,8 +79,9 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
         edges = np.unique(np.quantile(table["rho"], np.linspace(0, 1, n_bins + 1)))
         groups = table.groupby(pd.cut(table["rho"], edges, include_lowest=True), observed=True)
         mean, error = groups["overlap"].mean(), 1.96 * groups["overlap"].sem()
-        axes.errorbar(groups["rho"].mean(), mean, error, marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], label=label, capsize=2)
-    axes.set(xlabel="correlation of the pair's activations", ylabel="shared neighbours", ylim=(0, None))
+        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2)
+        axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,}", **look)
+    axes.set(xlabel="correlation of the pair's activations", ylabel="share of neighbours in both\n(mean and 95 % interval)", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
     return figure
 

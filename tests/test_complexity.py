@@ -88,4 +88,6 @@ def test_figure_5_names_the_judge_and_leaves_out_rare_scores():
     scores.loc[0, "complexity"] = 5.0
     figure = complexity_plots.fig_complexity(scores, list(complexity.VARIANTS.values()))
     assert figure.get_suptitle() == "scored by: made up"
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "3", "4"]
+    counts = scores["complexity"].value_counts()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == [f"{score}\nn = {counts[score]}" for score in (1, 2, 3, 4)]

@@ -118,7 +118,9 @@ print(models.load({NAMES[2]!r}, profile).cfg.n_layers, len(corpus.load_blocks(pr
 def test_offline_with_a_filled_cache_it_runs(tmp_path):
     fill(tmp_path / "hub", tmp_path)
     there = run(tmp_path, "--profile", "laptop", "--check", "--set", f"cache_dir={tmp_path / 'c'}", HF_HUB_OFFLINE="1")
-    assert there.returncode == 0, there.stdout + there.stderr
+    lacking = [line for line in there.stdout.splitlines() if line.startswith("[missing]")]
+    assert all("needed by the plan" in line for line in lacking), there.stderr  # of room, if the machine is busy
+    assert there.returncode == bool(lacking)
     assert [line for line in there.stdout.splitlines() if "model" in line] == [f"[ok] model {name}" for name in NAMES]
     assert "[ok] text: 2 files of Skylion007/openwebtext" in there.stdout
     loaded = run(tmp_path, code=LOAD, HF_HUB_OFFLINE="1")

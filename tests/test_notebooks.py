@@ -83,6 +83,14 @@ def test_at_least_as_much_text_as_code(notebook):
 
 
 @each_notebook
+def test_every_import_is_used(notebook):
+    nodes = [node for cell in code(notebook) for node in ast.walk(python(cell))]
+    imports = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    assert [a.name for a in imports if (a.asname or a.name).partition(".")[0] not in used] == []
+
+
+@each_notebook
 def test_executed_in_order_without_errors(notebook):
     assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
     outputs = [output for cell in code(notebook) for output in cell.outputs]

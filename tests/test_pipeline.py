@@ -8,10 +8,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from lib import corpus, models, pipeline, sweep
+from lib import corpus, models, pipeline, sizes, sweep
 from lib.profiles import HOME, ProfileError
+from lib.sae import SparseAutoencoder
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,34 @@ def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
 
 def newest(profile, pattern):
     return sorted(profile.cache_dir.glob(pattern + "[0-9a-f]"), key=lambda path: path.stat().st_mtime_ns)[-1:]
+
+
+def test_groups_of_layers_get_the_saes_of_all_layers_at_once(smoke, monkeypatch, tmp_path):
+    """Some layers at a time read the text again for each group, and a group that is done is not done again."""
+    few = {"sae_tokens": 4_096, "sae_warmup": 0, "eval_tokens": 256}
+    model = models.load(smoke.mamba, smoke)
+    trained, train = [], pipeline.train_saes
+    monkeypatch.setattr(pipeline, "train_saes", lambda *args: trained.append(list(args[4])) or train(*args))
+    for size, folder in ((None, tmp_path / "all"), (3, tmp_path / "groups")):
+        folder.mkdir()
+        pipeline._train(smoke.mamba, smoke.model_copy(update=few | {"sae_group_layers": size}), folder)
+    pipeline._train(smoke.mamba, smoke.model_copy(update=few), tmp_path / "groups")
+    assert trained == [[0, 1, 2, 3], [0, 1], [2, 3]]
+    for path in sorted((tmp_path / "all").glob("seed*")):
+        one, other = (SparseAutoencoder.load(tmp_path / part / path.name) for part in ("all", "groups"))
+        assert one.info.metrics == pytest.approx(other.info.metrics, abs=1e-4)
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    a, b = (pd.read_csv(tmp_path / part / "history.csv") for part in ("all", "groups"))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-3)
+    assert len(list((tmp_path / "all").glob("seed*"))) == models.n_layers(model)
+
+
+def test_groups_follow_from_memory(smoke, monkeypatch):
+    one = sizes.training_bytes(64, 2, smoke)
+    assert one == 4 * (2 * 4 * (2 * 64 * 256 + 256 + 64) + smoke.buffer_tokens * 64)
+    monkeypatch.setattr(sizes, "free_memory", lambda device: 3.5 * one / sizes.ROOM)
+    assert [sizes.group_size(n, 64, 2, smoke) for n in (2, 12)] == [2, 3]
+    monkeypatch.setattr(sizes, "free_memory", lambda device: 0)
+    assert sizes.group_size(12, 64, 2, smoke) == 1
+    assert sizes.group_size(12, 64, 2, smoke.model_copy(update={"sae_group_layers": 5})) == 5

@@ -189,6 +189,12 @@ def test_training_needs_no_gradient_mode(model, blocks, small):
     assert not torch.equal(saes[0].b_dec, torch.zeros(saes[0].d_model))
 
 
+def test_a_first_refill_of_less_than_a_batch_is_no_error(model, blocks, small):
+    tight = small.model_copy(update=dict(sae_tokens=64, sae_batch_size=16, buffer_tokens=64))  # 2 blocks of 15 a refill
+    _, history = train_saes(model, blocks, tight, layers=[0], progress=False)
+    assert set(history.step) == {1, 2, 3, 4} and history.loss.notna().all()
+
+
 def test_interrupted_training_gives_the_same_weights(model, blocks, small, tmp_path, monkeypatch):
     expected, expected_history = train_saes(model, blocks, small, progress=False)
     monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", -1)
@@ -305,7 +311,7 @@ def spoil(path, name, change):
         (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, metadata={"layer": "x"}), ValueError, "bad metadata"),
-        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "holds W_enc, not W_dec"),
+        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "W_enc has shape"),
         (lambda p: spoil(p, "W_dec", lambda x: x.T.contiguous()), ValueError, "W_dec has shape"),
         (lambda p: spoil(p, "b_enc", lambda x: x.fill_(torch.nan)), ValueError, "b_enc holds NaN"),
         (lambda p: rewrite_cfg(p, d_sae=10**12), ValueError, "claims 1,000,000,000,000 features"),

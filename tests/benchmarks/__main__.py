@@ -1,7 +1,7 @@
 """All benchmarks, one table: `python -m tests.benchmarks`; or some of them: `python -m tests.benchmarks mppc`.
 
-Writes figures/benchmarks/benchmarks.csv: benchmark, case, value, unit, threads, machine. Rows of benchmarks that are not
-run stay as they were. The alternatives of a benchmark are measured in the same run: compare within one.
+Writes figures/benchmarks/benchmarks.csv: benchmark, case, value, unit, threads, machine, module. Rows of benchmarks
+that are not run stay as they were. The alternatives of a benchmark are measured in the same run: compare within one.
 """
 
 from __future__ import annotations

@@ -11,26 +11,17 @@ import tempfile
 import time
 
 import pandas as pd
-import torch
-from transformers import MambaConfig, MambaForCausalLM
 
 from lib import circuits, models, plain_patching
 from lib.profiles import get_profile
 from lib.prompts import induction_prompts
 
 
-def random_mamba(folder: str) -> None:
-    """A checkpoint with mamba-130m's configuration."""
-    torch.manual_seed(0)
-    config = MambaConfig(hidden_size=768, num_hidden_layers=24, vocab_size=50_280, state_size=16, conv_kernel=4, expand=2)
-    MambaForCausalLM(config).save_pretrained(folder)
-
-
 def measure(distance: int = 64, samples: int = 128, plain_samples: int = 4) -> pd.DataFrame:
     """Seconds of the fast way and, scaled up, of the plain one; the process's greatest memory after the fast one."""
     with tempfile.TemporaryDirectory() as folder:
-        random_mamba(folder)
-        model = models.load(folder, get_profile("laptop"))
+        laptop = get_profile("laptop", models="random", cache_dir=folder)
+        model = models.load(laptop.mamba, laptop)
     p = induction_prompts(distance, 50_280, seed=0, n_samples=samples)
     warm_up = induction_prompts(8, 50_280, seed=0, n_samples=1)
     circuits.final_state_effects(model, warm_up.clean, warm_up.corrupt_b, warm_up.target)

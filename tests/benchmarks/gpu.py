@@ -1,13 +1,13 @@
 """MPPC and the SAE step on a GPU: `python -m tests.benchmarks.gpu`. Not measured yet; what is expected of one H100:
 
 MPPC, the whole job (1M tokens, 12 × 24 layers of 24,576 features, L0 64): 30 to 45 s, by this reckoning.
-- 1.2e12 multiply-adds, each an atomic add of 64 bits that stays in the L2 cache: the sums of a tile, 127 features of
+- 1.2e12 multiply-adds, each an atomic add of 64 bits that stays in the L2 cache: the sums of a tile, 130 features of
   A by 24,576 of B, take half of its 50 MB. At one add per clock in each of about 100 slices, 1.7e11/s: 7 s. Twice that
   if 64 bits count double, and more where many tokens add to one sum, as those of two frequent features do.
 - 6 bytes of B are read per multiply-add (16-bit index, float32), in runs of some 64 entries in no order, from memory:
   7e12 bytes at 2 to 2.5 TB/s, 3 s, beside the adds. 24 bytes per entry of A, 1.8e10 entries over all pairs: 0.2 s.
 - The sweep over 1.7e11 sums reads 16 bytes and writes 8 each, in L2 at 5 TB/s: 1 s.
-- 112,000 kernel launches of about 20 µs of Python: 2 s, mostly behind the GPU's work.
+- 110,000 kernel launches of about 20 µs of Python: 2 s, mostly behind the GPU's work.
 - On the CPU: 0.7 s to make a layer ready and 0.7 s to turn it round (measured on one core of a server CPU, at a tenth
   of the size): 17 s for all of A before the GPU has work, then 17 s for B, a layer ahead of the GPU. Copies: 3 s.
 

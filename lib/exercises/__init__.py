@@ -1,0 +1,54 @@
+"""Checkers of the notebooks' exercises: they compute the right answer, and say what is wrong with another one.
+
+Right answers and known mistakes are functions of the profile: nothing is typed in, so they hold at every size. They are
+computed when an answer is given, the mistakes only when it is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lib.exercises import circuits, foundations, matching, meaning
+from lib.exercises.answers import fault_of_form, fault_of_value, plain, same
+from lib.exercises.exercise import Exercise
+from lib.exercises.foundations import reconstructions
+from lib.profiles import Profile
+
+__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "reconstructions", "verdict"]
+
+EXERCISES: dict[str, Exercise] = foundations.EXERCISES | matching.EXERCISES | meaning.EXERCISES | circuits.EXERCISES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checker says."""
+
+    right: bool | None
+    """None where nothing was answered."""
+    text: str
+
+
+def check(name: str, answer: Any, profile: Profile) -> None:
+    """Print what is right or wrong with an answer to the exercise `name`, such as "03.1"."""
+    print(verdict(name, answer, profile).text)
+
+
+def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
+    """What `check` prints. Raises `ValueError` for an exercise that does not exist."""
+    if name not in EXERCISES:
+        raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(EXERCISES)}.")
+    exercise = EXERCISES[name]
+    if answer is None or answer is ...:
+        return Verdict(None, f"Exercise {name}: put {exercise.asks} in the place of None and run this cell again.")
+    given, expected = plain(answer), plain(exercise.right(profile))
+    if same(given, expected):
+        return Verdict(True, f"Exercise {name}: right.")
+    return Verdict(False, f"Exercise {name}: not yet. {_sentence(exercise, given, expected, profile)}")
+
+
+def _sentence(exercise: Exercise, given: Any, expected: Any, profile: Profile) -> str:
+    """Known mistakes come first: one of them may have another form than the right answer."""
+    known = [why for why, wrong in exercise.mistakes.items() if same(given, plain(wrong(profile)))]
+    said = "; or ".join(known) or fault_of_form(given, expected) or fault_of_value(given, expected)
+    return f"{said[0].upper()}{said[1:]}."
