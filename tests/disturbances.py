@@ -33,7 +33,8 @@ def undisturbed(root: Path) -> tuple[Place, dict[str, float]]:
 
 def killed(root: Path, calm: Place, seconds: dict[str, float]) -> Row:
     """SIGKILL at random moments of every notebook; each is then run to its end."""
-    place, rng, kills, half = Place(root / "killed"), random.Random(0), 0, Counter()
+    place = calm.copy(root / "killed", ("corpus",)) if QUICK else Place(root / "killed")
+    rng, kills, half = random.Random(0), 0, Counter()
     for notebook in NOTEBOOKS:
         for _ in range(KILLS_PER_NOTEBOOK):
             if (found := kill_at_random(notebook, place, seconds[notebook.stem], rng)) is not None:
