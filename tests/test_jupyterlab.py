@@ -21,7 +21,7 @@ from lib import pipeline
 from lib.profiles import HOME
 
 SECONDS = 240  # a loaded machine is slow; on a free one each notebook takes about 20
-SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "torch"}
+SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythia: "}
 
 
 @pytest.fixture(scope="module")
