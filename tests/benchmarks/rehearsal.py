@@ -76,7 +76,7 @@ def describe(p: Profile, table: pd.DataFrame, n_stages: int) -> str:
     hours = table["seconds"].sum() / 3600
     return (
         "# Rehearsal at the paper's size\n\n"
-        "Random weights: the numbers say that every stage runs at these shapes, and what it takes, nothing else.\n\n"
+        "Random weights: the table says which stages have run at these shapes, and what they took, nothing else.\n\n"
         f"- hardware: {hardware()}; {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s), "
         f"{os.getloadavg()[1]:.0f} threads wanting to run on average (processor_seconds are this program's own)\n"
         f"- profile `{p.name}`, models={p.models}, d_sae {p.expansion * 768:,}; {settings}\n"
