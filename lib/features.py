@@ -79,6 +79,20 @@ class SparseFeatures:
         return scipy.sparse.csr_array((self.values, self.indices.astype(np.int32), self.indptr), shape=self.shape)
 
 
+def rolled(features: SparseFeatures, offset: int) -> SparseFeatures:
+    """The same features, `offset` tokens later; what falls off the end comes first. Copies the entries, unless it is none."""
+    offset %= max(features.n_tokens, 1)
+    if offset == 0:
+        return features
+    cut = features.n_tokens - offset
+    entry = features.indptr[cut]
+    counts = np.diff(features.indptr)
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate([counts[cut:], counts[:cut]]))]).astype(np.int64)
+    indices = np.concatenate([features.indices[entry:], features.indices[:entry]])
+    values = np.concatenate([features.values[entry:], features.values[:entry]])
+    return SparseFeatures(indptr, indices, values, features.shape)
+
+
 def index_dtype(d_sae: int) -> np.dtype:
     """The smallest type this format uses for feature indices below `d_sae`."""
     return np.dtype(np.uint16 if d_sae <= 1 << 16 else np.int32)

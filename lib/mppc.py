@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lib import mppc_gpu
 from lib.background import ahead
-from lib.features import SparseFeatures
+from lib.features import SparseFeatures, rolled
 from lib.sparse_pearson import best_matches, transpose, varying_features
 
 Sparse = SparseFeatures | scipy.sparse.sparray | scipy.sparse.spmatrix
@@ -63,8 +63,8 @@ def max_pairwise_correlation(a: Sequence[Sparse], b: Sequence[Sparse], **options
 
 
 def max_pairwise_correlations(
-    a: Sequence[Sparse], b: Sequence[Sparse], *, threads: int | None = None, device: str | torch.device = "cpu",
-    progress: bool = False,
+    a: Sequence[Sparse], b: Sequence[Sparse], *, shift: int = 0, threads: int | None = None,
+    device: str | torch.device = "cpu", progress: bool = False,
 ) -> tuple[MaxCorrelation, MaxCorrelation]:  # fmt: skip
     """MPPC of `a` with `b` and of `b` with `a`, from one pass over each pair of layers.
 
@@ -74,7 +74,8 @@ def max_pairwise_correlations(
 
     Memory: 8 bytes per entry of all of `a`, 6 per entry of one layer of `b` (8 above 65,536 features), 80 bytes per
     feature of `b` and thread; never tokens by features, never features by features. Give the smaller model as `a`.
-    Features that fire on more than half of the tokens count as firing on all.
+    Features that fire on more than half of the tokens count as firing on all. With a `shift`, b's tokens come so many
+    later, and those that fall off the end first (the null); one layer more of `b` is in memory then.
     On another `device` than the CPU: the same to 1e-6, by `lib.mppc_gpu`; all of `a` and two layers of `b` lie on it.
 
     Raises ValueError for an empty sequence, differing numbers of tokens, or activations that are not finite.
@@ -83,7 +84,7 @@ def max_pairwise_correlations(
     to_b, to_a = _undefined(a), _undefined(b)
     engine = _engine(torch.device(device), threads or numba.get_num_threads())
     transposed = [engine.by_feature(varying_features(_features(layer))) for layer in a]
-    layers_b = engine.in_turn(engine.by_token(varying_features(_features(layer))) for layer in b)
+    layers_b = engine.in_turn(engine.by_token(varying_features(rolled(_features(layer), shift))) for layer in b)
     for layer_b, rows in enumerate(tqdm(layers_b, "MPPC, layers of b", len(b), disable=not progress)):
         for layer_a, columns in enumerate(transposed):
             if len(rows.kept) and len(columns.kept):

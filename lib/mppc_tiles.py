@@ -15,7 +15,6 @@ from lib.feature_store import layer_folder, read_features
 from lib.mppc import MaxCorrelation, max_pairwise_correlations
 from lib.models import device_of
 from lib.profiles import Profile
-from lib.uncertainty import rolled
 from lib.workers import split, workers_of
 
 Directions = tuple[MaxCorrelation, MaxCorrelation]
@@ -39,8 +38,7 @@ def _correlate_tile(
     folders: tuple[Path, Path], layers: tuple[Sequence[int], Sequence[int]], shift: int, profile: Profile
 ) -> Directions:
     a, b = ([read_features(layer_folder(folder, k)) for k in some] for folder, some in zip(folders, layers))
-    shifted = [rolled(layer, shift) if shift else layer for layer in b]
-    return max_pairwise_correlations(a, shifted, device=device_of(profile))
+    return max_pairwise_correlations(a, b, shift=shift, device=device_of(profile))
 
 
 def merge_tiles(tiles: Sequence[Sequence[Directions]]) -> Directions:

@@ -175,7 +175,7 @@ def _comparison(label: str, a: Shape, b: Shape, profile: Profile) -> Iterator[St
     once = correlation(a, b, tokens, profile)
     yield scaled(once, 1, f"MPPC, Pythia and {label}, both directions", once.memory)
     stored = feature_bytes(tokens, l0, profile.expansion * b.d_model, "float32")
-    yield scaled(once, 1, f"its null, {label} shifted", once.memory + b.sae_layers * stored)
+    yield scaled(once, 1, f"its null, {label} shifted", once.memory + stored)
     n_features = profile.expansion * (a.sae_layers * a.d_model + b.sae_layers * b.d_model)
     entries = tokens * l0 * (a.sae_layers + b.sae_layers)
     sums = 5 * 8 * N_GROUPS * n_features

@@ -23,18 +23,6 @@ N_GROUPS = 100  # groups of documents: what is drawn with replacement
 N_RESAMPLES = 1_000
 
 
-def rolled(features: SparseFeatures, offset: int) -> SparseFeatures:
-    """The same features, `offset` tokens later; what falls off the end comes first. Copies the entries."""
-    offset %= max(features.n_tokens, 1)
-    cut = features.n_tokens - offset
-    entry = features.indptr[cut]
-    counts = np.diff(features.indptr)
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate([counts[cut:], counts[:cut]]))]).astype(np.int64)
-    indices = np.concatenate([features.indices[entry:], features.indices[:entry]])
-    values = np.concatenate([features.values[entry:], features.values[:entry]])
-    return SparseFeatures(indptr, indices, values, features.shape)
-
-
 def null_offset(n_tokens: int, seed: int) -> int:
     """A random shift that is far from none: between a quarter and three quarters of the text."""
     return int(np.random.default_rng(seed).integers(n_tokens // 4, max(n_tokens // 4 + 1, 3 * n_tokens // 4)))

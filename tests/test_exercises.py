@@ -15,7 +15,7 @@ import scipy.sparse
 
 from lib import exercises, feature_spaces, induction, pipeline, plots, sweep
 from lib.exercises.answers import EXACT, plain, same
-from lib.features import SparseFeatures, feature_statistics
+from lib.features import SparseFeatures, feature_statistics, rolled
 from lib.mppc import max_pairwise_correlations
 from lib.notebooks import find_notebooks
 from lib.profiles import HOME
@@ -165,7 +165,7 @@ def artifacts(made_up, monkeypatch):
 
     def mppc(a, b, profile, seed_b=None, null=False):
         own, other = features(a, profile), features(b, profile, seed_b)
-        other = [pipeline.rolled(layer, 1_500) for layer in other] if null else other
+        other = [rolled(layer, 1_500) for layer in other] if null else other
         return tuple(with_rates(result, of) for result, of in zip(max_pairwise_correlations(own, other), (own, other)))
 
     def heads(name, profile):

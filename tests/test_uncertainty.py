@@ -7,7 +7,7 @@ import scipy.sparse
 
 from lib import uncertainty
 from lib.corpus import Blocks
-from lib.features import SparseFeatures
+from lib.features import SparseFeatures, rolled
 from lib.mppc import max_pairwise_correlation
 
 
@@ -19,7 +19,7 @@ def sparse(rng, n_tokens, d_sae, density=0.1):
 @pytest.mark.parametrize("offset", [0, 1, 17, 49, 50, 63])
 def test_rolled_is_numpys_roll(offset):
     dense, features = sparse(np.random.default_rng(0), 50, 7)
-    np.testing.assert_array_equal(uncertainty.rolled(features, offset).to_scipy().toarray(), np.roll(dense, offset, axis=0))
+    np.testing.assert_array_equal(rolled(features, offset).to_scipy().toarray(), np.roll(dense, offset, axis=0))
 
 
 def test_null_offset_is_far_from_no_shift():

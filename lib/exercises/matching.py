@@ -9,9 +9,9 @@ from numpy import ndarray
 
 from lib import comparisons, interpret, pipeline
 from lib.exercises.exercise import Exercise
+from lib.features import rolled
 from lib.mppc import max_pairwise_correlation
 from lib.profiles import Profile
-from lib.uncertainty import rolled
 
 PLACE = ["match_layer", "match_index"]
 OFTEN, HIGH = 100, 0.7
