@@ -130,7 +130,7 @@ def _connect(address: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ProfileError(
-            f"cannot join the Ray cluster {address!r} ({reason}); on one of its nodes, give auto or its head's HOST:PORT."
+            f"cannot join the Ray cluster {address!r} ({reason}); run on one of its nodes, with auto or HOST:PORT."
         ) from None
 
 
