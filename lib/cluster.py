@@ -103,7 +103,8 @@ def check(profile: Profile) -> None:
             try:
                 seen = ray.get(looking)
             except ray_errors.RayError as error:
-                raise ProfileError(f"a node of the cluster cannot run the workbook in {HOME}: {_reason(error)}") from None
+                reason = f"a node of the cluster cannot run the workbook in {HOME}: {_reason(error)}"
+                raise ProfileError(reason) from None
             if not seen:
                 raise ProfileError(
                     f"a node of the cluster does not see {profile.cache_dir}; the cache folder must be shared by all "
@@ -129,7 +130,7 @@ def _connect(address: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ProfileError(
-            f"cannot join the Ray cluster {address!r} ({reason}); give auto or HOST:PORT of its head, on one of its nodes."
+            f"cannot join the Ray cluster {address!r} ({reason}); run on one of its nodes, with auto or HOST:PORT."
         ) from None
 
 

@@ -28,7 +28,8 @@ def correlate_in_tiles(
     columns = split(range(n_layers[1]), workers.pieces)
     rows = split(range(n_layers[0]), -(-workers.pieces // len(columns)))
     pieces = {
-        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in product(rows, columns)
+        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile)
+        for a, b in product(rows, columns)
     }
     tiles = workers.each(_correlate_tile, pieces, what)
     return merge_tiles([[next(tiles) for _ in columns] for _ in rows])

@@ -216,7 +216,7 @@ def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
 def capture(
     name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[Blocks], folder: Path
 ) -> Path:
-    """Write the feature activations of some shards into a folder; one that is unfinished goes on at its last whole shard."""
+    """Write some shards' feature activations into a folder; what is unfinished goes on at its last whole shard."""
     saes = _load_saes(saes_folder, profile, seed)
     model = models.load(name, profile)
     places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]

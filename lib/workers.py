@@ -11,16 +11,19 @@ T = TypeVar("T")
 
 
 class Workers(Protocol):
-    """Something that works on pieces. Pieces do not depend on each other, and one that is worked on twice, after a
-    worker's death, leaves the same behind: what a piece writes lies in the cache folder, in a place of its own."""
+    """Something that works on pieces, which do not depend on each other.
+
+    One that is worked on twice, after a worker's death, leaves the same behind: what a piece writes lies in the cache
+    folder, in a place of its own.
+    """
 
     count: int
     """How many pieces are worked on at a time."""
     pieces: int
-    """Into how many pieces a stage is cut that can be cut anywhere: more than `count`, so that a lost one costs little."""
+    """How many pieces a stage that can be cut anywhere is cut into; more than `count`: a lost one costs less."""
 
     def each(self, work: Callable[..., Any], pieces: Mapping[str, tuple], what: str) -> Iterator[Any]:
-        """Results of `work(*piece)`, in the order of the pieces; their names, and `what` they make, are for messages."""
+        """Results of `work(*piece)`, in the order of the pieces; their names and `what` they make are for messages."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine: a worker is killed, a node is lost, and the results are the local ones."""
+"""A real Ray cluster of two nodes on this machine; a worker is killed, a node is lost, results are the local ones."""
 
 import json
 import os
@@ -93,8 +93,8 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, address, reason):
 def test_a_piece_takes_a_gpu_with_its_share_of_the_cores_or_a_node(smoke, monkeypatch, device, expected):
     from lib import cluster
 
-    nodes = [(True, {"GPU": 8, "CPU": 64}), (True, {"GPU": 2, "CPU": 32}), (True, {"CPU": 0}), (False, {"CPU": 1, "GPU": 1})]
-    found = [{"NodeID": str(k), "Alive": alive, "Resources": has} for k, (alive, has) in enumerate(nodes)]
+    nodes = [{"GPU": 8, "CPU": 64}, {"GPU": 2, "CPU": 32}, {"CPU": 0}, {"GPU": 1, "CPU": 1}]  # the last one is dead
+    found = [{"NodeID": str(k), "Alive": k < 3, "Resources": has} for k, has in enumerate(nodes)]
     monkeypatch.setattr(cluster, "_connect", lambda address: None)
     monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
     workers = cluster.RayWorkers(smoke.model_copy(update={"device": device}))
@@ -173,7 +173,8 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(clus
         f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path / 'figures')!r}))\n"
         "reproduce.app(sys.argv[1:])"
     )
-    killed = when(lambda: any(there.glob("saes-*.partial/checkpoint/groups.json")) and piece_at_work(), psutil.Process.kill)
+    training = lambda: any(there.glob("saes-*.partial/checkpoint/groups.json")) and piece_at_work()  # noqa: E731
+    killed = when(training, psutil.Process.kill)
     capturing = lambda: any(there.glob("features-*.partial/checkpoint/*/*/shards.jsonl"))  # noqa: E731
     lost = when(capturing, lambda _: cluster.remove_node(cluster.second, allow_graceful=False))
     run = subprocess.run([sys.executable, "-c", code, *options], cwd=HOME, capture_output=True, text=True)
