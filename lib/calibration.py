@@ -22,8 +22,9 @@ from lib.models import device_of
 from lib.mppc import max_pairwise_correlations
 from lib.profiles import Profile
 from lib.sae import SparseAutoencoder
+from lib.sae_dense import gpu_step
 from lib.sae_kernels import SparseStep
-from lib.sae_training import dense_step
+from lib.sae_training import MOMENTS
 from lib.sizes import config_of, shape_of
 from lib.stages import Stage
 
@@ -50,8 +51,9 @@ class Machine:
 
 
 UTILISATION = 0.4
-# NVIDIA's data sheet of the H100 SXM: dense bfloat16, float64 on tensor cores, HBM3. A multiply-add reads 6 bytes.
-H100 = Machine("H100 SXM", *(UTILISATION * peak for peak in (989e12, 67e12, 3.35e12, 3.35e12 / 6)))
+# NVIDIA's data sheet of the H100 SXM: float32, float64 on tensor cores, HBM3. A multiply-add reads 6 bytes. An SAE step
+# on a GPU is five products in bfloat16 (989e12) where the plan counts one in float32, and the same traffic.
+H100 = Machine("H100 SXM", *(UTILISATION * peak for peak in (67e12, 67e12, 3.35e12, 3.35e12 / 6)), {"sae": 0.45})
 
 
 def hardware() -> str:
@@ -73,7 +75,7 @@ def measure(profile: Profile) -> Machine:
     block = torch.ones(1 << 25, device=device)  # 128 MB
     bandwidth = 2 * 4 * len(block) / _best(_synchronised(block.clone, device))
     machine = Machine(hardware(), flops, double_flops, bandwidth, 1.0)
-    machine = replace(machine, multiply_adds=_multiply_adds(profile, d_model))
+    machine = replace(machine, multiply_adds=_multiply_adds(profile, d_model, device))
     samples = {name: _forward(name, profile, device) for name in (profile.pythia, profile.mamba, profile.rwkv)}
     factors = {done.kind: spent / machine.seconds(done) for done, spent in samples.values()}
     for done, spent in (_sae_step(profile, d_model, device), _encoding(profile, d_model, device)):
@@ -128,11 +130,11 @@ def _sae(profile: Profile, d_model: int, x: torch.Tensor) -> SparseAutoencoder:
 def _sae_step(profile: Profile, d_model: int, device: str) -> tuple[Stage, float]:
     x = torch.randn(profile.sae_batch_size, d_model, device=device)
     sae = _sae(profile, d_model, x)
-    adam = torch.optim.Adam(sae.parameters(), lr=0.0)
+    adam = torch.optim.Adam(sae.parameters(), lr=0.0, fused=device == "cuda")
     for p in sae.parameters():
-        adam.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        adam.state[p] = {"step": torch.zeros((), device=device), **{m: torch.zeros_like(p) for m in MOMENTS}}
     threads = get_num_threads() if device == "cpu" else 1  # each trains SAEs of its own
-    step = SparseStep(len(x), d_model, sae.d_sae, parallel=False) if device == "cpu" else dense_step
+    step = SparseStep(len(x), d_model, sae.d_sae, parallel=False) if device == "cpu" else gpu_step
     spent = _best(_synchronised(lambda: step(sae, adam, x, 2.0), device))
     return stages.sae_steps(d_model, len(x), profile), spent / threads
 
@@ -145,12 +147,12 @@ def _encoding(profile: Profile, d_model: int, device: str) -> tuple[Stage, float
     return stages.encoding(d_model, len(x), profile), spent
 
 
-def _multiply_adds(profile: Profile, d_model: int) -> float:
+def _multiply_adds(profile: Profile, d_model: int, device: str) -> float:
     """Multiply-adds per second of MPPC for one pair of layers: what more tokens take, beside the sweeps."""
     d_sae, l0 = profile.expansion * d_model, round(stages.l0_of(profile))
     few, many = 2_000, 2_000 + max(50_000, int(4e8 / l0**2))
     pair = [random_features(many, d_sae, l0, seed) for seed in (0, 1)]
-    spent = [_best(lambda: max_pairwise_correlations(*([x.head(n)] for x in pair)), 1) for n in (few, many)]
+    spent = [_best(lambda: max_pairwise_correlations(*([x.head(n)] for x in pair), device=device), 1) for n in (few, many)]
     return (many - few) * l0**2 / max(spent[1] - spent[0], 1e-9)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lib import comparisons, corpus, pipeline
 from lib.chat_judge import ChatJudge
@@ -40,7 +41,8 @@ class Sample:
 def places_of(name: str, profile: Profile) -> list[TopPlaces]:
     """The highest places of all features of a model, by layer."""
     blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    return [top_places(layer, blocks) for layer in pipeline.features(name, profile)]
+    layers = tqdm(pipeline.features(name, profile), f"highest places of {name}", unit="layer", mininterval=5)
+    return [top_places(layer, blocks) for layer in layers]
 
 
 def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:

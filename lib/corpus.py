@@ -24,7 +24,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
+from tqdm import tqdm
 
+from lib import hub
 from lib.profiles import DATA, Profile
 from lib.store import Store
 
@@ -51,6 +53,8 @@ BOS, PAD = "<|endoftext|>", "<|padding|>"  # BOS is EOS too, as in GPT-NeoX's to
 VOCABULARY = 4096
 MANIFEST = DATA / "corpus.json"
 TOKENIZER = DATA / "models" / "tokenizer"
+
+ARRAYS = ("tokens", "mask", "document")  # of `Blocks`, in this order
 
 Split = Literal["train", "held_out"]
 
@@ -119,7 +123,7 @@ def docstrings(packages: Iterable[str] = tuple(PACKAGES)) -> list[str]:
         paths = [path for path in root.rglob("*.py") if "tests" not in path.parts]  # slow to parse, little text
         files += sorted(paths, key=lambda path: path.relative_to(root).as_posix())
     with ProcessPoolExecutor() as pool:
-        found = pool.map(_docstrings_of_file, files, chunksize=64)
+        found = tqdm(pool.map(_docstrings_of_file, files, chunksize=64), "reading docstrings", len(files), unit="file", mininterval=5)
         texts = (text for texts in found for text in texts if len(text) >= MIN_CHARACTERS)
         return list(dict.fromkeys(texts))
 
@@ -174,8 +178,14 @@ def load_tokenizer(profile: Profile):
     """The tokenizer that all models of the profile share."""
     from transformers import AutoTokenizer
 
-    name = TOKENIZER if profile.corpus == "docstrings" else profile.pythia
-    return AutoTokenizer.from_pretrained(name)
+    return AutoTokenizer.from_pretrained(_tokenizer_folder(profile))
+
+
+def _tokenizer_folder(profile: Profile) -> Path:
+    if profile.corpus == "docstrings":
+        return TOKENIZER
+    places = (DATA / "models" / profile.pythia, Path(profile.pythia))
+    return next((p for p in places if p.is_dir()), None) or hub.fetch_model(profile.pythia, ("tokenizer.json",))
 
 
 def blocks_of(
@@ -214,37 +224,74 @@ def _build_docstring_tokens(folder: Path) -> None:
 
 def docstring_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]:
     """Token ids of every document of the docstring corpus, without BOS; cached."""
-    key = {
-        "packages": {package: metadata.version(package) for package in PACKAGES},
-        "tokenizer": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
-    }
-    folder = Store(profile.cache_dir).get("corpus", key, _build_docstring_tokens)
+    folder = _docstring_folder(profile)
     _compare_with_manifest((folder / "corpus.json").read_text())
     lengths = np.load(folder / f"{split}_lengths.npy")
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
 
 
+def is_the_mini_models_text(profile: Profile) -> bool:
+    """Whether the docstrings of the installed packages are those that the mini models were trained on."""
+    found = json.loads((_docstring_folder(profile) / "corpus.json").read_text())
+    return found["sha256"] == json.loads(MANIFEST.read_text())["sha256"]
+
+
+def _docstring_folder(profile: Profile) -> Path:
+    key = {
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+        "tokenizer": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
+    }
+    return Store(profile.cache_dir).get("corpus", key, _build_docstring_tokens)
+
+
 def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
-    """OpenWebText's documents as token ids; one in ten, by its hash, is held out."""
+    """OpenWebText's documents as token ids; one in ten, by its hash, is held out.
+
+    Read from the hub's cache if files of it are there, else streamed. Raises `TextNotFound` where neither can be.
+    """
     from datasets import load_dataset
 
+    hub.require_text()
+    files = [str(path) for path in hub.cached_text()]
+    source = ("parquet", None, None, files) if files else (hub.OPENWEBTEXT,)
     tokenizer = load_tokenizer(profile)
-    for row in load_dataset("Skylion007/openwebtext", split="train", streaming=True):
+    for row in load_dataset(*source, split="train", streaming=True):
         if split_of(row["text"]) == split:
             yield tokenizer(row["text"], add_special_tokens=False)["input_ids"]
 
 
+def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None) -> Blocks:
+    """OpenWebText's first blocks, kept, so that the text is read once."""
+    tokenizer = hashlib.sha256((_tokenizer_folder(profile) / "tokenizer.json").read_bytes()).hexdigest()
+    key = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document")}
+    key |= {"tokenizer": tokenizer, "split": split, "n_positions": n_positions}
+
+    def build(folder: Path) -> None:
+        documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
+        blocks = _cut(documents, n_positions, profile)
+        if n_positions and blocks.n_positions < n_positions:
+            log.warning("The text ends after %s of %s tokens: download more of its files.", blocks.n_positions, n_positions)
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(blocks, name))
+
+    folder = Store(profile.cache_dir).get("text", key, build)
+    return Blocks(*(np.load(folder / f"{name}.npy") for name in ARRAYS))
+
+
 def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) -> Blocks:
-    """Blocks of the profile's corpus that hold `n_positions` counted positions (None: all of the docstrings).
+    """Blocks of the profile's corpus that hold `n_positions` counted positions (None: all of the text).
 
     Documents come in an order shuffled by the profile's seed (docstrings) or as streamed (OpenWebText).
     """
-    if profile.corpus == "docstrings":
-        documents = docstring_tokens(profile, split)
-        order = np.random.default_rng(profile.seed).permutation(len(documents))
-        documents = [documents[i] for i in order]
-    else:
-        documents = _openwebtext(profile, split)
+    if profile.corpus == "openwebtext":
+        return _openwebtext_blocks(profile, split, n_positions)
+    documents = docstring_tokens(profile, split)
+    order = np.random.default_rng(profile.seed).permutation(len(documents))
+    return _cut((documents[i] for i in order), n_positions, profile)
+
+
+def _cut(documents: Iterable[list[int]], n_positions: int | None, profile: Profile) -> Blocks:
+    """Blocks of documents that hold `n_positions` counted positions."""
     tokenizer = load_tokenizer(profile)
     bos = tokenizer.bos_token_id
     pad = bos if tokenizer.pad_token_id is None else tokenizer.pad_token_id

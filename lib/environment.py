@@ -1,59 +1,134 @@
-"""What this computer has of what the workbook wants, in lines that start with [ok] or [missing]."""
+"""What this computer has of what the workbook wants: lines that start with [ok], [missing] or [optional]."""
 
 from __future__ import annotations
 
+import logging
 import platform
-import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from importlib.util import find_spec
 
-import psutil
 import torch
 
-from lib import corpus, models
-from lib.profiles import HOME, Profile
+from lib import corpus, hub, models, needs, plan, recipes
+from lib.profiles import Profile
+from lib.safe_weights import read_header
 
-GPU_EXTRAS = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d", "triton": "triton"}
-
-
-def pinned() -> dict[str, str]:
-    """Package → version, from requirements.txt; without what only some machines get."""
-    text = (HOME / "requirements.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", text, flags=re.MULTILINE))
-
-
-def installed(package: str) -> str | None:
-    """Installed version without the build's suffix, or None."""
-    try:
-        return version(package).partition("+")[0]
-    except PackageNotFoundError:
-        return None
+ADD_ONS = {  # import name → how it is installed, what it is for
+    "mamba_ssm": ("pip install --no-build-isolation mamba-ssm", "Mamba's scan on a GPU"),
+    "causal_conv1d": ("pip install --no-build-isolation causal-conv1d", "Mamba's convolution on a GPU"),
+    "triton": ("pip install triton", "matching features on a GPU"),
+    "ray": ("pip install -r tests/cluster/requirements.txt", "many computers"),
+}
 
 
 def check(profile: Profile) -> list[str]:
-    """One line per thing the profile needs, or could use."""
-    pins = pinned()
-    wrong = [f"{name} {installed(name)} (pinned {pin})" for name, pin in pins.items() if installed(name) != pin]
-    names = (profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv)
-    return [
-        _line(sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"),
-        _line(not wrong, f"{len(pins)} pinned packages" + (f": {', '.join(wrong)}" if wrong else "")),
-        _line(corpus.TOKENIZER.is_dir() or profile.corpus != "docstrings", f"text: {profile.corpus}"),
-        *(_line(models.is_available(name), f"model {name}") for name in names),
-        _line(True, f"device {models.device_of(profile)}, products in {models.fast_dtype(models.device_of(profile))}"),
-        _line(psutil.virtual_memory().available > 6e9, f"{psutil.virtual_memory().available / 1e9:.0f} GB of memory free"),
-        _line(shutil.disk_usage(HOME).free > 5e9, f"{shutil.disk_usage(HOME).free / 1e9:.0f} GB of disk free"),
-        *(_extra(module, package) for module, package in GPU_EXTRAS.items()),
-    ]
+    """One line per thing that the profile needs ([ok], [missing]) or could use ([ok], [optional]), with what to do."""
+    lines = (_python, _packages, _text, _models, _processor, _gpu, _room, _folders, _add_ons, _browser)
+    return [line for group in lines for line in group(profile)]
 
 
-def _line(good: bool, text: str) -> str:
-    return f"[{'ok' if good else 'missing'}] {text}"
+def _line(good: bool, text: str, otherwise: str, required: bool = True) -> str:
+    return f"[ok] {text}" if good else f"[{'missing' if required else 'optional'}] {text}: {otherwise}"
 
 
-def _extra(module: str, package: str) -> str:
-    if find_spec(module):
-        return f"[ok] {package}"
-    return f"[not needed] {package}: " + ("a GPU would use it" if torch.cuda.is_available() else "only a GPU uses it")
+def _python(_: Profile) -> Iterator[str]:
+    yield _line(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
+
+
+def _packages(_: Profile) -> Iterator[str]:
+    absent, other = needs.package_faults()
+    if absent:
+        yield f"[missing] {', '.join(absent)}: {needs.INSTALL}"
+    if other:
+        yield f"[optional] {', '.join(other)}: numbers may differ a little; {needs.INSTALL}"
+    if not absent and not other:
+        yield f"[ok] {len(needs.pinned())} pinned packages"
+
+
+def _text(profile: Profile) -> Iterator[str]:
+    if profile.corpus == "docstrings":
+        logging.getLogger("workbook.corpus").setLevel(logging.ERROR)  # the same is said here
+        try:
+            same = corpus.is_the_mini_models_text(profile)
+        except OSError as error:
+            yield f"[missing] text: {error}"
+            return
+        yield _line(same, "text: docstrings, digest of data/corpus.json", f"it is another; {needs.INSTALL}", required=False)
+        return
+    files = len(hub.cached_text())
+    if files:
+        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache"
+    else:
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
+        yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
+
+
+def _models(profile: Profile) -> Iterator[str]:
+    for name in dict.fromkeys((profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv)):
+        if name in models.hub_names(profile):
+            size = hub.facts().get(name)
+            about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")
+            here = hub.cached_model(name) is not None
+            why = None if here else hub.unreachable()
+            yield f"[ok] model {name}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
+        else:
+            yield _shipped(name)
+
+
+def _shipped(name: str) -> str:
+    train = f"run python -m lib.zoo {name}"
+    if not models.is_available(name):
+        return f"[missing] model {name}: {train}"
+    weights = recipes.MODELS / name / hub.WEIGHTS
+    try:
+        read_header(weights) if weights.exists() else None  # random weights are made on the spot
+    except ValueError as error:
+        return f"[missing] model {name}: {error} Get the file again, or {train}"
+    return f"[ok] model {name}"
+
+
+def _processor(profile: Profile) -> Iterator[str]:
+    amx, bf16 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+    has = " and ".join(name for name, there in (("AMX", amx), ("bf16", bf16)) if there)
+    threads = f"{torch.get_num_threads()} threads"
+    yield _line(amx or bf16, f"CPU with {has}, {threads}" if has else f"CPU, {threads}",
+                "neither AMX nor bf16 instructions, so products in float32, slower", required=False)  # fmt: skip
+
+
+def _gpu(profile: Profile) -> Iterator[str]:
+    device = models.device_of(profile)
+    yield f"[ok] runs on {device}, products in {str(models.fast_dtype(device)).removeprefix('torch.')}"
+    if torch.cuda.is_available():
+        about = torch.cuda.get_device_properties(0)
+        yield f"[ok] GPU {about.name}, {about.total_memory / needs.GB:.0f} GB"
+    else:
+        yield "[optional] GPU: none that torch can use; the profiles smoke and mini need none, paper is far too slow without"
+
+
+def _room(profile: Profile) -> Iterator[str]:
+    takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+    helps = {
+        "disk": f"make room in {needs.existing_folder(profile.cache_dir)} or take --set cache_dir=FOLDER",
+        "memory": "close other programs or take a smaller profile",
+    }
+    for kind, how in helps.items():
+        free, wanted = (getattr(room, kind) / needs.GB for room in (has, takes))
+        yield _line(free >= wanted, f"{free:.0f} GB of {kind} free, {wanted:.1f} needed by the plan", how)
+
+
+def _folders(profile: Profile) -> Iterator[str]:
+    for what, folder in (("cache", profile.cache_dir), ("figures", profile.figures_dir)):
+        yield _line(needs.writable(folder), f"{what} folder can be written to", f"allow writing in {folder}, or choose another")
+
+
+def _add_ons(_: Profile) -> Iterator[str]:
+    for module, (command, use) in ADD_ONS.items():
+        yield _line(bool(find_spec(module)), f"{module}, for {use}", f"`{command}`", required=False)
+
+
+def _browser(_: Profile) -> Iterator[str]:
+    there = shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("google-chrome"))
+    how = "`apt-get install chromium chromium-driver`, or Chrome and its chromedriver"
+    yield _line(bool(there), "Chromium, for the tests in a browser", how, required=False)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from numpy import ndarray
+from tqdm import tqdm
 
 from lib import comparisons, corpus, pages, pipeline
 from lib.complexity import places_of
@@ -87,7 +88,7 @@ def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profi
 def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
     """The stand-in's, for all: a language model is not asked about every feature."""
     judge = RuleJudge()
-    examples = (examples_of(places[layer].snippets(index), words) for layer, index in features.tolist())
+    examples = (examples_of(places[layer].snippets(index), words) for layer, index in tqdm(features.tolist(), "explorer", mininterval=5))
     return [(s.complexity or 0, s.monosemanticity or 0) for e in examples for s in judge.score([e])]
 
 

@@ -149,7 +149,7 @@ def _score_subspaces(name_a: str, name_b: str, profile: Profile, runs: int, fold
     a, b = FeatureSpace.load(name_a, profile), FeatureSpace.load(name_b, profile)
     members = concepts.concept_tokens(vocabulary(corpus.load_tokenizer(profile)), profile.corpus)
     rows = []
-    for layers in same_depth(len(a.activations), len(b.activations)):
+    for layers in tqdm(same_depth(len(a.activations), len(b.activations)), "subspaces", unit="layer", mininterval=5):
         for concept, tokens in members.items():
             own, other = (np.flatnonzero(concepts.features_of(s.top_tokens[k], tokens)) for s, k in zip((a, b), layers, strict=True))
             pairs = _pairs_within(a, b, layers, own, other)

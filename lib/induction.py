@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import circuits, models
@@ -89,11 +90,15 @@ def _row(effects: Float[Tensor, "samples"], **place: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- paths
 
 
+def _watched(prompts: dict[int, InductionPrompts], what: str) -> Iterable[tuple[int, InductionPrompts]]:
+    return tqdm(prompts.items(), f"path patching, {what}", unit="distance", mininterval=5)
+
+
 def _measure_paths(model: TransformerBridge, profile: Profile) -> list[dict[str, Any]]:
     prompts = prompts_for(model, profile)
-    rows = [row for distance, p in prompts.items() for row in _whole(model, distance, p)]
+    rows = [row for distance, p in _watched(prompts, "final states") for row in _whole(model, distance, p)]
     layer = key_layer(pd.DataFrame(rows))
-    for distance, p in prompts.items():
+    for distance, p in _watched(prompts, "inputs"):
         layers = range(models.n_layers(model)) if distance == map_distance(profile) else [layer]
         rows += [row for k in layers for row in _inputs(model, distance, p, k)]
     if architecture_of(model).short_mix_tokens:
@@ -139,12 +144,12 @@ def _local(
 
 def _measure_heads(model: TransformerBridge, profile: Profile) -> list[dict[str, Any]]:
     prompts, rows, nowhere = prompts_for(model, profile), [], dict(receiver_layer=None, receiver_head=None)
-    for distance, p in prompts.items():
+    for distance, p in _watched(prompts, "heads"):
         for corrupt in ("random", "B′"):
             found = circuits.head_effects(model, p.clean, getattr(p, CORRUPTED[corrupt]), p.target, per_sample=True)
             rows += _head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
     receiver = induction_head(pd.DataFrame(rows))
-    for distance, p in prompts.items():
+    for distance, p in _watched(prompts, "heads before the induction head"):
         for corrupt in ("random", "A′"):
             tokens = getattr(p, CORRUPTED[corrupt])
             found = circuits.head_to_head_effects(model, p.clean, tokens, p.target, receiver, per_sample=True)

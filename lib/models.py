@@ -16,20 +16,23 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lib import recipes, scans
+from lib import hub, recipes, scans
 from lib.corpus import Blocks
+from lib.hub import ModelNotFound
 from lib.profiles import Profile
+from lib.safe_weights import check_file, check_values
 from lib.store import Store
 
+ARCHITECTURES = ("gpt_neox", "mamba", "rwkv")  # transformers' names of them
+
 Logits = Callable[[Int[Tensor, "rows context"]], Float[Tensor, "rows context vocabulary"]]
-
-
-class ModelNotFound(OSError):
-    """A model is neither in data/models nor on the hub."""
 
 
 def device_of(profile: Profile) -> str:
@@ -49,7 +52,10 @@ def fast_dtype(device: str) -> torch.dtype:
 
 
 def folder_of(name: str, profile: Profile) -> str:
-    """Where the weights of a model are: data/models, a random checkpoint built on the spot, or a hub id."""
+    """Where the weights of a model are: data/models, a random checkpoint built on the spot, or the hub's cache.
+
+    Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere.
+    """
     if name.startswith("smoke-") or profile.models == "random":
         return str(_random_folder(name, profile))
     if (recipes.MODELS / name / "config.json").exists():
@@ -58,7 +64,15 @@ def folder_of(name: str, profile: Profile) -> str:
         return name
     if not is_available(name):
         raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
-    return name
+    return str(hub.fetch_model(name))
+
+
+def hub_names(profile: Profile) -> list[str]:
+    """The profile's models that come from the hub."""
+    if profile.models == "random":
+        return []
+    names = dict.fromkeys((profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv))
+    return [name for name in names if name not in recipes.RECIPES and not any(map(Path.is_dir, (recipes.MODELS / name, Path(name))))]
 
 
 def _random_folder(name: str, profile: Profile) -> Path:
@@ -78,7 +92,8 @@ def is_available(name: str) -> bool:
 def load(name: str, profile: Profile) -> TransformerBridge:
     """A model by its name in data/models, a folder, or a hub id; float32, raw weights, in evaluation mode.
 
-    Raises `ModelNotFound`, in one sentence, if there is no such model or the hub cannot be reached.
+    Raises `ModelNotFound`, in one sentence, if there is no such model, the hub cannot be reached, or the files are not
+    those of a sound model: a pickle in place of safetensors, wrong shapes or sizes, NaN, code of its own.
     """
     scans.install()
     for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
@@ -86,13 +101,37 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     transformers.utils.logging.disable_progress_bar()
     folder = folder_of(name, profile)
     try:
-        model = TransformerBridge.boot_transformers(folder, device=device_of(profile), dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        source = _load_checked(Path(folder)).to(device_of(profile))
+        model = TransformerBridge.boot_transformers(folder, device=device_of(profile), dtype=torch.float32, hf_model=source)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelNotFound(f"cannot load {name} (no folder in data/models; the hub says: {reason})") from None
+        raise ModelNotFound(f"cannot load {name}: {reason}") from None
     model.cfg.model_name = name  # what it was asked for by, not the folder on this machine
     model.original_model.config.use_cache = False  # whole sequences only; a cache would keep Mamba off its hooks
     return model.eval()
+
+
+def _load_checked(folder: Path) -> PreTrainedModel:
+    """The Hugging Face model of a folder, float32, after what its files hold was compared with its config.json."""
+    config = AutoConfig.from_pretrained(folder, output_attentions=True, trust_remote_code=False)
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(f"{folder} holds a {config.model_type}; the workbook knows {', '.join(ARCHITECTURES)}.")
+    with torch.device("meta"):
+        expected = AutoModelForCausalLM.from_config(config).state_dict()
+    weights = folder / hub.WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{folder} has no {hub.WEIGHTS}, and pickled weights are not opened.")
+    check_file(weights, {key: tuple(value.shape) for key, value in expected.items()}, only_known=False)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
+        trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    for key, shape, wanted in sorted(found["mismatched_keys"]):  # those that transformers renames
+        raise ValueError(f"{weights}: {key} has shape {list(shape)}, not {list(wanted)}.")
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{weights} lacks {len(missing)} of the model's weights, {missing[0]} among them.")
+    check_values(weights, dict(model.named_parameters()))
+    return model
 
 
 def architecture(model: TransformerBridge) -> str:
@@ -184,7 +223,7 @@ def induction_gap(logits: Logits, distance: int, vocabulary: int, n_rows: int = 
 def held_out_loss(logits: Logits, blocks: Blocks, batch_blocks: int = 32) -> float:
     """Mean next-token cross-entropy in nats over the counted tokens of the blocks."""
     total = 0.0
-    for start in range(0, len(blocks), batch_blocks):
+    for start in tqdm(range(0, len(blocks), batch_blocks), "held-out loss", mininterval=5):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch_blocks]).long()
         wanted = torch.from_numpy(blocks.mask[start : start + batch_blocks])[:, 1:]
         scores = logits(tokens)[:, :-1].cpu()

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
@@ -141,7 +142,8 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
         raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
     device = model_device(model)
     total = 0
-    for tokens, others, names in zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))):
+    chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))
+    for tokens, others, names in tqdm(chunks, "path patching, names", mininterval=5):
         clean, corrupt = architecture.run(tokens), architecture.run(others)
         total = total + _chunk_effects(architecture, clean, corrupt, names)
     return (total / len(prompts.clean)).cpu()

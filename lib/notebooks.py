@@ -24,6 +24,23 @@ from lib.store import atomic_write
 
 FOLDER = HOME / "notebooks"
 
+MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
+MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
+MAY_NOT_WRITE = "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER."
+ADVICE = {  # what an error of the system says → what to do
+    "No space left on device": MORE_ROOM,
+    "requested and": MORE_ROOM,  # NumPy's words: "4096 requested and 0 written"
+    "Disk quota exceeded": MORE_ROOM,
+    "Read-only file system": MAY_NOT_WRITE,
+    "Permission denied": MAY_NOT_WRITE,
+    "allocate memory": f"There is too little memory: {MORE_MEMORY}",
+    "Unable to allocate": f"There is too little memory: {MORE_MEMORY}",
+    "MemoryError": f"There is too little memory: {MORE_MEMORY}",
+    "can't start new thread": f"There is too little memory: {MORE_MEMORY}",
+    "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
+}
+
+
 class CannotRun(Exception):
     """Why a run cannot start, in one sentence."""
 
@@ -172,7 +189,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_ce
         first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
         raise NotebookFailed(
             f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
-            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}."
+            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}.{advice(str(error))}"
         ) from None
 
 
@@ -203,8 +220,13 @@ def _is_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
 
 
+def advice(reason: str) -> str:
+    """What to do about a failure whose cause lies outside of the workbook, in a line of its own."""
+    return next((f"\n{words} What was finished is kept." for sign, words in ADVICE.items() if sign in reason), "")
+
+
 def _last_lines(error: Exception, count: int = 8) -> str:
     if isinstance(error, DeadKernelError):
-        return "The kernel died, most often of too little memory: close other programs or take a smaller profile."
+        return f"The kernel died, most often of too little memory: {MORE_MEMORY}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
     return "\n".join(text.rstrip().splitlines()[-count:])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lib.calibration import H100, UTILISATION, Machine
+from lib.needs import GB, existing_folder
 from lib.profiles import DATA, Profile, get_profile
 from lib.progress import clock
 from lib.sizes import shape_of
@@ -21,7 +22,6 @@ FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
 REFERENCE_MACHINE = DATA / "reference" / "machine.json"
 NOTEBOOKS = 210  # seconds that all notebooks take where every artifact is found; measured at mini
 LONG = 7 * 24 * 3600
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ def needed(found: list[Stage]) -> Room:
 
 def available(profile: Profile) -> Room:
     """What is free; artifacts that are there already count as free, as they are found again."""
-    profile.cache_dir.mkdir(parents=True, exist_ok=True)
     kept = sum(path.stat().st_size for path in profile.cache_dir.rglob("*") if path.is_file())
-    return Room(shutil.disk_usage(profile.cache_dir).free + kept, psutil.virtual_memory().available)
+    return Room(shutil.disk_usage(existing_folder(profile.cache_dir)).free + kept, psutil.virtual_memory().available)
 
 
 def seconds(found: list[Stage], machine: Machine) -> float:

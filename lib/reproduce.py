@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +15,20 @@ from lib.notebooks import (
     FOLDER,
     CannotRun,
     NotebookFailed,
+    advice,
     code_cells,
     find_notebooks,
     refresh_notebook,
     run_notebook,
     title_of,
 )
-from lib.profiles import DATA, HOME, PROFILES, Profile, ProfileError, get_profile
+from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
+from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write
 
 DEFAULT = "mini"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
-GB = 1e9
 
 
 class NoReport(Exception):
@@ -50,6 +49,7 @@ def main(
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -65,10 +65,13 @@ def main(
         size = get_profile(profile, ",".join(settings))
         if commit_outputs and (profile != DEFAULT or settings):
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
-        check_packages(HOME / "requirements.txt")
+        if check:
+            return _check(size)
+        check_packages(REQUIREMENTS)
         if plan:
             return show_plan(size)
         check_room(size)
+        check_hub(size)
         if size.ray:
             from lib import cluster  # only where it is used: Ray is an optional install
 
@@ -84,6 +87,8 @@ def main(
         raise _stop(str(error), 2)
     except (NotebookFailed, NoReport) as error:
         raise _stop(str(error), 1)
+    except OSError as error:  # of the run itself, not of a notebook: its folders and its notes
+        raise _stop(f"Stopped: {error}.{advice(str(error))}", 1)
     except KeyboardInterrupt:
         raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
 
@@ -132,23 +137,24 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is.
-
-    Those that only some machines get, by a marker, are not asked for.
-    """
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    installed = {package: _version(package) for package in pins}
-    if missing := [package for package, version in installed.items() if version is None]:
-        raise CannotRun(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`.")
-    if other := [f"{name} {installed[name]} instead of {pin}" for name, pin in pins.items() if installed[name] != pin]:
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
+    missing, other = package_faults(requirements)
+    if missing:
+        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
+    if other:
         typer.echo(f"Numbers may differ from the pinned ones: {', '.join(other)}.", err=True)
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where disk or memory will surely not do: not half of what the plan says is there."""
+    """Raise `CannotRun` where disk or memory will surely not do (not half of what the plan says) or nothing can be written."""
     from lib import plan  # takes seconds: it knows the models
-    from lib.models import ModelNotFound
+    from lib.hub import ModelNotFound
 
+    for folder in (profile.cache_dir, profile.figures_dir):
+        if not writable(folder):
+            raise CannotRun(
+                f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
+            )
     try:
         takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
     except ModelNotFound as error:
@@ -169,7 +175,7 @@ def show_plan(profile: Profile) -> None:
     """Print what a run takes, from short measurements of this machine; runs nothing else."""
     from lib import plan
     from lib.calibration import measure
-    from lib.models import ModelNotFound
+    from lib.hub import ModelNotFound
 
     typer.echo("Measuring this machine …", err=True)
     try:
@@ -178,11 +184,38 @@ def show_plan(profile: Profile) -> None:
         raise CannotRun(str(error)) from None
 
 
-def _version(package: str) -> str | None:
+def check_hub(profile: Profile) -> None:
+    """Fetch the models that come from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    from lib import hub, models  # heavy
+
+    names = [name for name in models.hub_names(profile) if not hub.cached_model(name)]
+    text = profile.corpus == "openwebtext" and not hub.cached_text()
+    if not names and not text:
+        return
+    if why := hub.unreachable():
+        lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
+        commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
+        raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
+    if text:
+        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
     try:
-        return importlib.metadata.version(package).partition("+")[0]  # torch's "+cpu" only names the build
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        for name in names:
+            hub.fetch_model(name)
+    except hub.ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+
+
+def _check(profile: Profile) -> None:
+    missing, _ = package_faults()
+    if missing:  # then the rest cannot be looked at
+        typer.echo(f"[missing] {', '.join(missing)}: {INSTALL}")
+        raise typer.Exit(1)
+    from lib import environment  # heavy
+
+    lines = environment.check(profile)
+    typer.echo("\n".join(lines))
+    if any(line.startswith("[missing]") for line in lines):
+        raise typer.Exit(1)
 
 
 def _read_timings(path: Path) -> dict[str, dict[str, float]]:

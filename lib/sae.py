@@ -19,16 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.activations import batches_of, model_device, iterate_activations
 from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.profiles import Profile
+from lib.safe_weights import check_file, check_values
 from lib.store import atomic_write
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # SAELens' file names
 FORMAT_VERSION = 1
+LARGEST = 1 << 20  # features of an SAE from a file: the largest published ones for small models have less
 SAELENS_VERSION = "6.0.0"  # the release whose format this is; without it, SAELens reads the file as an older one
 
 
@@ -142,17 +145,21 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise FileNotFoundError(f"{folder} is no SAE folder: {name} is missing.")
     try:
         cfg = json.loads((folder / CFG).read_text())
-        weights = load_file(folder / WEIGHTS)
-        d_in, d_sae = cfg["d_in"], cfg["d_sae"]
+        d_in, d_sae = int(cfg["d_in"]), int(cfg["d_sae"])
         settings = [cfg[key] for key in ("architecture", "apply_b_dec_to_input", "normalize_activations")]
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the SAE in {folder} cannot be read: {type(error).__name__}: {error}.") from None
     if settings != ["standard", False, "none"]:
         raise ValueError(f"the SAE in {folder} is of another kind than this workbook's: {settings}.")
+    if d_sae > LARGEST:
+        raise ValueError(f"the SAE in {folder} claims {d_sae:,} features; this workbook opens at most {LARGEST:,}.")
     expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if found != expected:
-        raise ValueError(f"the weights in {folder} have shapes {found}, not {expected}.")
+    check_file(folder / WEIGHTS, expected)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"the SAE in {folder} cannot be read: {error}.") from None
+    check_values(folder / WEIGHTS, weights)
     return cfg, weights
 
 
@@ -187,7 +194,8 @@ def _reconstruction(
     n, total, square = 0, dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     error, active = [0.0] * len(saes), [0] * len(saes)
     fired = [torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.b_enc.device) for sae in saes]
-    for batch in iterate_activations(model, blocks, layers, profile.batch_blocks):
+    batches = iterate_activations(model, blocks, layers, profile.batch_blocks)
+    for batch in tqdm(batches, "SAEs: reconstruction", -(-len(blocks) // profile.batch_blocks), mininterval=5):
         n += len(batch[layers[0]])
         for layer, x in batch.items():
             total[layer] += x.double().sum(0)
@@ -218,7 +226,8 @@ def _spliced_losses(
     spliced: list[tuple[int, Callable]] = [(sae.info.layer, sae) for sae in saes]
     spliced += [(layer, lambda x, mean=mean: mean.expand_as(x)) for layer, mean in means.items()]
     n, clean, losses = 0, 0.0, [0.0] * len(spliced)
-    for tokens, mask in batches_of(blocks, profile.batch_blocks, model_device(model)):
+    batches = batches_of(blocks, profile.batch_blocks, model_device(model))
+    for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // profile.batch_blocks), mininterval=5):
         n += int((mask[:, :-1] & mask[:, 1:]).sum())
         clean += _loss(model, tokens, mask)
         for k, (layer, replace) in enumerate(spliced):

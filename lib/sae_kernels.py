@@ -15,7 +15,8 @@ every active pre-activation is computed again in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import FunctionType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
 from lib.models import fast_dtype
-from lib.sparse_pearson import _prefetch
+from lib.prefetch import prefetch
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 
@@ -35,7 +36,8 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 _MARGIN = 2**-6
 _AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
-_SUM = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and infinity keep their meaning
+# Lets sums and divisions become vector instructions; NaN and infinity keep their meaning.
+_FLAGS = dict(fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy", cache=True)
 
 
 class _Kernel(NamedTuple):
@@ -45,10 +47,11 @@ class _Kernel(NamedTuple):
     serial: CPUDispatcher
 
 
-def _kernel(function: Callable) -> _Kernel:
-    return _Kernel(
-        njit(parallel=True, fastmath=_SUM, cache=True)(function), njit(nogil=True, fastmath=_SUM, cache=True)(function)
-    )
+def _kernel(function: FunctionType) -> _Kernel:
+    # numba's cache on the disk knows kernels by name and line, not by options: each of the two needs a name.
+    alone = FunctionType(function.__code__, function.__globals__)
+    alone.__qualname__ = f"{function.__qualname__}_serial"
+    return _Kernel(njit(parallel=True, **_FLAGS)(function), njit(nogil=True, **_FLAGS)(alone))
 
 
 @_kernel
@@ -70,7 +73,7 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
         for c in range(k):
             i = found[c]
             for d in range(0, d_model, 16):
-                _prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
+                prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
             value = np.float32(0)
             for d in range(d_model):
                 value += x[t, d] * W_enc[i, d]
@@ -85,7 +88,7 @@ def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, 
         for c in range(n):
             i = found[c]
             for d in range(0, d_model, 16):
-                _prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
+                prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
             value = f[t, c]
             for d in range(d_model):
                 residual[t, d] += value * W_dec[i, d]
@@ -127,7 +130,7 @@ def _by_feature(index, n_active, d_sae, n_parts):
     return start, token, slot
 
 
-@njit(fastmath=_SUM, inline="always")
+@njit(inline="always", **_FLAGS)
 def _adam(parameter, m, v, gradient, rate, correction):
     """Adam's step for one row, in place; `rate` = lr / (1 − β1^t), `correction` = 1 / sqrt(1 − β2^t)."""
     for d in range(parameter.shape[0]):

@@ -197,7 +197,7 @@ class _Run:
         again: 24 GB for the paper's Mamba.
         """
         batches = list(self.buffer.next_refill())
-        if self.step == 0:
+        if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
         batches = batches[: self.steps - self.step]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, Int64
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from lib.features import SparseFeatures, feature_statistics, index_dtype
+from lib.prefetch import prefetch
 
 TILE = 8  # features of A per call of the kernel: a call is cheap, and their correlations stay in the cache
 AHEAD = 6  # rows of B that are on their way from memory
@@ -137,25 +136,6 @@ def _arrays(x: VaryingFeatures) -> tuple[np.ndarray, ...]:
     return x.indptr, x.indices, x.values, x.scale, x.offset
 
 
-@intrinsic
-def _prefetch(typing_context, array, index):
-    """Ask the processor for the cache line of array[index]: rows of B come in no order that it could foresee.
-
-    Into the second-level cache: the first has too few lines for what is on its way (1.4 times as fast).
-    """
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        builder.call(function, [address, number(0), number(2), number(1)])  # for reading, second level, data
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
 @njit(cache=True, nogil=True)
 def _correlate(
     first, a_indptr, a_tokens, a_values, a_scale, a_offset,
@@ -169,12 +149,12 @@ def _correlate(
         i = first + row
         last = a_indptr[i + 1] - 1
         for entry in range(a_indptr[i], last + 1):
-            _prefetch(b_indptr, np.intp(a_tokens[min(entry + 2 * AHEAD, last)]))
+            prefetch(b_indptr, np.intp(a_tokens[min(entry + 2 * AHEAD, last)]))
             later = a_tokens[min(entry + AHEAD, last)]
             for line in range(b_indptr[later], b_indptr[later + 1] + 15, 16):
-                _prefetch(b_values, np.intp(line))
+                prefetch(b_values, np.intp(line))
             for line in range(b_indptr[later], b_indptr[later + 1] + 31, 32):
-                _prefetch(b_indices, np.intp(line))
+                prefetch(b_indices, np.intp(line))
             x = np.float64(a_values[entry])
             for at in range(b_indptr[a_tokens[entry]], b_indptr[a_tokens[entry] + 1]):
                 sums[b_indices[at]] += x * b_values[at]

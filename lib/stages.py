@@ -25,7 +25,7 @@ class Stage:
     kind: str
     """Stages of a kind are as fast, measured against the same model of their time."""
     flops: float = 0
-    """Floating-point operations in float32, or in bfloat16 where the device is faster in it."""
+    """Floating-point operations, in float32 unless the device is faster in bfloat16."""
     double_flops: float = 0
     """Floating-point operations in float64."""
     moved: float = 0

@@ -117,7 +117,7 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file, as hexadecimal digits."""
+    """sha256 of a file, read once as long as it does not change."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 

@@ -12,6 +12,7 @@ import scipy.sparse
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from lib import corpus, models, pipeline
 from lib.activations import iterate_activations
@@ -64,7 +65,7 @@ def _sweep(profile: Profile, folder: Path) -> None:
     # The profile's own settings stand in every choice: train them once.
     done: dict[Profile, dict[str, float]] = {}
     saes: dict[Profile, list[SparseAutoencoder]] = {}
-    for choice, value, variant in variants(profile):
+    for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
         if variant not in done:
             done[variant], saes[variant] = _measure(model, layer, text, x, variant)
         if choice == "target_l0":
@@ -127,7 +128,7 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
     }
     rows = []
     for label, b in others.items():
-        for share in TOKEN_SHARES:
+        for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
             n = int(share * a[0].n_tokens)
             parts = ([layer.head(n) for layer in layers] for layers in (a, b))
             result = max_pairwise_correlation(*parts, device=models.device_of(profile))

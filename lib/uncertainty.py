@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float32, Float64, Int
 from numba import njit, prange
 from numpy import ndarray
+from tqdm import tqdm
 
 from lib.corpus import Blocks
 from lib.features import SparseFeatures
@@ -75,7 +76,7 @@ def matched_sums(
     sums = np.full((len(matches), n_groups, 5), np.nan)
     own, other = matches["layer"].to_numpy(), matches["match_layer"].to_numpy()
     columns_a = [_columns(layer) for layer in a]
-    for layer_b in np.unique(other[other >= 0]):
+    for layer_b in tqdm(np.unique(other[other >= 0]), "sums for the bootstrap", mininterval=5):
         columns_b = _columns(b[layer_b])
         for layer_a, columns in enumerate(columns_a):
             rows = np.flatnonzero((own == layer_a) & (other == layer_b))

@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
+import hashlib
 import os
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,3 +36,19 @@ def browser():
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     yield driver
     driver.quit()
+
+
+def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:
+    """Lay (name in the repository, file) out as the hub's cache does: blobs by digest, links to them in a snapshot."""
+    folder = cache / f"{kind}s--{repository.replace('/', '--')}"
+    revision = hashlib.sha1(repository.encode()).hexdigest()
+    for place in ("refs", "blobs", f"snapshots/{revision}"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(revision)
+    for name, path in files:
+        blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.move(path, blob)
+        link = folder / "snapshots" / revision / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return folder / "snapshots" / revision

@@ -1,29 +1,63 @@
-"""The environment check says what is there and what is missing."""
+"""The environment check says what is there, what is missing, and what to do; its exit code is that of the command."""
+
+import shutil
 
 import psutil
+import pytest
+from typer.testing import CliRunner
 
-from lib import environment, recipes
+from lib import environment, needs, recipes, reproduce
+
+
+def line_of(lines, word):
+    return next(line for line in lines if word in line)
 
 
 def test_this_environment_is_complete(smoke):
     lines = environment.check(smoke)
-    assert all(line.startswith(("[ok] ", "[missing] ", "[not needed] ")) for line in lines)
-    wanted = [line for line in lines if "free" not in line and not line.startswith("[not needed]")]
-    assert [line for line in wanted if line.startswith("[missing]")] == []
+    assert all(line.startswith(("[ok] ", "[missing] ", "[optional] ")) for line in lines)
+    assert [line for line in lines if line.startswith("[missing]") and "free" not in line] == []
+    assert "digest of data/corpus.json" in line_of(lines, "text:")
+    assert len([line for line in lines if "mamba_ssm" in line or "ray" in line or "Chromium" in line]) == 3
 
 
 def test_another_version_and_a_missing_package_are_named(smoke, monkeypatch):
     found = {"torch": "1.0", "numpy": None}
-    monkeypatch.setattr(environment, "installed", lambda name: found.get(name, environment.pinned()[name]))
-    line = next(line for line in environment.check(smoke) if "pinned packages" in line)
-    assert line.startswith("[missing]") and "torch 1.0 (pinned" in line and "numpy None (pinned" in line
+    pins = needs.pinned()
+    monkeypatch.setattr(needs, "installed", lambda name: found.get(name, pins[name]))
+    lines = environment.check(smoke)
+    assert line_of(lines, "numpy") == "[missing] numpy: run `pip install -r requirements.txt`"
+    assert line_of(lines, "torch 1.0").startswith(f"[optional] torch 1.0 instead of {pins['torch']}: numbers may differ")
 
 
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
     mini = smoke.model_copy(update={"pythia": "mini-pythia"})
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e9})())
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e9})())
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e6})())
     lines = environment.check(mini)
-    assert "[missing] model mini-pythia" in lines
-    assert "[missing] 1 GB of memory free" in lines and "[missing] 1 GB of disk free" in lines
+    assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
+    assert line_of(lines, "memory free").startswith("[missing] 1 GB of memory free, at least 1.5 needed: close other programs")
+    assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(lines, "disk free")
+
+
+def test_a_shipped_model_that_was_cut_short_is_named(monkeypatch, tmp_path, smoke):
+    shutil.copytree(recipes.MODELS / "mini-rwkv", tmp_path / "models" / "mini-rwkv")
+    weights = tmp_path / "models" / "mini-rwkv" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    monkeypatch.setattr(recipes, "MODELS", tmp_path / "models")
+    line = line_of(environment.check(smoke.model_copy(update={"rwkv": "mini-rwkv"})), "mini-rwkv")
+    assert line.startswith("[missing]") and "model.safetensors" in line and "python -m lib.zoo mini-rwkv" in line
+
+
+@pytest.mark.parametrize("lines, code", [(["[ok] a", "[optional] b: c"], 0), (["[ok] a", "[missing] b: c"], 1)])
+def test_the_command_s_exit_code(lines, code, monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "check", lambda profile: lines)
+    result = CliRunner().invoke(reproduce.app, ["--check", "--profile", "smoke", "--set", f"cache_dir={tmp_path}"])
+    assert result.exit_code == code and result.output.splitlines() == lines
+
+
+def test_the_command_without_a_package_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "package_faults", lambda: (["torch"], []))
+    result = CliRunner().invoke(reproduce.app, ["--check", "--set", f"cache_dir={tmp_path}"])
+    assert result.exit_code == 1 and result.output.startswith("[missing] torch: run `pip install")

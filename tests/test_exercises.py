@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse
 
 from lib import exercises, feature_spaces, induction, pipeline, plots, sweep
-from lib.exercises.answers import plain, same
+from lib.exercises.answers import EXACT, plain, same
 from lib.features import SparseFeatures, feature_statistics
 from lib.mppc import max_pairwise_correlations
 from lib.notebooks import find_notebooks
@@ -205,7 +205,7 @@ def test_every_mistake_is_recognised(name, smoke, request):
     assert exercises.verdict(name, right, smoke).right and len(exercise.mistakes) >= 2
     for why, wrong in exercise.mistakes.items():
         answer = wrong(smoke)
-        assert not same(plain(answer), right), f"{why}: {answer} is right"
+        assert not same(plain(answer), right, EXACT), f"{why}: {answer} is right"
         verdict = exercises.verdict(name, answer, smoke)
         assert verdict.right is False and why[1:] in verdict.text, f"{why}: {verdict.text}"
 
@@ -273,6 +273,14 @@ def toy(monkeypatch):
 def test_what_is_said_of_an_answer(answer, right, said, toy):
     found = toy(answer, right)
     assert found is True if said is True else said.casefold() in found.casefold(), found
+
+
+@pytest.mark.parametrize("answer, right", [(0.7424, True), (0.742, True), (0.7434, False), (0.743, True), (0.5, False)])
+def test_a_mistake_near_the_right_answer_is_no_rounding(answer, right, monkeypatch):
+    near = exercises.Exercise("it", lambda profile: 0.7424, {"dead features count": lambda profile: 0.7434})
+    monkeypatch.setitem(exercises.EXERCISES, "00.0", near)
+    verdict = exercises.verdict("00.0", answer, None)
+    assert verdict.right is right and ("Dead features count" in verdict.text) == (answer == 0.7434)
 
 
 def test_an_unknown_exercise_is_an_error():

@@ -66,12 +66,13 @@ def test_neurons_explain_what_the_layer_adds(role, loaded, tokens):
         assert (neurons >= 0).all()
 
 
-def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch):
+def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise OSError("We couldn't connect to the hub\nand more lines")
 
-    monkeypatch.setattr(models.TransformerBridge, "boot_transformers", offline)
-    with pytest.raises(models.ModelNotFound, match=r"cannot load no/such-model .*couldn't connect to the hub\)$"):
+    monkeypatch.setattr(models.hub, "CACHE", tmp_path)
+    monkeypatch.setattr(models.hub, "snapshot_download", offline)
+    with pytest.raises(models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"):
         models.load("no/such-model", smoke)
 
 

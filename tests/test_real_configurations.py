@@ -1,7 +1,11 @@
 """The real models' configurations with random weights: what the `laptop` and `paper` profiles load, without the hub."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import fill_hub_cache
 from transformers import AutoModelForCausalLM
 
 from lib import models, path_patching, pipeline
@@ -41,6 +45,19 @@ def test_logits_are_those_of_plain_transformers(name, laptop):
     plain = AutoModelForCausalLM.from_pretrained(models.folder_of(name, laptop), dtype=torch.float32).eval()
     expected = plain(tokens, use_cache=False).logits
     torch.testing.assert_close(models.load(name, laptop)(tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_filled_cache_of_the_hub_is_used(name, laptop, tmp_path, monkeypatch):
+    copies = shutil.copytree(models.folder_of(name, laptop), tmp_path / "copies")
+    snapshot = fill_hub_cache(tmp_path / "hub", name, [(path.name, path) for path in sorted(copies.iterdir())])
+    monkeypatch.setattr(models.hub, "CACHE", tmp_path / "hub")
+    real = laptop.model_copy(update={"models": "pretrained"})
+    assert models.hub_names(real)[0] == NAMES[0] and not models.hub_names(laptop)
+    assert Path(models.folder_of(name, real)) == snapshot
+    tokens = torch.arange(2, 26)[None]
+    torch.testing.assert_close(models.load(name, real)(tokens), models.load(name, laptop)(tokens))
 
 
 def test_features_of_the_real_sizes_are_correlated(laptop):

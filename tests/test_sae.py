@@ -189,6 +189,12 @@ def test_training_needs_no_gradient_mode(model, blocks, small):
     assert not torch.equal(saes[0].b_dec, torch.zeros(saes[0].d_model))
 
 
+def test_a_first_refill_of_less_than_a_batch_is_no_error(model, blocks, small):
+    tight = small.model_copy(update=dict(sae_tokens=64, sae_batch_size=16, buffer_tokens=64))  # 2 blocks of 15 a refill
+    _, history = train_saes(model, blocks, tight, layers=[0], progress=False)
+    assert set(history.step) == {1, 2, 3, 4} and history.loss.notna().all()
+
+
 def test_interrupted_training_gives_the_same_weights(model, blocks, small, tmp_path, monkeypatch):
     expected, expected_history = train_saes(model, blocks, small, progress=False)
     monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", -1)
@@ -289,18 +295,27 @@ def rewrite_cfg(path, **more):
     (path / CFG).write_text(json.dumps(json.loads((path / CFG).read_text()) | more))
 
 
+def spoil(path, name, change):
+    weights = load_file(path / WEIGHTS)
+    save_file(weights | {name: change(weights[name])}, path / WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "words"),
     [
         (lambda p: (p / CFG).unlink(), FileNotFoundError, "cfg.json is missing"),
         (lambda p: (p / WEIGHTS).unlink(), FileNotFoundError, "sae_weights.safetensors is missing"),
-        (lambda p: (p / WEIGHTS).write_bytes(b"no"), ValueError, "cannot be read"),
+        (lambda p: (p / WEIGHTS).write_bytes(b"no"), ValueError, "is no safetensors file"),
         (lambda p: (p / CFG).write_text("{"), ValueError, "cannot be read"),
         (lambda p: (p / CFG).write_text("{}"), ValueError, "cannot be read"),
         (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "of another kind"),
         (lambda p: rewrite_cfg(p, metadata={"layer": "x"}), ValueError, "bad metadata"),
-        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "have shapes"),
+        (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "W_enc has shape"),
+        (lambda p: spoil(p, "W_dec", lambda x: x.T.contiguous()), ValueError, "W_dec has shape"),
+        (lambda p: spoil(p, "b_enc", lambda x: x.fill_(torch.nan)), ValueError, "b_enc holds NaN"),
+        (lambda p: rewrite_cfg(p, d_sae=10**12), ValueError, "claims 1,000,000,000,000 features"),
+        (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:-4]), ValueError, "is damaged"),
     ],
 )
 def test_wrong_files_are_said_in_one_sentence(folder, damage, error, words):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.exercises import circuits, foundations, matching, meaning
-from lib.exercises.answers import fault_of_form, fault_of_value, plain, same
+from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.exercises.exercise import Exercise
 from lib.exercises.foundations import reconstructions
 from lib.profiles import Profile
@@ -42,13 +42,17 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
     if answer is None or answer is ...:
         return Verdict(None, f"Exercise {name}: put {exercise.asks} in the place of None and run this cell again.")
     given, expected = plain(answer), plain(exercise.right(profile))
-    if same(given, expected):
-        return Verdict(True, f"Exercise {name}: right.")
-    return Verdict(False, f"Exercise {name}: not yet. {_sentence(exercise, given, expected, profile)}")
-
-
-def _sentence(exercise: Exercise, given: Any, expected: Any, profile: Profile) -> str:
-    """Known mistakes come first: one of them may have another form than the right answer."""
-    known = [why for why, wrong in exercise.mistakes.items() if same(given, plain(wrong(profile)))]
+    right = Verdict(True, f"Exercise {name}: right.")
+    if same(given, expected, EXACT):
+        return right
+    mistakes = {why: plain(wrong(profile)) for why, wrong in exercise.mistakes.items()}
+    known = _equal_to(given, mistakes, EXACT)
+    if not known and same(given, expected):
+        return right
+    known = known or _equal_to(given, mistakes, TOLERANCE)  # one may have another form than the right answer
     said = "; or ".join(known) or fault_of_form(given, expected) or fault_of_value(given, expected)
-    return f"{said[0].upper()}{said[1:]}."
+    return Verdict(False, f"Exercise {name}: not yet. {said[0].upper()}{said[1:]}.")
+
+
+def _equal_to(given: Any, mistakes: dict[str, Any], tolerance: float) -> list[str]:
+    return [why for why, value in mistakes.items() if same(given, value, tolerance)]

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 TOLERANCE = 2e-3  # relative; an answer rounded to three digits is right
+EXACT = 1e-6  # a mistake may lie nearer to the right answer than rounding does
 CLOSE = 2e-2
 
 
@@ -38,14 +39,14 @@ def _collected(values: list | np.ndarray) -> Any:
         return list(values)
 
 
-def same(answer: Any, expected: Any) -> bool:
-    """Whether two plain values are equal, numbers up to rounding."""
+def same(answer: Any, expected: Any, tolerance: float = TOLERANCE) -> bool:
+    """Whether two plain values are equal, numbers up to a relative tolerance."""
     if is_number(expected):
-        return is_number(answer) and math.isclose(answer, expected, rel_tol=TOLERANCE, abs_tol=1e-12)
+        return is_number(answer) and math.isclose(answer, expected, rel_tol=tolerance, abs_tol=1e-12)
     if isinstance(expected, np.ndarray):
         if not isinstance(answer, np.ndarray) or answer.shape != expected.shape:
             return False
-        return bool(np.allclose(answer, expected, rtol=TOLERANCE, atol=1e-12, equal_nan=True))
+        return bool(np.allclose(answer, expected, rtol=tolerance, atol=1e-12, equal_nan=True))
     return type(answer) is type(expected) and answer == expected
 
 

@@ -25,7 +25,7 @@ from lib.store import atomic_write
 # Few steps at a high rate and a large λ: enough for most features to fall silent, as those of a trained SAE are.
 FEW = dict(
     sae_tokens=64, sae_batch_size=32, sae_learning_rate=2e-3, l1_coefficient=30.0, target_l0=None, sae_warmup=0,
-    sae_decay=0, buffer_tokens=128, batch_blocks=2, context_length=64, sae_group_layers=4, eval_tokens=60,
+    sae_decay=0, buffer_tokens=512, batch_blocks=2, context_length=64, sae_group_layers=4, eval_tokens=60,
     mppc_tokens=512, shard_tokens=256, neuron_tokens=128, circuit_samples=2, circuit_distances=(8,),
 )  # fmt: skip
 TARGET = HOME / "figures" / "rehearsal"
@@ -70,7 +70,7 @@ def measured(run: Callable[[], object]) -> dict[str, float]:
     return receive.recv()
 
 
-def describe(p: Profile, table: pd.DataFrame) -> str:
+def describe(p: Profile, table: pd.DataFrame, n_stages: int) -> str:
     """The text beside the table."""
     settings = ", ".join(f"{name}={getattr(p, name)}" for name in FEW)
     hours = table["seconds"].sum() / 3600
@@ -78,9 +78,9 @@ def describe(p: Profile, table: pd.DataFrame) -> str:
         "# Rehearsal at the paper's size\n\n"
         "Random weights: the numbers say that every stage runs at these shapes, and what it takes, nothing else.\n\n"
         f"- hardware: {hardware()}; {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s), "
-        f"{os.getloadavg()[1]:.0f} programs wanting to run at the end (processor_seconds are this program's own)\n"
+        f"{os.getloadavg()[1]:.0f} threads wanting to run on average (processor_seconds are this program's own)\n"
         f"- profile `{p.name}`, models={p.models}, d_sae {p.expansion * 768:,}; {settings}\n"
-        f"- {len(table)} stages, {hours:.2f} hours, largest process {table['peak_gib'].max():.1f} GiB\n\n"
+        f"- {len(table)} of {n_stages} stages done, {hours:.2f} hours, largest process {table['peak_gib'].max():.1f} GiB\n\n"
         f"```\n{table.round(2).to_string(index=False)}\n```\n"
     )
 
@@ -94,12 +94,14 @@ def main() -> None:
     p = get_profile("paper", {"models": "random", **FEW, **asked})
     file = options.target / "table_rehearsal.csv"
     rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-    for name, run in stages(p).items():
+    wanted = stages(p)
+    for name, run in wanted.items():
         if name not in [row["stage"] for row in rows]:
             rows.append({"stage": name} | measured(run))
             print(f"{name}: {rows[-1]['seconds']:.1f} s, {rows[-1]['peak_gib']:.2f} GiB", flush=True)
-            atomic_write(file, pd.DataFrame(rows).round(2).to_csv(index=False))
-    atomic_write(options.target / "README.md", describe(p, pd.DataFrame(rows)))
+            table = pd.DataFrame(rows).round(2)
+            atomic_write(file, table.to_csv(index=False))
+            atomic_write(options.target / "README.md", describe(p, table, len(wanted)))
 
 
 if __name__ == "__main__":

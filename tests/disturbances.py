@@ -1,0 +1,228 @@
+"""The experiments of ``python -m tests.robustness``: each returns a row of its table; the exit code is 1 if one fails."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from tests.robustness import (
+    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
+    said_last, small_disk, start, wait_for,
+)  # fmt: skip
+
+THIRD = next(path for path in NOTEBOOKS if path.stem.startswith("03"))
+Row = dict[str, object]
+
+
+def undisturbed(root: Path) -> tuple[Place, dict[str, float]]:
+    """A run of all notebooks that nothing disturbs, and the seconds of each."""
+    finish(THIRD, Place(root / "warm"))  # numba compiles: the first process's last digits differ from those of later ones
+    place = Place(root / "undisturbed")
+    return place, {notebook.stem: finish(notebook, place) for notebook in NOTEBOOKS}
+
+
+def killed(root: Path, calm: Place, seconds: dict[str, float]) -> Row:
+    """SIGKILL at random moments of every notebook; each is then run to its end."""
+    place = calm.copy(root / "killed", ("corpus",)) if QUICK else Place(root / "killed")
+    rng, kills, half = random.Random(0), 0, Counter()
+    for notebook in NOTEBOOKS:
+        for _ in range(KILLS_PER_NOTEBOOK):
+            if (found := kill_at_random(notebook, place, seconds[notebook.stem], rng)) is not None:
+                kills += 1
+                half.update(found or ["nothing"])
+        finish(notebook, place)
+    differ = differences(calm, place)
+    building = ", ".join(f"{kind} {count}" for kind, count in half.most_common())
+    what = f"resumed; {len(calm.digests()) - len(differ)} of {len(calm.digests())} files equal byte for byte; half built: {building}"
+    return _row("SIGKILL of all processes at random moments, all notebooks", kills, what, -9, not differ, differ)
+
+
+def threads(root: Path, calm: Place, _) -> Row:
+    """The same on one thread: numbers within the tolerance, verdicts equal."""
+    place = Place(root / "one_thread")
+    for notebook in NOTEBOOKS:
+        finish(notebook, place, threads=1)
+    worst, wrong, equal = 0.0, [], 0
+    tables = sorted(calm.figures.glob("*.csv"))
+    for table in tables:
+        a, b = pd.read_csv(table), pd.read_csv(place.figures / table.name)
+        equal += a.equals(b)
+        for column in a.columns.drop("seconds", errors="ignore"):
+            if pd.api.types.is_numeric_dtype(a[column]) and pd.api.types.is_numeric_dtype(b[column]):
+                largest = float((a[column] - b[column]).abs().max() / (a[column].abs().max() or 1)) if len(a) == len(b) else 9.0
+                worst = max(worst, largest)
+                wrong += [f"{table.name}: {column} by {largest:.2g}"] * (largest > TOLERANCE)
+            elif not a[column].astype(str).equals(b[column].astype(str)):
+                wrong.append(f"{table.name}: {column}")
+    what = f"{equal} of {len(tables)} tables equal, the others to {worst:.1g} of a column's largest number"
+    return _row("1 thread instead of 2", 1, what, 0, not wrong, wrong)
+
+
+def damaged(root: Path, calm: Place, _) -> Row:
+    """The largest file of every artifact of notebook 03 cut short, changed, or lost; then it is run again."""
+    place = calm.copy(root / "damaged", ("corpus",))
+    finish(THIRD, place)
+    artifacts = place.artifacts()
+    for k, artifact in enumerate(artifacts):
+        file = max((path for path in artifact.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        content = file.read_bytes()
+        [lambda: os.truncate(file, len(content) // 2), lambda: file.write_bytes(content[:-1] + b"?"), file.unlink][k % 3]()
+    (place.root / "log.txt").unlink()
+    finish(THIRD, place)
+    log = (place.root / "log.txt").read_text()
+    noticed = sum(f"The artifact {artifact.name} is damaged" in log for artifact in artifacts)
+    differ = _other_than(calm, place)
+    what = f"{noticed} of {len(artifacts)} noticed and built again, equal byte for byte: `The artifact … is damaged (…); building it again.`"
+    return _row("artifact truncated, altered, incomplete", len(artifacts), what, 0, noticed == len(artifacts) and not differ, differ)
+
+
+def two_at_once(root: Path, calm: Place, _) -> Row:
+    """Two processes run the same notebook on one cache."""
+    place = calm.copy(root / "two", ("corpus",))
+    both = [start(THIRD, place), start(THIRD, place)]
+    for process in both:
+        process.join()
+    log = (place.root / "log.txt").read_text()
+    differ = _other_than(calm, place)
+    waited = "Another process is building" in log
+    what = "one waits for the other: `Another process is building …`; artifacts equal byte for byte"
+    return _row("two runs at once on one cache", 2, what, max(p.exitcode for p in both), waited and not differ, differ)
+
+
+def interrupted(root: Path, calm: Place, _) -> Row:
+    """Ctrl-C while SAEs are trained; then the run is finished."""
+    place = calm.copy(root / "interrupted", ("corpus",))
+    with command(place, "--only", "03") as run:
+        wait_for(lambda: place.half_built())
+        time.sleep(1)
+        kernel = kernel_of(run)
+        run.send_signal(signal.SIGINT)
+        out = run.communicate(timeout=60)[0]
+    wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE, 30)
+    return _ended("Ctrl-C", place, calm, run.returncode, said_last(out, "Stopped"), 130)
+
+
+def full_disk(root: Path, calm: Place, _) -> Row:
+    """The disk fills up while SAEs are trained; room is made and the run finished."""
+    with small_disk(root / "full", 300) as disk:
+        place = calm.copy(disk / "run", ("corpus",))
+        with command(place, "--only", "03") as run:
+            wait_for(lambda: any("saes" in kind for kind in place.half_built()))
+            free = shutil.disk_usage(disk).free
+            (disk / "filler").write_bytes(b"\0" * (free - 4096))
+            out = run.communicate()[0]
+        (disk / "filler").unlink()
+        return _ended("disk full", place, calm, run.returncode, said_last(out, "disk is full"), 1)
+
+
+def read_only(root: Path, calm: Place, _) -> Row:
+    with small_disk(root / "ro", 100) as disk:
+        place = Place(disk)
+        os.system(f"mount -o remount,ro {disk}")
+        with command(place, "--only", "03") as run:
+            out = run.communicate()[0]
+    words = said_last(out, "cannot be written")
+    return _row("read-only folder", 1, f"`{words}`", run.returncode, run.returncode == 2 and "cannot be written" in words)
+
+
+def out_of_memory(root: Path, calm: Place, _) -> Row:
+    """The kernel may have no more memory than it has when it begins to train SAEs; then the run is finished."""
+    place = calm.copy(root / "memory", ("corpus",))
+    with command(place, "--only", "03") as run:
+        wait_for(lambda: any("saes" in kind for kind in place.half_built()))
+        kernel = kernel_of(run)
+        limit = kernel.memory_info().vms
+        resource.prlimit(kernel.pid, resource.RLIMIT_AS, (limit, limit))
+        out = run.communicate()[0]
+    return _ended("worker out of memory (limited)", place, calm, run.returncode, said_last(out, "memory"), 1)
+
+
+def worker_killed(root: Path, calm: Place, _) -> Row:
+    """What the system does to a process that takes too much memory; then the run is finished."""
+    place = calm.copy(root / "oom", ("corpus",))
+    with command(place, "--only", "03") as run:
+        wait_for(lambda: any("saes" in kind for kind in place.half_built()))
+        kernel_of(run).kill()
+        out = run.communicate()[0]
+    return _ended("worker killed by the system", place, calm, run.returncode, said_last(out, "kernel died"), 1)
+
+
+def no_network(root: Path, calm: Place, _) -> Row:
+    with command(Place(root / "offline"), "--profile", "laptop", HF_HOME=str(root / "empty")) as run:
+        out = run.communicate()[0]
+    good = run.returncode == 2 and out.count("hf download") == 5 and "Traceback" not in out
+    said = out.splitlines()[0].replace(str(root), "…").partition("; and")[0]
+    return _row("no network, profile laptop, nothing downloaded", 1, f"`{said}; …` and five commands", run.returncode, good)
+
+
+def _ended(event: str, place: Place, calm: Place, code: int, said: str, expected: int) -> Row:
+    """A row about a run that a disturbance ended: what it said, and whether a second run ends like the calm one."""
+    shutil.rmtree(place.figures, ignore_errors=True)
+    finish(THIRD, place)
+    differ = _other_than(calm, place)
+    shown = said.replace(str(place.cache), "data/cache/smoke")
+    return _row(event, 1, f"`{shown}`; run again: equal byte for byte", code, code == expected and not differ, differ)
+
+
+def _other_than(calm: Place, place: Place) -> list[str]:
+    """Files of a place that the calm run does not have like this; it may have more."""
+    wanted = calm.digests()
+    return [name for name, digest in place.digests().items() if wanted.get(name) != digest]
+
+
+def _row(event: str, times: int, what: str, code: int, held: bool, why: list[str] | None = None) -> Row:
+    if not held:
+        print(f"DOES NOT HOLD: {event}: {what}, exit code {code}, {(why or [])[:20]}", flush=True)
+    return {"disturbance": event, "times": times, "what happens": what, "exit code": code, "holds": "yes" if held else "no"}
+
+
+EXPERIMENTS = (killed, worker_killed, interrupted, out_of_memory, full_disk, read_only, damaged, two_at_once, no_network, threads)
+
+
+def main() -> None:
+    """Run the experiments named on the command line (all), one after the other, and keep each row at once."""
+    known = {experiment.__name__: experiment for experiment in EXPERIMENTS}
+    if unknown := [name for name in sys.argv[1:] if name not in known]:
+        sys.exit(f"no experiment {unknown[0]!r}; there are {', '.join(known)}.")
+    chosen = [known[name] for name in sys.argv[1:]] or list(EXPERIMENTS)
+    if os.geteuid() != 0:
+        print("Not root: no small disks, so `full_disk` and `read_only` are left out.")
+        chosen = [e for e in chosen if e not in (full_disk, read_only)]
+    root = Path(os.environ.get("ROBUSTNESS_ROOT") or tempfile.mkdtemp())
+    table = root / TABLE.name if QUICK else TABLE
+    calm, seconds = _kept_or_new(root)
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    for experiment in chosen:
+        began = time.monotonic()
+        for leftover in root.iterdir():
+            if leftover != calm.root and leftover.is_dir():
+                shutil.rmtree(leftover)
+        row = experiment(root, calm, seconds)
+        print(f"{experiment.__name__}: {row['holds']}, {time.monotonic() - began:.0f} s", flush=True)
+        rows = [old for old in rows if old["disturbance"] != row["disturbance"]] + [row]
+        table.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(table, index=False)
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
+    sys.exit(any(row["holds"] != "yes" for row in rows))
+
+
+def _kept_or_new(root: Path) -> tuple[Place, dict[str, float]]:
+    """The undisturbed run of an earlier call in the same ROBUSTNESS_ROOT, or a new one."""
+    kept = root / "undisturbed" / "seconds.csv"
+    if not kept.exists():
+        _, seconds = undisturbed(root)
+        pd.Series(seconds, name="seconds").to_csv(kept)
+    return Place(kept.parent), pd.read_csv(kept, index_col=0).seconds.to_dict()

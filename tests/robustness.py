@@ -1,0 +1,198 @@
+"""The workbook disturbed: killed, starved of disk and memory, damaged, cut off. ``python -m tests.robustness [NAME …]``
+
+Every experiment compares what it leaves behind with an undisturbed run and adds a row to
+``figures/robustness/table_robustness.csv``. All of them from nothing: about 15 minutes on two free cores. As root,
+disks of a few megabytes are mounted; otherwise those experiments are left out, with a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numba
+import pandas as pd
+import psutil
+import torch
+
+from lib import circuit_plots, complexity_plots, explorer, names, plots, sae_training, space_plots, sweep  # noqa: F401
+from lib.notebooks import code_cells, find_notebooks
+from lib.profiles import HOME, Profile
+
+TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
+QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT
+NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
+SETTINGS = {"sae_tokens": 8_192, "sweep_tokens": 2_048, "judge_features": 20, "circuit_samples": 2}  # of smoke, smaller still
+KILLS_PER_NOTEBOOK = 4 if QUICK else 2
+TIMED = ("seconds",)  # columns that no two runs share
+TOLERANCE = 0.02  # of a table's number between 1 and 2 threads, relative to the column's largest
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its artifacts and figures."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    def copy(self, root: Path, kinds: tuple[str, ...] = ("",)) -> Place:
+        """A place that begins with this one's artifacts of some kinds."""
+        other = Place(root)
+        other.cache.mkdir(parents=True)
+        for artifact in self.artifacts():
+            if artifact.name.startswith(kinds):
+                shutil.copytree(artifact, other.cache / artifact.name)
+        return other
+
+    def artifacts(self) -> list[Path]:
+        return sorted(path for path in self.cache.iterdir() if (path / "manifest.json").is_file() and path.suffix != ".partial")
+
+    def half_built(self) -> list[str]:
+        return sorted({path.name.rpartition("-")[0] for path in self.cache.glob("*.partial")})
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every file of every artifact but its manifest, and of every table; without columns of times."""
+        files = [p for a in self.artifacts() for p in a.rglob("*") if p.is_file() and p.name != "manifest.json"]
+        files += [p for kind in ("csv", "parquet") for p in self.figures.glob(f"*.{kind}")]
+        return {p.relative_to(self.root).as_posix(): _digest(p) for p in files}
+
+
+def _digest(path: Path) -> str:
+    content = path.read_bytes()
+    if path.suffix == ".csv" and any(word in content.split(b"\n")[0].decode() for word in TIMED):
+        content = pd.read_csv(path).drop(columns=list(TIMED), errors="ignore").to_csv().encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def differences(a: Place, b: Place) -> list[str]:
+    """Files that are in one place only, or differ."""
+    one, other = a.digests(), b.digests()
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+# ------------------------------------------------------------------------------- a notebook's code as a process
+
+
+def _execute(notebook: Path, place: Place, threads: int) -> None:
+    os.setsid()
+    log = os.open(place.root / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    matplotlib.use("Agg")
+    Profile.figures_dir = property(lambda self: place.figures)
+    for module in (plots, circuit_plots, complexity_plots, space_plots):  # tables and artifacts are compared, not pictures
+        for name in (name for name in vars(module) if name.startswith("fig_") or name == "save_figure"):
+            setattr(module, name, lambda *_, **__: None)
+    sae_training.CHECKPOINT_SECONDS = 0.5  # so that trainings of seconds are resumed, too, and not begun again
+    scope = {"display": lambda *_: None, "__name__": "__main__"}
+    for cell in code_cells(notebook):
+        exec(compile(cell.source, notebook.name, "exec"), scope)
+        if "parameters" in cell.metadata.get("tags", []):
+            scope |= {"profile": "smoke", "overrides": {"cache_dir": str(place.cache)} | SETTINGS}
+
+
+def start(notebook: Path, place: Place, threads: int = 2):
+    """All code cells of a notebook under smoke, in one process of its own group."""
+    place.root.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_execute, args=(notebook, place, threads))
+    process.start()
+    return process
+
+
+def finish(notebook: Path, place: Place, threads: int = 2) -> float:
+    """Run a notebook to its end; its seconds. Raises RuntimeError with the log's end if it fails."""
+    began = time.monotonic()
+    process = start(notebook, place, threads)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{notebook.name} failed:\n" + (place.root / "log.txt").read_text()[-2000:])
+    return time.monotonic() - began
+
+
+def kill_at_random(notebook: Path, place: Place, seconds: float, rng: random.Random) -> list[str] | None:
+    """SIGKILL to the whole process group at a random moment; what was half built then, or None if it was too late."""
+    process = start(notebook, place)
+    process.join(rng.uniform(0.05, 0.8) * seconds)
+    if process.exitcode is not None:
+        return None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    return place.half_built()
+
+
+# ---------------------------------------------------------------------------------------- the real command line
+
+
+@contextmanager
+def command(place: Place, *options: str, **env: str) -> Iterator[subprocess.Popen]:
+    """``python -m lib.reproduce`` at work in a place; killed at the end if it still runs."""
+    always = ["--profile", "smoke", "--set", f"cache_dir={place.cache}"]
+    always += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lib.reproduce import app; app()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *always, *options], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env={**os.environ, **env},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 300) -> object:
+    """The first true answer; raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := happened():
+            return answer
+        time.sleep(0.02)
+    raise TimeoutError("what was waited for did not happen")
+
+
+def kernel_of(process: subprocess.Popen) -> psutil.Process | None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return next((child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())), None)
+
+
+def said_last(text: str, words: str) -> str:
+    """The line of an output that holds the words, or the output's end."""
+    return next((line.strip() for line in reversed(text.splitlines()) if words in line), text[-300:])
+
+
+@contextmanager
+def small_disk(root: Path, megabytes: int) -> Iterator[Path]:
+    """A real file system of so many megabytes; only root can have one."""
+    root.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", root], check=True)
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+if __name__ == "__main__":
+    from tests.disturbances import main
+
+    main()

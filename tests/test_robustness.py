@@ -1,0 +1,41 @@
+"""A quick part of ``python -m tests.robustness``: notebook 03 killed, interrupted, its artifacts damaged, nothing writable."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from lib import corpus
+from lib.notebooks import ADVICE, advice
+from lib.profiles import HOME
+from tests.robustness import Place
+
+EXPERIMENTS = ["killed", "interrupted", "damaged", *(["read_only"] if os.geteuid() == 0 else [])]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL and SIGINT")
+def test_notebook_03_survives(tmp_path, smoke):
+    corpus.docstring_tokens(smoke, "train")  # made once for all tests
+    place = Place(tmp_path / "undisturbed")
+    place.cache.mkdir(parents=True)
+    for artifact in smoke.cache_dir.glob("corpus-*[0-9a-f]"):
+        shutil.copytree(artifact, place.cache / artifact.name)
+    env = {**os.environ, "ROBUSTNESS_QUICK": "1", "ROBUSTNESS_ROOT": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-m", "tests.robustness", *EXPERIMENTS], cwd=HOME, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    table = pd.read_csv(tmp_path / "table_robustness.csv").set_index("disturbance")
+    assert len(table) == len(EXPERIMENTS) and (table.holds == "yes").all()
+    assert table.times.iloc[0] >= 2 and table["exit code"]["Ctrl-C"] == 130
+
+
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device", "x"), OSError("4096 requested and 0 written"), MemoryError("Unable to allocate 9 TiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), PermissionError(13, "Permission denied"),
+])  # fmt: skip
+def test_errors_of_the_system_come_with_advice(error):
+    said = advice(str(error))
+    assert said.count("\n") == 1 and said.strip().partition(" What was finished")[0] in ADVICE.values()
+    assert advice("ValueError: no") == ""
