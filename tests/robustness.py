@@ -1,8 +1,7 @@
 """The workbook disturbed: killed, starved of disk and memory, damaged, cut off. ``python -m tests.robustness [NAME …]``
 
 Every experiment compares what it leaves behind with an undisturbed run and adds a row to
-``figures/robustness/table_robustness.csv``. All of them from nothing: about 15 minutes on two free cores. As root,
-disks of a few megabytes are mounted; otherwise those experiments are left out, with a word.
+``figures/robustness/table_robustness.csv``. As root, disks of a few megabytes are mounted; otherwise those experiments are left out, with a word.
 """
 
 from __future__ import annotations
