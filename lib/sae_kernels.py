@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +37,8 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 _MARGIN = 2**-6
 _AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
-# Lets sums and divisions become vector instructions; NaN and infinity keep their meaning.
-_FLAGS = dict(fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy", cache=True)
+_FLAGS = dict(error_model="numpy", cache=True)  # a division by zero is infinite: lets divisions become vector instructions
+_SUMS = {"reassoc", "contract", "nsz"}  # lets sums become vector instructions; NaN and infinity keep their meaning
 
 
 class _Kernel(NamedTuple):
@@ -47,14 +48,14 @@ class _Kernel(NamedTuple):
     serial: CPUDispatcher
 
 
-def _kernel(function: FunctionType) -> _Kernel:
+def _kernel(function: FunctionType, **flags: Any) -> _Kernel:
     # numba's cache on the disk knows kernels by name and line, not by options: each of the two needs a name.
     alone = FunctionType(function.__code__, function.__globals__)
     alone.__qualname__ = f"{function.__qualname__}_serial"
-    return _Kernel(njit(parallel=True, **_FLAGS)(function), njit(nogil=True, **_FLAGS)(alone))
+    return _Kernel(njit(parallel=True, **_FLAGS, **flags)(function), njit(nogil=True, **_FLAGS, **flags)(alone))
 
 
-@_kernel
+@partial(_kernel, fastmath=_SUMS)
 def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
     """Tokens of one chunk: active features, their activations `f`, d loss / d pre-activation `g`, and x̂ − x.
 

@@ -34,7 +34,7 @@ def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
     mini = smoke.model_copy(update={"pythia": "mini-pythia"})
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e9})())
-    monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e6})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e6})())
     lines = environment.check(mini)
     assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
     assert line_of(lines, "memory free").startswith("[missing] 1 GB of memory free, at least 1.5 needed: close other programs")
