@@ -33,11 +33,11 @@ def test_another_version_and_a_missing_package_are_named(smoke, monkeypatch):
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
     mini = smoke.model_copy(update={"pythia": "mini-pythia"})
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e9})())
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e6})())
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e6})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e5})())
     lines = environment.check(mini)
     assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
-    assert line_of(lines, "memory free").startswith("[missing] 1 GB of memory free, at least 1.5 needed: close other programs")
+    assert line_of(lines, "memory free").startswith("[missing] 0 GB of memory free, 0.1 needed by the plan: close other programs")
     assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(lines, "disk free")
 
 
