@@ -104,6 +104,7 @@ def _squares(x: Tensor) -> float:
     return float(x.double().square().sum())
 
 
+@torch.no_grad()
 def _sparse(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_model"]) -> scipy.sparse.csr_array:
     """Feature activations, in memory; a few tokens are dense at a time."""
     return scipy.sparse.vstack([scipy.sparse.csr_array(sae.encode(part).cpu().numpy()) for part in x.split(4096)], "csr")
