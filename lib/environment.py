@@ -49,12 +49,15 @@ def _packages(_: Profile) -> Iterator[str]:
 
 def _text(profile: Profile) -> Iterator[str]:
     if profile.corpus == "docstrings":
-        logging.getLogger("workbook.corpus").setLevel(logging.ERROR)  # the same is said here
+        log = logging.getLogger("workbook.corpus")
+        log.disabled = True  # the same is said here
         try:
             same = corpus.is_the_mini_models_text(profile)
         except OSError as error:
             yield f"[missing] text: {error}"
             return
+        finally:
+            log.disabled = False
         yield _line(same, "text: docstrings, digest of data/corpus.json", f"it is another; {needs.INSTALL}", required=False)
         return
     files = len(hub.cached_text())

@@ -46,15 +46,15 @@ def cluster():
 
 @pytest.fixture
 def caches(smoke, tmp_path):
-    """Cache folders for two runs here and one there, in which the text and the models' weights lie already."""
+    """Cache folders for a run here and one there, in which the text and the models' weights lie already."""
     for name in (smoke.pythia, smoke.mamba):
         pipeline.model_fields(name, smoke)
     corpus.load_blocks(smoke, "held_out", 1)
-    for cache in ("warm", "here", "there"):
+    for cache in ("here", "there"):
         for kind in ("corpus", smoke.pythia, smoke.mamba):
             [found] = [path for path in smoke.cache_dir.glob(f"{kind}-{'?' * 16}") if path.is_dir()]
             shutil.copytree(found, tmp_path / cache / found.name)
-    return [tmp_path / cache for cache in ("warm", "here", "there")]
+    return [tmp_path / cache for cache in ("here", "there")]
 
 
 @pytest.fixture
@@ -159,9 +159,8 @@ def files_of_artifacts(cache):
 @needs_ray
 def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(cluster, caches, tmp_path):
     """Through the command line and the process of a notebook; byte for byte."""
-    warm, here, there = caches
-    for cache in (warm, here):  # numba: a process that compiles a kernel gets other last digits than one that loads it
-        run_here(cache)
+    here, there = caches
+    run_here(here)
     (tmp_path / "notebooks").mkdir()
     cells = [new_code_cell(CELLS[0], metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS[1:])]
     nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "00_one.ipynb")
