@@ -69,7 +69,7 @@ def _text(profile: Profile) -> Iterator[str]:
 
 
 def _models(profile: Profile) -> Iterator[str]:
-    for name in dict.fromkeys((profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv)):
+    for name in dict.fromkeys(profile.model_names):
         if name in models.hub_names(profile):
             size = hub.facts().get(name)
             about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from lib.profiles import DATA
@@ -24,13 +26,17 @@ def select(frame: pd.DataFrame, measure: str, corrupt: str = "B′", layer: int 
 
 def key_layer(frame: pd.DataFrame) -> int:
     """The layer whose state matters most: the most negative mean of Table 1 over all distances."""
-    return int(select(frame, "state").groupby("layer")["mean_logit_diff"].mean().idxmin())
+    return int(strongest(select(frame, "state"), "layer"))
 
 
 def key_position(frame: pd.DataFrame) -> str:
     """Where B enters the key layer: the most negative mean of Table 2 over all distances."""
-    rows = select(frame, "input", layer=key_layer(frame))
-    return rows.groupby("position")["mean_logit_diff"].mean().idxmin()
+    return strongest(select(frame, "input", layer=key_layer(frame)), "position")
+
+
+def strongest(table: pd.DataFrame, place: str) -> Any:
+    """The layer or position (column `place`) with the most negative mean effect over all distances."""
+    return table.groupby(place)["mean_logit_diff"].mean().idxmin()
 
 
 def paper_table(number: int, frame: pd.DataFrame) -> pd.DataFrame:

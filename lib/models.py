@@ -71,7 +71,7 @@ def hub_names(profile: Profile) -> list[str]:
     """The profile's models that come from the hub."""
     if profile.models == "random":
         return []
-    names = dict.fromkeys((profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv))
+    names = dict.fromkeys(profile.model_names)
     return [name for name in names if name not in recipes.RECIPES and not any(map(Path.is_dir, (recipes.MODELS / name, Path(name))))]
 
 

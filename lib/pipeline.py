@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig
 
 from lib import corpus, models
 from lib.activations import iterate_activations
@@ -31,7 +30,7 @@ from lib.mppc_tiles import correlate_in_tiles
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
 from lib.sae_training import SETTINGS, train_saes
-from lib.sizes import group_size
+from lib.sizes import config_of, group_size, shape_of
 from lib.store import Store, atomic_write, sha256_of
 from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offset
 from lib.workers import Workers, split, workers_of
@@ -44,10 +43,14 @@ ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the pa
 
 def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
     """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
-    n = models.n_layers(model)
+    return _layers_of(models.n_layers(model), profile)
+
+
+def _layers_of(n: int, profile: Profile) -> list[int]:
+    """The same of a model with `n` layers."""
     if profile.layers is None:
         return list(range(n))
-    of_transformer = AutoConfig.from_pretrained(models.folder_of(profile.pythia, profile)).num_hidden_layers
+    of_transformer = config_of(profile.pythia, profile).num_hidden_layers
     wrong = [layer for layer in profile.layers if not 0 <= layer < of_transformer]
     if wrong:
         raise ProfileError(f"layers names {wrong[0]}, but {profile.pythia} has layers 0 to {of_transformer - 1}.")
@@ -121,9 +124,9 @@ def _train(name: str, profile: Profile, folder: Path) -> None:
 
 def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
     """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
-    model = models.load(name, profile)
-    layers = layers_of(model, profile)
-    sizes = (models.n_layers(model), model.cfg.d_model, len(seeds_of(name, profile)), profile)
+    shape = shape_of(name, profile)
+    layers = _layers_of(shape.n_layers, profile)
+    sizes = (shape.n_layers, shape.d_model, len(seeds_of(name, profile)), profile)
     [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
     return split(layers, max(-(-len(layers) // largest), workers.count))
 

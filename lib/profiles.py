@@ -92,6 +92,11 @@ class Profile(BaseModel):
         return self
 
     @property
+    def model_names(self) -> tuple[str, ...]:
+        """All models; a name stands twice where a setting gives two of them the same."""
+        return self.pythia, self.pythia_seed, self.mamba, self.rwkv
+
+    @property
     def figures_dir(self) -> Path:
         """Folder of this profile's figures and tables; those of random weights lie apart."""
         return HOME / "figures" / _folder(self.name, self.models)

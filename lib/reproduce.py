@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
 from lib.notebooks import (
     FOLDER,
     CannotRun,
@@ -22,7 +23,6 @@ from lib.notebooks import (
     run_notebook,
     title_of,
 )
-from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
 from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
 from lib.progress import Progress
 from lib.store import Store, atomic_write

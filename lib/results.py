@@ -98,7 +98,7 @@ def _seed_gap(profile: Profile) -> dict[str, float]:
 
 def _key_layer(table: pd.DataFrame) -> dict[str, float]:
     """Of the layer with the most negative mean effect: relative depth, the effect, its range over distances."""
-    layer = table.groupby("layer")["mean_logit_diff"].mean().idxmin()
+    layer = induction.strongest(table, "layer")
     effects = table.loc[table["layer"] == layer, "mean_logit_diff"]
     depth = (layer + 1) / (table["layer"].max() + 1)
     return {"depth": depth, "effect": effects.mean(), "low": effects.min(), "high": effects.max()}

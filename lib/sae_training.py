@@ -202,16 +202,16 @@ class _Run:
                 trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
         batches = batches[: self.steps - self.step]
         while batches:
-            count = min(IN_A_ROW, self.log_every - self.step % self.log_every)
-            stats = self.train_on_batches(batches[:count], pool)
-            self.step += len(batches[:count])
+            part = batches[: min(IN_A_ROW, self.log_every - self.step % self.log_every)]
+            stats = self.train_on_batches(part, pool)
+            self.step += len(part)
             if self.step % self.log_every == 0 or self.step == self.steps:
                 rows = [trainee.record(self.step, s) for trainee, s in zip(self.trainees, stats)]
                 self.history += rows
                 shown = {key: f"{sum(row[key] for row in rows) / len(rows):.3g}" for key in SHOWN}
                 bar.set_postfix(shown, refresh=False)
-            bar.update(len(batches[:count]))
-            batches = batches[count:]
+            bar.update(len(part))
+            batches = batches[len(part) :]
 
     def train_on_batches(self, batches: Sequence[Activations], pool: Executor) -> list[StepStats]:
         """A step of every SAE on each batch, one SAE after the other; returns the last step's.

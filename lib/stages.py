@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lib.feature_shards import feature_bytes
+from lib.pipeline import seeds_of
 from lib.profiles import Profile
 from lib.sizes import Shape, group_size, sae_parameters, shape_of, training_bytes
 from lib.sweep import FACTORS, variants
@@ -48,8 +49,8 @@ class Stage:
 def stages(profile: Profile) -> list[Stage]:
     """All stages of a run from nothing, in their order; nothing is measured or loaded."""
     profile = profile.model_copy(update={"target_l0": l0_of(profile)})
-    shapes = {name: shape_of(name, profile) for name in models_of(profile)}
-    found = [stage for name, shape in shapes.items() for stage in _model_stages(shape, n_seeds(name, profile), profile)]
+    shapes = {name: shape_of(name, profile) for name in profile.model_names}
+    found = [stage for name, shape in shapes.items() for stage in _model_stages(shape, len(seeds_of(name, profile)), profile)]
     found.append(_settings_compared(shapes[profile.pythia], profile))
     pythia = shapes[profile.pythia]
     for label, other in pairs(profile).items():
@@ -57,16 +58,6 @@ def stages(profile: Profile) -> list[Stage]:
     for label, other in (("Mamba", profile.mamba), ("RWKV", profile.rwkv)):
         found.append(_neurons(label, pythia, shapes[other], profile))
     return [*found, _circuits(list(shapes.values()), profile)]
-
-
-def models_of(profile: Profile) -> tuple[str, ...]:
-    """All models of a profile."""
-    return profile.pythia, profile.pythia_seed, profile.mamba, profile.rwkv
-
-
-def n_seeds(name: str, profile: Profile) -> int:
-    """SAE seeds of a model; `pipeline.seeds_of` in number."""
-    return len(profile.sae_seeds) if name == profile.pythia else 1
 
 
 def pairs(profile: Profile) -> dict[str, str]:

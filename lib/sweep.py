@@ -63,15 +63,14 @@ def _sweep(profile: Profile, folder: Path) -> None:
     text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
     x = _held_out(model, layer, profile)
     # The profile's own settings stand in every choice: train them once.
-    done: dict[Profile, dict[str, float]] = {}
-    saes: dict[Profile, list[SparseAutoencoder]] = {}
+    done: dict[Profile, tuple[dict[str, float], list[SparseAutoencoder]]] = {}
     for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
         if variant not in done:
-            done[variant], saes[variant] = _measure(model, layer, text, x, variant)
+            done[variant] = _measure(model, layer, text, x, variant)
         if choice == "target_l0":
-            for sae in saes[variant]:
+            for sae in done[variant][1]:
                 sae.save(folder / f"l0_{value:g}" / f"seed{sae.info.seed:02d}")
-    rows = [{"choice": choice, "value": value} | done[variant] for choice, value, variant in variants(profile)]
+    rows = [{"choice": choice, "value": value} | done[variant][0] for choice, value, variant in variants(profile)]
     pd.DataFrame(rows).to_csv(folder / "sweep.csv", index=False)
 
 

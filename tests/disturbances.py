@@ -27,7 +27,6 @@ Row = dict[str, object]
 
 def undisturbed(root: Path) -> tuple[Place, dict[str, float]]:
     """A run of all notebooks that nothing disturbs, and the seconds of each."""
-    finish(THIRD, Place(root / "warm"))  # numba compiles: the first process's last digits differ from those of later ones
     place = Place(root / "undisturbed")
     return place, {notebook.stem: finish(notebook, place) for notebook in NOTEBOOKS}
 

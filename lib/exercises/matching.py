@@ -9,7 +9,6 @@ from numpy import ndarray
 
 from lib import comparisons, interpret, pipeline
 from lib.exercises.exercise import Exercise
-from lib.features import rolled
 from lib.mppc import max_pairwise_correlation
 from lib.profiles import Profile
 
@@ -61,7 +60,7 @@ def _differences(profile: Profile, other: str = "model_seed") -> pd.Series:
 def _shifted(profile: Profile, offset: int) -> Float[ndarray, " features"]:
     """MPPC of Pythia's features with Mamba's, whose tokens are shifted."""
     own, other = pipeline.features(profile.pythia, profile), pipeline.features(profile.mamba, profile)
-    return max_pairwise_correlation(own, [rolled(layer, offset) for layer in other]).value
+    return max_pairwise_correlation(own, other, shift=offset).value
 
 
 def _gain_of_frequent(profile: Profile, name: str = "mamba", rarely: bool = False, difference: bool = True) -> float:

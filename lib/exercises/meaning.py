@@ -32,15 +32,18 @@ def _by_layer(profile: Profile, aspect: str = "complexity", statistic: str = "me
 
 def _kappa(aspect: str = "complexity", weights: str | None = "quadratic") -> float:
     """Cohen's kappa of the stand-in with the hand labels."""
-    labels = judges.hand_labels()
-    ours = [getattr(score, aspect) for score in judges.RuleJudge().score(list(labels["examples"]))]
-    return float(cohen_kappa_score(ours, labels[aspect], labels=list(judges.SCORES), weights=weights))
+    ours, labels = _stand_in_and_hand(aspect)
+    return float(cohen_kappa_score(ours, labels, labels=list(judges.SCORES), weights=weights))
 
 
 def _equal() -> float:
+    ours, labels = _stand_in_and_hand("complexity")
+    return float((np.array(ours) == labels).mean())
+
+
+def _stand_in_and_hand(aspect: str) -> tuple[list[int], pd.Series]:
     labels = judges.hand_labels()
-    ours = [score.complexity for score in judges.RuleJudge().score(list(labels["examples"]))]
-    return float((np.array(ours) == labels["complexity"]).mean())
+    return [getattr(score, aspect) for score in judges.RuleJudge().score(list(labels["examples"]))], labels[aspect]
 
 
 def _among(profile: Profile, which: str = "frequent", method: str = "spearman") -> float:
@@ -60,8 +63,9 @@ def _tests(profile: Profile, measure: str = "RSA") -> pd.DataFrame:
     return pd.concat(tables).query("measure == @measure")
 
 
-def _smallest(p: pd.Series, n: int) -> float:
-    return float(min(1, p.min() * n))
+def _smallest(p: pd.Series, untested: bool = False) -> float:
+    """The smallest p-value after Bonferroni's correction for those that were tested, or for all."""
+    return float(min(1, p.min() * (len(p) if untested else p.notna().sum())))
 
 
 def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
@@ -107,14 +111,13 @@ EXERCISES = {
     ),
     "10.2": Exercise(
         "one number, a p-value",
-        lambda profile: _smallest(_tests(profile).p, _tests(profile).p.notna().sum()),
+        lambda profile: _smallest(_tests(profile).p),
         {"it is not corrected": lambda profile: _tests(profile).p.min(),
          "subspaces with too few pairs are counted, but they were not tested":
-             lambda profile: _smallest(_tests(profile).p, len(_tests(profile))),
+             lambda profile: _smallest(_tests(profile).p, untested=True),
          "that is Benjamini and Hochberg's, which bounds another error":
              lambda profile: np.nanmin(benjamini_hochberg(_tests(profile).p)),
-         "that is SVCCA's":
-             lambda profile: _smallest(_tests(profile, "SVCCA").p, _tests(profile, "SVCCA").p.notna().sum())},
+         "that is SVCCA's": lambda profile: _smallest(_tests(profile, "SVCCA").p)},
     ),
     "10.3": Exercise(
         "one number, a CKA",
