@@ -27,6 +27,7 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from lib import hub
+from lib.background import end_with_parent
 from lib.profiles import DATA, Profile
 from lib.store import Store
 
@@ -122,7 +123,7 @@ def docstrings(packages: Iterable[str] = tuple(PACKAGES)) -> list[str]:
         root = Path(spec.submodule_search_locations[0])
         paths = [path for path in root.rglob("*.py") if "tests" not in path.parts]  # slow to parse, little text
         files += sorted(paths, key=lambda path: path.relative_to(root).as_posix())
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:
         found = tqdm(pool.map(_docstrings_of_file, files, chunksize=64), "reading docstrings", len(files), unit="file", mininterval=5)
         texts = (text for texts in found for text in texts if len(text) >= MIN_CHARACTERS)
         return list(dict.fromkeys(texts))

@@ -266,8 +266,8 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
     fields = _pair_fields(a, b, profile, seed_b)
     folder = Store(profile.cache_dir).get("sums", fields, partial(_sums, a, b, profile, seed_b))
     sizes = np.load(folder / "sizes.npy")
-    to_b, to_a = (bootstrap(np.load(folder / f"{file}.npy"), sizes, profile.seed) for file in ("a_to_b", "b_to_a"))
-    return to_b, to_a
+    to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
+    return bootstrap(to_b, sizes, profile.seed), bootstrap(to_a, sizes, profile.seed)
 
 
 def _sums(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:

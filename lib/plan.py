@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from lib.calibration import H100, UTILISATION, Machine
+from lib.models import device_of
 from lib.needs import GB, existing_folder
 from lib.profiles import DATA, Profile, get_profile
 from lib.progress import clock
-from lib.sizes import shape_of
+from lib.sizes import free_memory, shape_of
 from lib.stages import Stage, dense_multiply_adds, l0_of, stages
 
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
@@ -30,6 +31,8 @@ class Room:
 
     disk: float
     memory: float
+    gpu: float = math.inf
+    """Of a GPU's own memory, where one is used."""
 
 
 def needed(found: list[Stage]) -> Room:
@@ -41,7 +44,9 @@ def needed(found: list[Stage]) -> Room:
 def available(profile: Profile) -> Room:
     """What is free; artifacts that are there already count as free, as they are found again."""
     kept = sum(path.stat().st_size for path in profile.cache_dir.rglob("*") if path.is_file())
-    return Room(shutil.disk_usage(existing_folder(profile.cache_dir)).free + kept, psutil.virtual_memory().available)
+    disk = shutil.disk_usage(existing_folder(profile.cache_dir)).free + kept
+    device = device_of(profile)
+    return Room(disk, free_memory("cpu"), math.inf if device == "cpu" else free_memory(device))
 
 
 def seconds(found: list[Stage], machine: Machine) -> float:
@@ -52,21 +57,27 @@ def seconds(found: list[Stage], machine: Machine) -> float:
 def warnings(profile: Profile, found: list[Stage], machine: Machine) -> list[str]:
     """What will not do, a sentence each."""
     takes, has = needed(found), available(profile)
-    large = sorted((stage for stage in found if stage.memory > has.memory), key=lambda stage: -stage.memory)
     said = []
     if takes.disk > has.disk:
         said.append(
             f"Disk will not do: {takes.disk / GB:.0f} GB are needed and {profile.cache_dir} has {has.disk / GB:.0f}; "
             "make room, take --set cache_dir=FOLDER, or store features in --set feature_dtype=float16."
         )
-    if large:
-        said.append(
-            f"Memory will not do: {takes.memory / GB:.0f} GB are needed for \"{large[0].name}\" and {has.memory / GB:.0f} "
-            f"are free, too few for {len(large)} stages. Smaller mppc_tokens, buffer_tokens or batch_blocks take less."
-        )
+    on_gpu = [stage for stage in found if stage.kind != "bootstrap"]
+    said += _too_large("Memory", found, has.memory) or _too_large("The GPU's memory", on_gpu, has.gpu)
     if (spent := seconds(found, machine)) > LONG:
         said.append(f"Time will hardly do: {spent / 86400:.0f} days on this machine; take a GPU or smaller sae_tokens.")
     return said
+
+
+def _too_large(what: str, found: list[Stage], free: float) -> list[str]:
+    """A sentence about the stages that take more memory than is free, if there are any."""
+    large = sorted((stage for stage in found if stage.memory > free), key=lambda stage: -stage.memory)
+    return [
+        f"{what} will not do: {most.memory / GB:.0f} GB are needed for \"{most.name}\" and {free / GB:.0f} are free, "
+        f"too few for {len(large)} stages. Smaller mppc_tokens, buffer_tokens or batch_blocks take less."
+        for most in large[:1]
+    ]
 
 
 def calibration_check() -> str:

@@ -167,14 +167,17 @@ def _comparison(label: str, a: Shape, b: Shape, profile: Profile) -> Iterator[St
     yield scaled(once, 1, f"MPPC, Pythia and {label}, both directions", once.memory)
     stored = feature_bytes(tokens, l0, profile.expansion * b.d_model, "float32")
     yield scaled(once, 1, f"its null, {label} shifted", once.memory + stored)
-    n_features = profile.expansion * (a.sae_layers * a.d_model + b.sae_layers * b.d_model)
-    entries = tokens * l0 * (a.sae_layers + b.sae_layers)
-    sums = 5 * 8 * N_GROUPS * n_features
+    sides = [profile.expansion * shape.sae_layers * shape.d_model for shape in (a, b)]
+    n_features, entries = sum(sides), tokens * l0 * (a.sae_layers + b.sae_layers)
     yield Stage(
         f"its bootstrap over documents, {label}", "bootstrap", double_flops=10 * n_features * N_GROUPS * N_RESAMPLES,
-        moved=2 * 64 * entries, memory=FLOAT * N_RESAMPLES * n_features + sums / 2 + 12 * tokens * l0 * a.sae_layers,
-        disk=sums,
+        moved=2 * 64 * entries, memory=resampled_bytes(*sides), disk=5 * 8 * N_GROUPS * n_features,
     )  # fmt: skip
+
+
+def resampled_bytes(n_a: int, n_b: int) -> int:
+    """Memory of both directions' resamples, and of the larger one's copy and mask while its mean is taken."""
+    return N_RESAMPLES * (FLOAT * (n_a + n_b) + (FLOAT + 1) * max(n_a, n_b))
 
 
 def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
@@ -182,7 +185,7 @@ def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     a_all, b_all = (shape.sae_layers * shape.n_neurons for shape in (a, b))
     flops = 2 * 2 * profile.neuron_tokens * a_all * b_all
     sums = 5 * 8 * N_GROUPS * (a_all + b_all)
-    memory = 30 * a.n_neurons * b.n_neurons + FLOAT * N_RESAMPLES * (a_all + b_all) + sums
+    memory = 30 * a.n_neurons * b.n_neurons + resampled_bytes(a_all, b_all) + sums
     arrays = FLOAT * profile.neuron_tokens * (a_all + b_all)
     name = f"neurons, Pythia and {label}, and their null"
     return Stage(name, "neurons", double_flops=flops, memory=memory, disk=sums, passing=arrays)

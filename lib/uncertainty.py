@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from jaxtyping import Float32, Float64, Int
 from numba import njit, prange
 from numpy import ndarray
@@ -21,6 +22,7 @@ from lib.features import SparseFeatures
 
 N_GROUPS = 100  # groups of documents: what is drawn with replacement
 N_RESAMPLES = 1_000
+ENTRIES_AT_ONCE = 1 << 24  # of both models' features; they take half a gigabyte
 
 
 def null_offset(n_tokens: int, seed: int) -> int:
@@ -56,50 +58,53 @@ def matched_sums(
 ) -> Float64[ndarray, "features groups 5"]:
     """Σx, Σy, Σx², Σy², Σxy of every feature of `a` and its match in `b`, over the tokens of each group of documents.
 
-    `matches` has a row per feature of `a`, as from `MaxCorrelation.to_frame`. Features without a match get NaN.
-    Reads only the entries of matched features. Memory: 40 bytes per feature and group, twice the entries of `a`, and
-    those of one layer of `b`.
+    `matches` has a row per feature of `a`, in order, as from `MaxCorrelation.to_frame`. Features without a match get
+    NaN. Reads the text once, a part at a time. Memory: per group, 40 bytes for a feature of `a` and 24 for one of `b`.
     """
     n_groups = int(group.max()) + 1
-    sums = np.full((len(matches), n_groups, 5), np.nan)
-    own, other = matches["layer"].to_numpy(), matches["match_layer"].to_numpy()
-    columns_a = [_columns(layer) for layer in a]
-    for layer_b in tqdm(np.unique(other[other >= 0]), "sums for the bootstrap", mininterval=5):
-        columns_b = _columns(b[layer_b])
-        for layer_a, columns in enumerate(columns_a):
-            rows = np.flatnonzero((own == layer_a) & (other == layer_b))
-            left, right = (matches[name].to_numpy()[rows] for name in ("index", "match_index"))
-            sums[rows] = _sums(*columns, *columns_b, left, right, group, n_groups)
+    first = np.cumsum([0] + [layer.d_sae for layer in b])
+    layer, index = (matches[name].to_numpy() for name in ("match_layer", "match_index"))
+    match = np.where(layer >= 0, first[layer] + index, 0)
+    sums, of_b = np.zeros((len(matches), n_groups, 5)), np.zeros((first[-1], n_groups, 2))
+    entries = max(1, sum(layer.nnz for layer in (*a, *b)))
+    step = max(1, ENTRIES_AT_ONCE * len(group) // entries)
+    for start in tqdm(range(0, len(group), step), "sums for the bootstrap", mininterval=5):
+        part = slice(start, min(start + step, len(group)))
+        tokens = np.argsort(group[part], kind="stable")
+        ends = np.searchsorted(group[part][tokens], np.arange(n_groups + 1))
+        _add_sums(*_side_by_side(a, part), *_side_by_side(b, part), match, tokens, ends, sums, of_b)
+    for k in (0, 1):
+        sums[:, :, 2 * k + 1] = of_b[match, :, k]
+    sums[layer < 0] = np.nan
     return sums
 
 
-def _columns(layer: SparseFeatures) -> tuple[ndarray, ndarray, ndarray]:
-    """The matrix by features: indptr, tokens in order, values."""
-    matrix = layer.to_scipy().tocsc()
-    matrix.sort_indices()
+def _side_by_side(layers: Sequence[SparseFeatures], tokens: slice) -> tuple[ndarray, ndarray, ndarray]:
+    """All layers' features as columns of one matrix, of some tokens: indptr, indices, values."""
+    matrix = scipy.sparse.hstack([layer.rows(tokens.start, tokens.stop).to_scipy() for layer in layers], "csr")
     return matrix.indptr, matrix.indices, matrix.data
 
 
 @njit(parallel=True, cache=True)
-def _sums(a_indptr, a_tokens, a_values, b_indptr, b_tokens, b_values, left, right, group, n_groups):
-    out = np.zeros((len(left), n_groups, 5))
-    for pair in prange(len(left)):
-        i, i_end = a_indptr[left[pair]], a_indptr[left[pair] + 1]
-        j, j_end = b_indptr[right[pair]], b_indptr[right[pair] + 1]
-        while i < i_end or j < j_end:
-            in_a = j >= j_end or (i < i_end and a_tokens[i] <= b_tokens[j])
-            in_b = i >= i_end or (j < j_end and b_tokens[j] <= a_tokens[i])
-            row = out[pair, group[a_tokens[i] if in_a else b_tokens[j]]]
-            x = np.float64(a_values[i]) if in_a else 0.0
-            y = np.float64(b_values[j]) if in_b else 0.0
-            row[0] += x
-            row[1] += y
-            row[2] += x * x
-            row[3] += y * y
-            row[4] += x * y
-            i += in_a
-            j += in_b
-    return out
+def _add_sums(a_indptr, a_indices, a_values, b_indptr, b_indices, b_values, match, tokens, ends, sums, of_b):
+    """Add some tokens' sums to those of their groups; a group belongs to one thread, whose tokens are in order."""
+    for g in prange(len(ends) - 1):
+        if ends[g] == ends[g + 1]:
+            continue
+        row = np.zeros(len(of_b), np.float32)
+        for token in tokens[ends[g] : ends[g + 1]]:
+            for entry in range(b_indptr[token], b_indptr[token + 1]):
+                j, y = b_indices[entry], np.float64(b_values[entry])
+                row[j] = b_values[entry]
+                of_b[j, g, 0] += y
+                of_b[j, g, 1] += y * y
+            for entry in range(a_indptr[token], a_indptr[token + 1]):
+                i, x = a_indices[entry], np.float64(a_values[entry])
+                sums[i, g, 0] += x
+                sums[i, g, 2] += x * x
+                sums[i, g, 4] += x * np.float64(row[match[i]])
+            for entry in range(b_indptr[token], b_indptr[token + 1]):
+                row[b_indices[entry]] = 0
 
 
 def bootstrap(

@@ -94,6 +94,9 @@ def test_what_will_not_do_is_said(paper, monkeypatch):
     text = " ".join(printed(paper, SLOW).split())
     assert "Disk will not do" in text and "Memory will not do" in text and "Time will hardly do" in text
     assert "mamba-130m-hf: features captured" in text and "1.2e+12 multiply-adds" in text
+    monkeypatch.setattr(plan, "available", lambda profile: plan.Room(disk=1e15, memory=1e15, gpu=2e9))
+    [memory] = plan.warnings(paper, stages.stages(paper), H100)
+    assert memory.startswith("The GPU's memory will not do: ") and " 2 are free" in memory and "bootstrap" not in memory
     monkeypatch.setattr(plan, "available", lambda profile: plan.Room(1e15, 1e15))
     assert plan.warnings(paper, stages.stages(paper), H100) == []
 

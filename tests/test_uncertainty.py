@@ -68,6 +68,16 @@ def test_sums_of_all_groups_give_the_mppc_itself():
     assert resampled[1, 12] == pytest.approx(np.corrcoef(x[tokens], y[tokens])[0, 1], abs=1e-5)
 
 
+def test_sums_do_not_depend_on_how_much_is_read_at_once(monkeypatch):
+    rng = np.random.default_rng(2)
+    a, b = ([sparse(rng, 300, width)[1] for width in widths] for widths in ((5, 8), (6, 7, 4)))
+    matches = max_pairwise_correlation(a, b).to_frame()
+    group = rng.integers(0, 9, 300).astype(np.int32)
+    whole = uncertainty.matched_sums(a, b, matches, group)
+    monkeypatch.setattr(uncertainty, "ENTRIES_AT_ONCE", 20)
+    np.testing.assert_array_equal(uncertainty.matched_sums(a, b, matches, group), whole)
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """Documents that differ: tokens of one document share a sign, so tokens are not independent, documents are."""
     covered, truth = 0, 0.5

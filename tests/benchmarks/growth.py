@@ -1,7 +1,7 @@
 """How the cost of MPPC grows with tokens, d_sae, L0 and cores: `python -m tests.benchmarks.growth`.
 
-One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time. Four figures go
-to figures/benchmarks. Beside the times lies what is expected: as tokens, as L0², and as one over the cores. What grows with
+One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time, the cores at the
+paper's sizes, as a smaller pair has nothing to share out. Four figures go to figures/benchmarks. Beside the times lies what is expected: as tokens, as L0², and as one over the cores. What grows with
 d_sae is the sweep over all pairs of features, d_sae², so that its figure is flat first and steep later.
 
 On one core the processor's time is shown, which other programs hardly lengthen; for the cores it has to be the clock's.
@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numba
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lib.features import SparseFeatures
 from lib.mppc import max_pairwise_correlations
@@ -25,6 +26,7 @@ from lib.profiles import get_profile
 from tests.benchmarks.mppc import power_law_features
 
 CENTRE = {"tokens": 40_000, "d_sae": 8192, "l0": 32, "cores": 1}
+PAPER = {"tokens": 400_000, "d_sae": 24_576, "l0": 64, "cores": 1}
 LABELS = {"tokens": "tokens", "d_sae": "features per layer", "l0": "L0 (active features per token)", "cores": "cores"}
 POWERS = {"tokens": 1, "l0": 2, "cores": -1}  # the cost expected; d_sae's depends on the rest
 FACTORS = {"tokens": (0.25, 0.5, 1, 2, 4), "d_sae": (0.25, 0.5, 1, 2, 4), "l0": (0.25, 0.5, 1, 2, 4)}
@@ -47,7 +49,7 @@ def sizes() -> list[tuple[str, dict[str, int]]]:
         (name, CENTRE | {name: int(factor * CENTRE[name])}) for name, factors in FACTORS.items() for factor in factors
     ]
     most = min(numba.config.NUMBA_NUM_THREADS, os.cpu_count() or 1)
-    return found + [("cores", CENTRE | {"cores": cores}) for cores in range(1, most + 1)]
+    return found + [("cores", PAPER | {"cores": cores}) for cores in range(1, most + 1)]
 
 
 def measure() -> pd.DataFrame:
@@ -59,9 +61,12 @@ def measure() -> pd.DataFrame:
     profile = get_profile("mini").model_copy(update={"name": "benchmarks"})
     for name in LABELS:
         save_figure(fig_growth(frame[frame["changed"] == name], name), f"fig_growth_{name}", profile)
-    centre = ", ".join(f"{LABELS[name]} {value:,}" for name, value in CENTRE.items())
-    frame.insert(0, "benchmark", f"growth of MPPC from {centre}")
+    frame.insert(0, "benchmark", [f"growth of MPPC from {_spell(PAPER if x == 'cores' else CENTRE)}" for x in frame["changed"]])
     return frame[["benchmark", "case", "value", "unit"]]
+
+
+def _spell(centre: dict[str, int]) -> str:
+    return ", ".join(f"{LABELS[name]} {value:,}" for name, value in centre.items())
 
 
 def fig_growth(data: pd.DataFrame, name: str) -> Figure:
@@ -75,7 +80,9 @@ def fig_growth(data: pd.DataFrame, name: str) -> Figure:
         axes.loglog(x, expected, linestyle="--", color="0.5", label=power)
     axes.set_xticks(x, [f"{value:,.0f}" for value in x])
     axes.minorticks_off()
-    others = [f"{key} {value:,}" for key, value in CENTRE.items() if key != name]
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # less than a factor of ten needs labels, too
+    axes.yaxis.set_major_formatter("{x:g}")
+    others = [f"{key} {value:,}" for key, value in (PAPER if name == "cores" else CENTRE).items() if key != name]
     axes.set(xlabel=LABELS[name], ylabel="seconds for a pair of layers", title=", ".join(others))
     axes.title.set_fontsize(8)
     axes.legend(frameon=False)
