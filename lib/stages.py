@@ -176,8 +176,8 @@ def _comparison(label: str, a: Shape, b: Shape, profile: Profile) -> Iterator[St
 
 
 def resampled_bytes(n_a: int, n_b: int) -> int:
-    """Memory of both directions' resamples, and of the larger one's copy and mask while its mean is taken."""
-    return N_RESAMPLES * (FLOAT * (n_a + n_b) + (FLOAT + 1) * max(n_a, n_b))
+    """Memory of both directions' resamples, and of the larger one's copy and two masks while its mean is taken."""
+    return N_RESAMPLES * (FLOAT * (n_a + n_b) + (FLOAT + 2) * max(n_a, n_b))
 
 
 def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
