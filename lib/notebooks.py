@@ -228,5 +228,7 @@ def advice(reason: str) -> str:
 def _last_lines(error: Exception, count: int = 8) -> str:
     if isinstance(error, DeadKernelError):
         return f"The kernel died, most often of too little memory: {MORE_MEMORY}"
+    if not (error.traceback or error.evalue):  # no memory was left for saying why
+        return f"The cell ended without a reason given, most often of too little memory: {MORE_MEMORY}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
     return "\n".join(text.rstrip().splitlines()[-count:])

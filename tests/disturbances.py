@@ -11,14 +11,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import psutil
 
 from tests.robustness import (
-    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
-    said_last, small_disk, start, wait_for,
+    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TIMED, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
+    kill_in_new_stage, said_last, small_disk, start, wait_for,
 )  # fmt: skip
 
 THIRD = next(path for path in NOTEBOOKS if path.stem.startswith("03"))
@@ -33,18 +34,38 @@ def undisturbed(root: Path) -> tuple[Place, dict[str, float]]:
 
 def killed(root: Path, calm: Place, seconds: dict[str, float]) -> Row:
     """SIGKILL at random moments of every notebook; each is then run to its end."""
-    place = calm.copy(root / "killed", ("corpus",)) if QUICK else Place(root / "killed")
-    rng, kills, half = random.Random(0), 0, Counter()
-    for notebook in NOTEBOOKS:
+    rng = random.Random(0)
+
+    def kills(notebook: Path, place: Place) -> Iterator[list[str] | None]:
         for _ in range(KILLS_PER_NOTEBOOK):
-            if (found := kill_at_random(notebook, place, seconds[notebook.stem], rng)) is not None:
-                kills += 1
-                half.update(found or ["nothing"])
+            yield kill_at_random(notebook, place, seconds[notebook.stem], rng)
+
+    return _killed("SIGKILL at random moments", kills, root, calm)
+
+
+def killed_in_stages(root: Path, calm: Place, _) -> Row:
+    """SIGKILL in every kind of stage, as soon as it has begun; each notebook is then run to its end."""
+    known = set()
+
+    def kills(notebook: Path, place: Place) -> Iterator[list[str]]:
+        while (half := kill_in_new_stage(notebook, place, known)) is not None:
+            known.update(half)
+            yield half
+
+    return _killed("SIGKILL in every kind of stage", kills, root, calm)
+
+
+def _killed(event: str, kills: Callable[[Path, Place], Iterable[list[str] | None]], root: Path, calm: Place) -> Row:
+    """A row about notebooks that were killed: `kills` gives what was half built each time, or None where it was too late."""
+    place = calm.copy(root / "killed", ("corpus",)) if QUICK else Place(root / "killed")
+    found = []
+    for notebook in NOTEBOOKS:
+        found += [half or ["nothing"] for half in kills(notebook, place) if half is not None]
         finish(notebook, place)
     differ = differences(calm, place)
-    building = ", ".join(f"{kind} {count}" for kind, count in half.most_common())
+    building = ", ".join(f"{kind} {n}" for kind, n in Counter(kind for half in found for kind in half).most_common())
     what = f"resumed; {len(calm.digests()) - len(differ)} of {len(calm.digests())} files equal byte for byte; half built: {building}"
-    return _row("SIGKILL of all processes at random moments, all notebooks", kills, what, -9, not differ, differ)
+    return _row(f"{event}, all processes", len(found), what, -9, not differ, differ)
 
 
 def threads(root: Path, calm: Place, _) -> Row:
@@ -55,9 +76,9 @@ def threads(root: Path, calm: Place, _) -> Row:
     worst, wrong, equal = 0.0, [], 0
     tables = sorted(calm.figures.glob("*.csv"))
     for table in tables:
-        a, b = pd.read_csv(table), pd.read_csv(place.figures / table.name)
+        a, b = (pd.read_csv(t).drop(columns=list(TIMED), errors="ignore") for t in (table, place.figures / table.name))
         equal += a.equals(b)
-        for column in a.columns.drop("seconds", errors="ignore"):
+        for column in a.columns:
             if pd.api.types.is_numeric_dtype(a[column]) and pd.api.types.is_numeric_dtype(b[column]):
                 largest = float((a[column] - b[column]).abs().max() / (a[column].abs().max() or 1)) if len(a) == len(b) else 9.0
                 worst = max(worst, largest)
@@ -76,14 +97,14 @@ def damaged(root: Path, calm: Place, _) -> Row:
     for k, artifact in enumerate(artifacts):
         file = max((path for path in artifact.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
         content = file.read_bytes()
-        [lambda: os.truncate(file, len(content) // 2), lambda: file.write_bytes(content[:-1] + b"?"), file.unlink][k % 3]()
+        [lambda: os.truncate(file, len(content) // 2), lambda: file.write_bytes(content[:-1] + bytes([content[-1] ^ 1])), file.unlink][k % 3]()
     (place.root / "log.txt").unlink()
     finish(THIRD, place)
     log = (place.root / "log.txt").read_text()
-    noticed = sum(f"The artifact {artifact.name} is damaged" in log for artifact in artifacts)
+    missed = [artifact.name for artifact in artifacts if f"The artifact {artifact.name} is damaged" not in log]
     differ = _other_than(calm, place)
-    what = f"{noticed} of {len(artifacts)} noticed and built again, equal byte for byte: `The artifact … is damaged (…); building it again.`"
-    return _row("artifact truncated, altered, incomplete", len(artifacts), what, 0, noticed == len(artifacts) and not differ, differ)
+    what = f"{len(artifacts) - len(missed)} of {len(artifacts)} noticed and built again, equal byte for byte: `The artifact … is damaged (…); building it again.`"
+    return _row("artifact truncated, altered, incomplete", len(artifacts), what, 0, not missed and not differ, missed + differ)
 
 
 def two_at_once(root: Path, calm: Place, _) -> Row:
@@ -109,7 +130,7 @@ def interrupted(root: Path, calm: Place, _) -> Row:
         run.send_signal(signal.SIGINT)
         out = run.communicate(timeout=60)[0]
     wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE, 30)
-    return _ended("Ctrl-C", place, calm, run.returncode, said_last(out, "Stopped"), 130)
+    return _ended("Ctrl-C", place, calm, run.returncode, out, "Stopped", 130)
 
 
 def full_disk(root: Path, calm: Place, _) -> Row:
@@ -122,7 +143,7 @@ def full_disk(root: Path, calm: Place, _) -> Row:
             (disk / "filler").write_bytes(b"\0" * (free - 4096))
             out = run.communicate()[0]
         (disk / "filler").unlink()
-        return _ended("disk full", place, calm, run.returncode, said_last(out, "disk is full"), 1)
+        return _ended("disk full", place, calm, run.returncode, out, "disk is full", 1)
 
 
 def read_only(root: Path, calm: Place, _) -> Row:
@@ -131,7 +152,7 @@ def read_only(root: Path, calm: Place, _) -> Row:
         os.system(f"mount -o remount,ro {disk}")
         with command(place, "--only", "03") as run:
             out = run.communicate()[0]
-    words = said_last(out, "cannot be written")
+    words = said_last(out, "cannot be written").replace(str(root), "…")
     return _row("read-only folder", 1, f"`{words}`", run.returncode, run.returncode == 2 and "cannot be written" in words)
 
 
@@ -144,7 +165,7 @@ def out_of_memory(root: Path, calm: Place, _) -> Row:
         limit = kernel.memory_info().vms
         resource.prlimit(kernel.pid, resource.RLIMIT_AS, (limit, limit))
         out = run.communicate()[0]
-    return _ended("worker out of memory (limited)", place, calm, run.returncode, said_last(out, "memory"), 1)
+    return _ended("worker out of memory (limited)", place, calm, run.returncode, out, "too little memory", 1)
 
 
 def worker_killed(root: Path, calm: Place, _) -> Row:
@@ -154,7 +175,7 @@ def worker_killed(root: Path, calm: Place, _) -> Row:
         wait_for(lambda: any("saes" in kind for kind in place.half_built()))
         kernel_of(run).kill()
         out = run.communicate()[0]
-    return _ended("worker killed by the system", place, calm, run.returncode, said_last(out, "kernel died"), 1)
+    return _ended("worker killed by the system", place, calm, run.returncode, out, "kernel died", 1)
 
 
 def no_network(root: Path, calm: Place, _) -> Row:
@@ -165,13 +186,15 @@ def no_network(root: Path, calm: Place, _) -> Row:
     return _row("no network, profile laptop, nothing downloaded", 1, f"`{said}; …` and five commands", run.returncode, good)
 
 
-def _ended(event: str, place: Place, calm: Place, code: int, said: str, expected: int) -> Row:
-    """A row about a run that a disturbance ended: what it said, and whether a second run ends like the calm one."""
+def _ended(event: str, place: Place, calm: Place, code: int, out: str, words: str, expected: int) -> Row:
+    """A row about a run that a disturbance ended: whether it said `words`, and a second run ends like the calm one."""
     shutil.rmtree(place.figures, ignore_errors=True)
     finish(THIRD, place)
     differ = _other_than(calm, place)
+    said = said_last(out, words)
     shown = said.replace(str(place.cache), "data/cache/smoke")
-    return _row(event, 1, f"`{shown}`; run again: equal byte for byte", code, code == expected and not differ, differ)
+    held = code == expected and words in said and not differ
+    return _row(event, 1, f"`{shown}`; run again: equal byte for byte", code, held, differ)
 
 
 def _other_than(calm: Place, place: Place) -> list[str]:
@@ -186,7 +209,10 @@ def _row(event: str, times: int, what: str, code: int, held: bool, why: list[str
     return {"disturbance": event, "times": times, "what happens": what, "exit code": code, "holds": "yes" if held else "no"}
 
 
-EXPERIMENTS = (killed, worker_killed, interrupted, out_of_memory, full_disk, read_only, damaged, two_at_once, no_network, threads)
+EXPERIMENTS = (
+    killed, killed_in_stages, worker_killed, interrupted, out_of_memory, full_disk, read_only, damaged, two_at_once, no_network,
+    threads,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
 QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT
 NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
 SETTINGS = {"sae_tokens": 8_192, "sweep_tokens": 2_048, "judge_features": 20, "circuit_samples": 2}  # of smoke, smaller still
-KILLS_PER_NOTEBOOK = 4 if QUICK else 2
+KILLS_PER_NOTEBOOK = 4 if QUICK else 3
 TIMED = ("seconds",)  # columns that no two runs share
 TOLERANCE = 0.02  # of a table's number between 1 and 2 threads, relative to the column's largest
 
@@ -132,6 +132,18 @@ def kill_at_random(notebook: Path, place: Place, seconds: float, rng: random.Ran
     """SIGKILL to the whole process group at a random moment; what was half built then, or None if it was too late."""
     process = start(notebook, place)
     process.join(rng.uniform(0.05, 0.8) * seconds)
+    return _kill(process, place)
+
+
+def kill_in_new_stage(notebook: Path, place: Place, known: Container[str]) -> list[str] | None:
+    """The same as soon as an artifact of a kind that is not known yet is begun; None if the notebook has none."""
+    process = start(notebook, place)
+    while process.is_alive() and all(kind in known for kind in place.half_built()):
+        time.sleep(0.002)
+    return _kill(process, place)
+
+
+def _kill(process, place: Place) -> list[str] | None:
     if process.exitcode is not None:
         return None
     os.killpg(process.pid, signal.SIGKILL)

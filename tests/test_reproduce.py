@@ -101,6 +101,14 @@ def test_dead_kernel_is_said(workbook):
     assert "01_dies.ipynb failed in code cell 2 of 3" in result.output and "The kernel died" in result.output
 
 
+def test_a_cell_that_cannot_say_why_it_failed_is_said(workbook):
+    silent = "get_ipython().showtraceback = lambda *_, **__: None\nraise MemoryError"
+    write(workbook.folder / "01_silent.ipynb", silent)
+    result = command(workbook, "--only", "01")
+    assert result.exit_code == 1
+    assert "01_silent.ipynb failed in code cell 2 of 2" in result.output and "too little memory" in result.output
+
+
 @pytest.mark.parametrize(
     "options, said",
     [

@@ -19,9 +19,8 @@ EXPERIMENTS = ["killed", "interrupted", *(["read_only"] if os.geteuid() == 0 els
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL and SIGINT")
 def test_notebook_03_survives(tmp_path, smoke):
     corpus.docstring_tokens(smoke, "train")  # made once for all tests
-    for place in (Place(tmp_path / "warm"), Place(tmp_path / "undisturbed")):
-        for artifact in smoke.cache_dir.glob("corpus-*[0-9a-f]"):
-            shutil.copytree(artifact, place.cache / artifact.name)
+    for artifact in smoke.cache_dir.glob("corpus-*[0-9a-f]"):
+        shutil.copytree(artifact, Place(tmp_path / "undisturbed").cache / artifact.name)
     env = {**os.environ, "ROBUSTNESS_QUICK": "1", "ROBUSTNESS_ROOT": str(tmp_path)}
     run = subprocess.run([sys.executable, "-m", "tests.robustness", *EXPERIMENTS], cwd=HOME, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
