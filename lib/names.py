@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import models
 from lib.activations import model_device
 from lib.architectures import Mamba, architecture_of, time_step
-from lib.path_patching import CHUNK, Cache
+from lib.path_patching import CHUNK, Cache, clean_logits
 from lib.pipeline import model_fields
 from lib.profiles import Profile
 from lib.prompts import Tokens
@@ -79,18 +79,13 @@ def name_prompts(template: str, tokenizer, seed: int, n_samples: int) -> NamePro
     return NamePrompts(torch.tensor(clean), torch.tensor(corrupt), names, words)
 
 
-@torch.no_grad()
 def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, float]:
     """Does the model do the task? Mean logit differences at the last position, and how often they are positive.
 
     `io_minus_s`: IOI itself. `io_over_absent`, `s_over_absent`: how much higher the name's logit is than in the
     corrupted prompt, where it does not occur: copying.
     """
-    device = model_device(model)
-    clean, corrupt = (
-        torch.cat([model(t.to(device))[:, -1].cpu().gather(1, n) for t, n in zip(x.split(CHUNK), prompts.names.split(CHUNK))])
-        for x in (prompts.clean, prompts.corrupt)
-    )
+    clean, corrupt = (clean_logits(model, tokens, prompts.names) for tokens in (prompts.clean, prompts.corrupt))
     values = {"io_minus_s": clean[:, 0] - clean[:, 1]}
     values |= {f"{side.lower()}_over_absent": clean[:, k] - corrupt[:, k] for k, side in enumerate(SIDES)}
     shares = {f"{name}_share": float((value > 0).float().mean()) for name, value in values.items()}

@@ -130,8 +130,8 @@ def _last_position(
 
 
 @torch.no_grad()
-def clean_logits(model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    """Logit of `target` at the last position."""
+def clean_logits(model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples *k"]) -> Float[Tensor, "samples *k"]:
+    """Logits of the targets, one or several for a sample, at the last position."""
     device = model_device(model)
     chunks = zip(tokens.to(device).split(CHUNK), target.to(device).split(CHUNK))
-    return torch.cat([model(t)[:, -1].gather(1, w[:, None])[:, 0] for t, w in chunks]).cpu()
+    return torch.cat([model(t)[:, -1].gather(1, w.view(len(w), -1)).view(w.shape) for t, w in chunks]).cpu()

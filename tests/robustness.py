@@ -34,7 +34,7 @@ TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
 QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT
 NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
 SETTINGS = {"sae_tokens": 8_192, "sweep_tokens": 2_048, "judge_features": 20, "circuit_samples": 2}  # of smoke, smaller still
-KILLS_PER_NOTEBOOK = 4 if QUICK else 3
+KILLS_PER_NOTEBOOK = 3
 TIMED = ("seconds",)  # columns that no two runs share
 TOLERANCE = 0.02  # of a table's number between 1 and 2 threads, relative to the column's largest
 
