@@ -53,13 +53,12 @@ def neuron_mppc(a: str, b: str, profile: Profile) -> dict[str, tuple[pd.DataFram
     """
     fields = {"a": model_fields(a, profile), "b": model_fields(b, profile)}
     fields |= {"layers": profile.layers, "neuron_tokens": profile.neuron_tokens}
-    folder = Store(profile.cache_dir).get("neurons", fields, partial(_compare, a, b, profile))
-    sizes = np.load(folder / "sizes.npy")
+    folder = Store(profile.cache_dir).get("neurons", fields, partial(_compare, a, b, profile), version=2)
     return {
         direction: (
             pd.read_parquet(folder / f"{direction}.parquet"),
             pd.read_parquet(folder / f"{direction}_null.parquet"),
-            bootstrap(np.load(folder / f"{direction}.npy"), sizes, profile.seed),
+            np.load(folder / f"{direction}.npy", mmap_mode="r"),
         )
         for direction in DIRECTIONS
     }
@@ -76,8 +75,8 @@ def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
     for direction, result, own, other in zip(DIRECTIONS, results, (x, y), (y, x)):
         frame = result.to_frame()
         frame.to_parquet(folder / f"{direction}.parquet", index=False)
-        np.save(folder / f"{direction}.npy", matched_sums(own, other, frame, group))
-    np.save(folder / "sizes.npy", np.bincount(group))
+        sums = matched_sums(own, other, frame, group)
+        np.save(folder / f"{direction}.npy", bootstrap(sums, np.bincount(group), profile.seed))
     shifted = [_Rolled(array, null_offset(len(array), profile.seed)) for array in y]
     for direction, result in zip(DIRECTIONS, dense_max_pairwise_correlations(x, shifted, device=device, progress=True)):
         result.to_frame().to_parquet(folder / f"{direction}_null.parquet", index=False)

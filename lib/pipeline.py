@@ -262,18 +262,20 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
 
 
 def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[Resampled, Resampled]:
-    """Both directions' MPPC in resamples of the documents, with the matches of the whole text (`lib.uncertainty`)."""
+    """Both directions' MPPC in resamples of the documents, with the matches of the whole text (`lib.uncertainty`).
+
+    They stay on the disk: memory is taken by the parts that are read.
+    """
     fields = _pair_fields(a, b, profile, seed_b)
-    folder = Store(profile.cache_dir).get("sums", fields, partial(_sums, a, b, profile, seed_b))
-    sizes = np.load(folder / "sizes.npy")
+    folder = Store(profile.cache_dir).get("resampled", fields, partial(_resample, a, b, profile, seed_b))
     to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
-    return bootstrap(to_b, sizes, profile.seed), bootstrap(to_a, sizes, profile.seed)
+    return to_b, to_a
 
 
-def _sums(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
+def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
     own, other = features(a, profile), features(b, profile, seed_b)
     group = document_groups(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)
-    np.save(folder / "a_to_b.npy", matched_sums(own, other, to_b, group))
-    np.save(folder / "b_to_a.npy", matched_sums(other, own, to_a, group))
-    np.save(folder / "sizes.npy", np.bincount(group))
+    for file, sides, matches in (("a_to_b", (own, other), to_b), ("b_to_a", (other, own), to_a)):
+        sums = matched_sums(*sides, matches, group)
+        np.save(folder / f"{file}.npy", bootstrap(sums, np.bincount(group), profile.seed))

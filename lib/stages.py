@@ -171,24 +171,23 @@ def _comparison(label: str, a: Shape, b: Shape, profile: Profile) -> Iterator[St
     n_features, entries = sum(sides), tokens * l0 * (a.sae_layers + b.sae_layers)
     yield Stage(
         f"its bootstrap over documents, {label}", "bootstrap", double_flops=10 * n_features * N_GROUPS * N_RESAMPLES,
-        moved=2 * 64 * entries, memory=resampled_bytes(*sides), disk=5 * 8 * N_GROUPS * n_features,
+        moved=2 * 64 * entries, memory=bootstrap_bytes(max(sides)), disk=FLOAT * N_RESAMPLES * n_features,
     )  # fmt: skip
 
 
-def resampled_bytes(n_a: int, n_b: int) -> int:
-    """Memory of both directions' resamples, and of the larger one's copy and two masks while its mean is taken."""
-    return N_RESAMPLES * (FLOAT * (n_a + n_b) + (FLOAT + 2) * max(n_a, n_b))
+def bootstrap_bytes(n_features: int) -> int:
+    """Memory of one direction's sums and of what is resampled from them."""
+    return n_features * (5 * 8 * N_GROUPS + FLOAT * N_RESAMPLES)
 
 
 def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     """Dense products in float64 between all layers' neurons, and again for the null."""
     a_all, b_all = (shape.sae_layers * shape.n_neurons for shape in (a, b))
     flops = 2 * 2 * profile.neuron_tokens * a_all * b_all
-    sums = 5 * 8 * N_GROUPS * (a_all + b_all)
-    memory = 30 * a.n_neurons * b.n_neurons + resampled_bytes(a_all, b_all) + sums
+    memory = 30 * a.n_neurons * b.n_neurons + bootstrap_bytes(max(a_all, b_all))
     arrays = FLOAT * profile.neuron_tokens * (a_all + b_all)
     name = f"neurons, Pythia and {label}, and their null"
-    return Stage(name, "neurons", double_flops=flops, memory=memory, disk=sums, passing=arrays)
+    return Stage(name, "neurons", double_flops=flops, memory=memory, disk=FLOAT * N_RESAMPLES * (a_all + b_all), passing=arrays)
 
 
 def _circuits(shapes: list[Shape], profile: Profile) -> Stage:

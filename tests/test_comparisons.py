@@ -19,6 +19,7 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
         assert (forward.source, forward.target) == (reverse.target, reverse.source)
         for direction in (forward, reverse):
             assert direction.resampled.shape == (1000, len(direction.frame))
+            assert isinstance(direction.resampled, np.memmap)  # six comparisons at the paper's size are 11 GB
             known = direction.frame["mppc"].notna()
             assert known.sum() > 50 and direction.frame.loc[known, "excess"].notna().mean() > 0.9
 
