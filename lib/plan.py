@@ -72,11 +72,13 @@ def warnings(profile: Profile, found: list[Stage], machine: Machine) -> list[str
 
 def _too_large(what: str, found: list[Stage], free: float) -> list[str]:
     """A sentence about the stages that take more memory than is free, if there are any."""
-    large = sorted((stage for stage in found if stage.memory > free), key=lambda stage: -stage.memory)
+    large = [stage for stage in found if stage.memory > free]
+    if not large:
+        return []
+    most = max(large, key=lambda stage: stage.memory)
     return [
         f"{what} will not do: {most.memory / GB:.0f} GB are needed for \"{most.name}\" and {free / GB:.0f} are free, "
         f"too few for {len(large)} stages. Smaller mppc_tokens, buffer_tokens or batch_blocks take less."
-        for most in large[:1]
     ]
 
 

@@ -1,8 +1,9 @@
 """How the cost of MPPC grows with tokens, d_sae, L0 and cores: `python -m tests.benchmarks.growth`.
 
 One pair of layers of made-up features (`tests.benchmarks.mppc`); one quantity is changed at a time, the cores at the
-paper's sizes, as a smaller pair has nothing to share out. Four figures go to figures/benchmarks. Beside the times lies what is expected: as tokens, as L0², and as one over the cores. What grows with
-d_sae is the sweep over all pairs of features, d_sae², so that its figure is flat first and steep later.
+paper's sizes, as a smaller pair has nothing to share out. Four figures go to figures/benchmarks. Beside the times lies
+what is expected: as tokens, as L0², and as one over the cores. What grows with d_sae is the sweep over all pairs of
+features, d_sae², so that its figure is flat first and steep later.
 
 On one core the processor's time is shown, which other programs hardly lengthen; for the cores it has to be the clock's.
 """
@@ -61,12 +62,17 @@ def measure() -> pd.DataFrame:
     profile = get_profile("mini").model_copy(update={"name": "benchmarks"})
     for name in LABELS:
         save_figure(fig_growth(frame[frame["changed"] == name], name), f"fig_growth_{name}", profile)
-    frame.insert(0, "benchmark", [f"growth of MPPC from {_spell(PAPER if x == 'cores' else CENTRE)}" for x in frame["changed"]])
+    frame.insert(0, "benchmark", [f"growth of MPPC from {_around(name)}" for name in frame["changed"]])
     return frame[["benchmark", "case", "value", "unit"]]
 
 
-def _spell(centre: dict[str, int]) -> str:
-    return ", ".join(f"{LABELS[name]} {value:,}" for name, value in centre.items())
+def centre_of(name: str) -> dict[str, int]:
+    """All quantities where one of them is changed."""
+    return PAPER if name == "cores" else CENTRE
+
+
+def _around(name: str) -> str:
+    return ", ".join(f"{LABELS[key]} {value:,}" for key, value in centre_of(name).items())
 
 
 def fig_growth(data: pd.DataFrame, name: str) -> Figure:
@@ -82,7 +88,7 @@ def fig_growth(data: pd.DataFrame, name: str) -> Figure:
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # less than a factor of ten needs labels, too
     axes.yaxis.set_major_formatter("{x:g}")
-    others = [f"{key} {value:,}" for key, value in (PAPER if name == "cores" else CENTRE).items() if key != name]
+    others = [f"{key} {value:,}" for key, value in centre_of(name).items() if key != name]
     axes.set(xlabel=LABELS[name], ylabel="seconds for a pair of layers", title=", ".join(others))
     axes.title.set_fontsize(8)
     axes.legend(frameon=False)
