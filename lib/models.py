@@ -43,9 +43,13 @@ def device_of(profile: Profile) -> str:
 
 
 def fast_dtype(device: str) -> torch.dtype:
-    """The type in which matrix products are fastest: bf16 on GPUs and on CPUs with bf16 instructions, else fp32."""
+    """The type in which matrix products are fastest: bf16 on GPUs and on CPUs with bf16 instructions, else fp32.
+
+    A torch told to do without AVX-512 (``ATEN_CPU_CAPABILITY=avx2``) is taken for a CPU without bf16 instructions.
+    """
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if device != "cpu" or has_bf16 else torch.float32
+    allowed = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return torch.bfloat16 if device != "cpu" or (has_bf16 and allowed) else torch.float32
 
 
 # --------------------------------------------------------------------------------------------- loading

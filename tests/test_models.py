@@ -120,3 +120,15 @@ def test_held_out_loss_counts_only_positions_that_count():
         return logits
 
     assert models.held_out_loss(knows_all_but_padding, blocks) < 1e-6
+
+
+@pytest.mark.parametrize("amx, bf16, capability, expected", [
+    (True, False, "AVX512", torch.bfloat16), (False, True, "AVX512", torch.bfloat16), (False, False, "AVX512", torch.float32),
+    (True, True, "AVX2", torch.float32), (False, False, "DEFAULT", torch.float32),
+])  # fmt: skip
+def test_bf16_only_where_the_processor_has_it_and_torch_may_use_it(amx, bf16, capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert models.fast_dtype("cpu") == expected
+    assert models.fast_dtype("cuda") == torch.bfloat16

@@ -1,5 +1,6 @@
 """A quick part of ``python -m tests.robustness``: notebook 03 killed, interrupted, nothing writable."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from lib import corpus
 from lib.notebooks import ADVICE, advice
 from lib.profiles import HOME
+from tests.disturbances import _apart
 from tests.robustness import Place
 
 EXPERIMENTS = ["killed_in_stages", "interrupted", *(["read_only"] if os.geteuid() == 0 else [])]
@@ -27,6 +29,15 @@ def test_notebook_03_survives(tmp_path, smoke):
     table = pd.read_csv(tmp_path / "table_robustness.csv").set_index("disturbance")
     assert len(table) == len(EXPERIMENTS) and (table.holds == "yes").all()
     assert table.times.iloc[0] >= 3 and table["exit code"]["Ctrl-C"] == 130
+
+
+@pytest.mark.parametrize("a, b, apart", [
+    (["holds"], ["holds"], 0.0), (["holds"], ["does not hold"], math.inf), (["r 0.08, p 0.28"], ["r 0.1, p 0.3"], 0.0),
+    (["r −0.08"], ["no r"], math.inf), ([1.0, 4.0], [1.1, 4.0], 0.025), ([1e-6], [2e-6], 0.0), ([1.0], [math.nan], math.inf),
+    ([1.0], [1.0, 2.0], math.inf), ([math.nan], [math.nan], 0.0), ([True], [True], 0.0), ([True], [False], math.inf),
+])  # fmt: skip
+def test_how_far_two_columns_are_apart(a, b, apart):
+    assert _apart(pd.Series(a), pd.Series(b)) == pytest.approx(apart, abs=1e-5)
 
 
 @pytest.mark.parametrize("error", [
