@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -21,13 +23,13 @@ import psutil
 
 from lib.profiles import HOME
 from tests.robustness import (
-    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TIMED, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
-    kill_in_new_stage, said_last, small_disk, start, wait_for,
+    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
+    kill_in_new_stage, read_table, said_last, small_disk, start, wait_for,
 )  # fmt: skip
 
 THIRD = next(path for path in NOTEBOOKS if path.stem.startswith("03"))
 Row = dict[str, object]
-NUMBER = r"[-+−]?\d[\d.,]*"
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 ROUNDING = 1e-6  # of float32 logits: effects in models of random weights are no larger
 OLDER_PROCESSOR = {  # what torch, its libraries and numba read; with the first, `lib.models.fast_dtype` is float32
     "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -96,25 +98,31 @@ def older_processor(root: Path, calm: Place, _) -> Row:
 
 def _about_equal(event: str, calm: Place, place: Place) -> Row:
     """A row about a run whose numbers may differ within the tolerance, and whose words, verdicts among them, may not."""
-    pairs = {table.name: (table, place.figures / table.name) for table in sorted(calm.figures.glob("*.csv"))}
-    tables = {
-        name: [pd.read_csv(path).drop(columns=list(TIMED), errors="ignore") for path in paths] for name, paths in pairs.items()
-    }
+    tables = {t.name: (read_table(t), read_table(place.figures / t.name)) for t in sorted(calm.figures.glob("*.csv"))}
     apart = {f"{name}: {column}": _apart(a[column], b[column]) for name, (a, b) in tables.items() for column in a.columns}
     equal, worst = sum(a.equals(b) for a, b in tables.values()), max(x for x in apart.values() if x < math.inf)
     wrong = [f"{column} by {x:.2g}" for column, x in apart.items() if x > TOLERANCE]
-    what = f"{equal} of {len(tables)} tables equal, the others to {worst:.1g} of a column's largest number" + "; verdicts equal" * (not wrong)
+    what = f"{equal} of {len(tables)} tables equal, the others to {worst:.1g} of a column's largest number"
+    what += "; verdicts equal" * (not wrong)
     return _row(event, 1, what, 0, not wrong, wrong)
 
 
 def _apart(a: pd.Series, b: pd.Series) -> float:
-    """How far two columns are apart, in the first one's largest number; infinite where words differ, numbers in them aside."""
+    """How far two columns are apart, in the first one's largest number; infinite where words differ."""
     if len(a) != len(b) or not a.isna().equals(b.isna()):
         return math.inf
     if all(c.dtype.kind in "iuf" for c in (a, b)):
         return max(float((a - b).abs().max()) - ROUNDING, 0.0) / (float(a.abs().max()) or 1.0) if a.notna().any() else 0.0
-    words = [column.astype(str).str.replace(NUMBER, "#", regex=True) for column in (a, b)]
-    return 0.0 if words[0].equals(words[1]) else math.inf
+    return 0.0 if all(_same_words(str(x), str(y)) for x, y in zip(a, b)) else math.inf
+
+
+def _same_words(a: str, b: str) -> bool:
+    """Equal but for the numbers in them, which may differ by one in the last digit that both show, or by rounding."""
+    if NUMBER.sub("#", a) != NUMBER.sub("#", b):
+        return False
+    pairs = [(Decimal(x), Decimal(y)) for x, y in zip(NUMBER.findall(a), NUMBER.findall(b))]
+    steps = (Decimal(10) ** max(x.as_tuple().exponent, y.as_tuple().exponent) for x, y in pairs)
+    return all(abs(x - y) <= max(step, Decimal(ROUNDING)) for (x, y), step in zip(pairs, steps))
 
 
 def damaged(root: Path, calm: Place, _) -> Row:

@@ -36,7 +36,7 @@ NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
 SETTINGS = {"sae_tokens": 8_192, "sweep_tokens": 2_048, "judge_features": 20, "circuit_samples": 2}  # of smoke, smaller still
 KILLS_PER_NOTEBOOK = 3
 TIMED = ("seconds",)  # columns that no two runs share
-TOLERANCE = 0.02  # of a table's number between 1 and 2 threads, relative to the column's largest
+TOLERANCE = 0.02  # of a table's number between two ways of computing it, relative to the column's largest
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,15 @@ class Place:
         return {p.relative_to(self.root).as_posix(): _digest(p) for p in files}
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A table without columns of times."""
+    return pd.read_csv(path).drop(columns=list(TIMED), errors="ignore")
+
+
 def _digest(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix == ".csv" and any(word in content.split(b"\n")[0].decode() for word in TIMED):
-        content = pd.read_csv(path).drop(columns=list(TIMED), errors="ignore").to_csv().encode()
+        content = read_table(path).to_csv().encode()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -34,6 +34,9 @@ def test_notebook_03_survives(tmp_path, smoke):
 @pytest.mark.parametrize("a, b, apart", [
     (["holds"], ["holds"], 0.0), (["holds"], ["does not hold"], math.inf), (["r 0.08, p 0.28"], ["r 0.1, p 0.3"], 0.0),
     (["r −0.08"], ["no r"], math.inf), ([1.0, 4.0], [1.1, 4.0], 0.025), ([1e-6], [2e-6], 0.0), ([1.0], [math.nan], math.inf),
+    (["slope 0.41, 8,192 of them"], ["slope 0.42, 8,192 of them"], 0.0), (["slope 0.41"], ["slope 0.43"], math.inf),
+    (["-8.05e-07"], ["-7.79e-07"], 0.0), (["8.05e-05"], ["7.79e-05"], math.inf), (["+0.25"], ["-0.25"], math.inf),
+    (["−3%"], ["3%"], math.inf), (["2 pairs"], ["4 pairs"], math.inf),
     ([1.0], [1.0, 2.0], math.inf), ([math.nan], [math.nan], 0.0), ([True], [True], 0.0), ([True], [False], math.inf),
 ])  # fmt: skip
 def test_how_far_two_columns_are_apart(a, b, apart):
