@@ -1,23 +1,18 @@
 """Text → blocks of token ids with a mask of the positions that count, the same for every model.
 
-Two corpora behind one interface: the docstrings of pinned packages (mini: every user has them after
-``pip install``, nothing is downloaded or committed) and OpenWebText, streamed (laptop, paper).
+Two corpora behind one interface: the documentation of Python packages that the workbook ships (smoke, mini) and
+OpenWebText, streamed (laptop, paper).
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import inspect
 import json
 import logging
-import warnings
+import lzma
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -27,32 +22,15 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from lib import hub
-from lib.background import end_with_parent
 from lib.profiles import DATA, Profile
-from lib.store import Store
+from lib.store import Store, sha256_of
 
 log = logging.getLogger("workbook.corpus")
 
-PACKAGES = {  # distribution → import name; all pinned in requirements.txt, in this order
-    "transformers": "transformers",
-    "scipy": "scipy",
-    "sympy": "sympy",
-    "pandas": "pandas",
-    "networkx": "networkx",
-    "numpy": "numpy",
-    "matplotlib": "matplotlib",
-    "scikit-learn": "sklearn",
-    "huggingface_hub": "huggingface_hub",
-    "datasets": "datasets",
-    "numba": "numba",
-    "seaborn": "seaborn",
-    "transformer-lens": "transformer_lens",
-}
-MIN_CHARACTERS = 200
 HELD_OUT = 10  # one document in ten is held out, chosen by its hash
 BOS, PAD = "<|endoftext|>", "<|padding|>"  # BOS is EOS too, as in GPT-NeoX's tokenizer
 VOCABULARY = 4096
-MANIFEST = DATA / "corpus.json"
+DOCUMENTATION = DATA / "corpus" / "documentation.jsonl.xz"
 TOKENIZER = DATA / "models" / "tokenizer"
 
 ARRAYS = ("tokens", "mask", "document")  # of `Blocks`, in this order
@@ -96,68 +74,20 @@ def require_same_mask(a: Blocks, b: Blocks) -> None:
         raise ValueError("the two models read different tokens or count different positions: nothing can be paired.")
 
 
-# ------------------------------------------------------------------------------------------ docstrings
+# ------------------------------------------------------------------------------------------ documentation
 
 
-def _docstrings_of_file(path: Path) -> list[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
-            return []
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
-    texts = [ast.get_docstring(node, clean=False) for node in nodes]
-    return [inspect.cleandoc(text).strip() for text in texts if text]
-
-
-def docstrings(packages: Iterable[str] = tuple(PACKAGES)) -> list[str]:
-    """Docstrings of at least `MIN_CHARACTERS` in the installed packages: no duplicates, always in the same order."""
-    files = []
-    for package in packages:
-        spec = find_spec(PACKAGES[package])
-        if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError(f"the corpus needs {package}: run pip install -r requirements.txt.")
-        root = Path(spec.submodule_search_locations[0])
-        paths = [path for path in root.rglob("*.py") if "tests" not in path.parts]  # slow to parse, little text
-        files += sorted(paths, key=lambda path: path.relative_to(root).as_posix())
-    with ProcessPoolExecutor(initializer=end_with_parent) as pool:
-        found = tqdm(pool.map(_docstrings_of_file, files, chunksize=64), "reading docstrings", len(files), unit="file", mininterval=5)
-        texts = (text for texts in found for text in texts if len(text) >= MIN_CHARACTERS)
-        return list(dict.fromkeys(texts))
+@functools.cache
+def documents() -> list[str]:
+    """The shipped text, 28 million characters: documentation of thirteen packages (`data/corpus/NOTICE`), in order."""
+    with lzma.open(DOCUMENTATION, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
 
 
 def split_of(text: str) -> Split:
     """A document's split depends on its own text alone, so other documents cannot move it."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return "held_out" if int.from_bytes(digest, "big") % HELD_OUT == 0 else "train"
-
-
-def describe(texts: list[str]) -> dict:
-    """What the corpus is made of: package versions, counts, digest (the content of data/corpus.json)."""
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    versions = {package: metadata.version(package) for package in PACKAGES}
-    held_out = sum(split_of(text) == "held_out" for text in texts)
-    return {
-        "packages": versions,
-        "documents": len(texts),
-        "held_out_documents": held_out,
-        "characters": sum(map(len, texts)),
-        "sha256": digest,
-    }
-
-
-@functools.cache
-def _compare_with_manifest(description: str) -> None:
-    """Say once, through the log, if the text (`describe` as JSON) is not the one the mini models were trained on."""
-    found, known = json.loads(description), json.loads(MANIFEST.read_text())
-    if found["sha256"] == known["sha256"]:
-        return
-    other = [f"{p} {v} (not {known['packages'][p]})" for p, v in found["packages"].items() if v != known["packages"][p]]
-    why = "; ".join(other) or "the same versions, but another build or Python"
-    log.warning("The text is not the one the mini models were trained on: %s. Results will differ a little.", why)
 
 
 # --------------------------------------------------------------------------------------------- tokens
@@ -210,39 +140,23 @@ def blocks_of(
     return Blocks(tokens, mask, np.array(owner, np.int32))
 
 
-def _build_docstring_tokens(folder: Path) -> None:
+def _tokenize_documents(folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    texts = docstrings()
-    found = describe(texts)
+    texts = documents()
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     for split in ("train", "held_out"):
         ids = [e.ids for e in tokenizer.encode_batch([t for t in texts if split_of(t) == split])]
         np.save(folder / f"{split}_lengths.npy", np.array([len(i) for i in ids], np.int32))
         np.save(folder / f"{split}_tokens.npy", np.concatenate([np.array(i, np.uint16) for i in ids]))
-    (folder / "corpus.json").write_text(json.dumps(found))
 
 
-def docstring_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]:
-    """Token ids of every document of the docstring corpus, without BOS; cached."""
-    folder = _docstring_folder(profile)
-    _compare_with_manifest((folder / "corpus.json").read_text())
+def document_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]:
+    """Token ids of every document of the shipped text, without BOS; cached."""
+    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(TOKENIZER / "tokenizer.json")}
+    folder = Store(profile.cache_dir).get("corpus", key, _tokenize_documents)
     lengths = np.load(folder / f"{split}_lengths.npy")
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
-
-
-def is_the_mini_models_text(profile: Profile) -> bool:
-    """Whether the docstrings of the installed packages are those that the mini models were trained on."""
-    found = json.loads((_docstring_folder(profile) / "corpus.json").read_text())
-    return found["sha256"] == json.loads(MANIFEST.read_text())["sha256"]
-
-
-def _docstring_folder(profile: Profile) -> Path:
-    key = {
-        "packages": {package: metadata.version(package) for package in PACKAGES},
-        "tokenizer": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
-    }
-    return Store(profile.cache_dir).get("corpus", key, _build_docstring_tokens)
 
 
 def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
@@ -286,7 +200,7 @@ def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) 
     """
     if profile.corpus == "openwebtext":
         return _openwebtext_blocks(profile, split, n_positions)
-    documents = docstring_tokens(profile, split)
+    documents = document_tokens(profile, split)
     order = np.random.default_rng(profile.seed).permutation(len(documents))
     return _cut((documents[i] for i in order), n_positions, profile)
 

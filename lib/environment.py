@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import shutil
 import sys
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 import torch
 
 from lib import corpus, hub, models, needs, plan, recipes
-from lib.profiles import Profile
+from lib.profiles import HOME, Profile
 from lib.safe_weights import read_header
 
 ADD_ONS = {  # import name → how it is installed, what it is for
@@ -49,16 +48,8 @@ def _packages(_: Profile) -> Iterator[str]:
 
 def _text(profile: Profile) -> Iterator[str]:
     if profile.corpus == "docstrings":
-        log = logging.getLogger("workbook.corpus")
-        log.disabled = True  # the same is said here
-        try:
-            same = corpus.is_the_mini_models_text(profile)
-        except OSError as error:
-            yield f"[missing] text: {error}"
-            return
-        finally:
-            log.disabled = False
-        yield _line(same, "text: docstrings, digest of data/corpus.json", f"it is another; {needs.INSTALL}", required=False)
+        about = f"text: {corpus.DOCUMENTATION.relative_to(HOME)}"
+        yield _line(corpus.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
         return
     files = len(hub.cached_text())
     if files:

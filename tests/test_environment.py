@@ -17,7 +17,7 @@ def test_this_environment_is_complete(smoke):
     lines = environment.check(smoke)
     assert all(line.startswith(("[ok] ", "[missing] ", "[optional] ")) for line in lines)
     assert [line for line in lines if line.startswith("[missing]") and "free" not in line] == []
-    assert "digest of data/corpus.json" in line_of(lines, "text:")
+    assert "data/corpus/documentation.jsonl.xz" in line_of(lines, "text:")
     assert len([line for line in lines if "mamba_ssm" in line or "ray" in line or "Chromium" in line]) == 3
 
 
