@@ -140,21 +140,22 @@ def blocks_of(
     return Blocks(tokens, mask, np.array(owner, np.int32))
 
 
-def _tokenize_documents(folder: Path) -> None:
+def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
     from tokenizers import Tokenizer
 
     texts = documents()
-    tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
     for split in ("train", "held_out"):
         ids = [e.ids for e in tokenizer.encode_batch([t for t in texts if split_of(t) == split])]
         np.save(folder / f"{split}_lengths.npy", np.array([len(i) for i in ids], np.int32))
         np.save(folder / f"{split}_tokens.npy", np.concatenate([np.array(i, np.uint16) for i in ids]))
 
 
-def document_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]:
-    """Token ids of every document of the shipped text, without BOS; cached."""
-    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(TOKENIZER / "tokenizer.json")}
-    folder = Store(profile.cache_dir).get("corpus", key, _tokenize_documents)
+def document_tokens(profile: Profile, split: Split, tokenizer: Path = TOKENIZER) -> list[Int[ndarray, " n"]]:
+    """Token ids of every document of the shipped text, without BOS; cached. `tokenizer` is a folder."""
+    file = tokenizer / "tokenizer.json"
+    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file)}
+    folder = Store(profile.cache_dir).get("corpus", key, functools.partial(_tokenize_documents, file))
     lengths = np.load(folder / f"{split}_lengths.npy")
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
 
@@ -183,7 +184,7 @@ def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None)
 
     def build(folder: Path) -> None:
         documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
-        blocks = _cut(documents, n_positions, profile)
+        blocks = cut(documents, n_positions, profile)
         if n_positions and blocks.n_positions < n_positions:
             log.warning("The text ends after %s of %s tokens: download more of its files.", blocks.n_positions, n_positions)
         for name in ARRAYS:
@@ -202,17 +203,21 @@ def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) 
         return _openwebtext_blocks(profile, split, n_positions)
     documents = document_tokens(profile, split)
     order = np.random.default_rng(profile.seed).permutation(len(documents))
-    return _cut((documents[i] for i in order), n_positions, profile)
+    return cut((documents[i] for i in order), n_positions, profile)
 
 
-def _cut(documents: Iterable[list[int]], n_positions: int | None, profile: Profile) -> Blocks:
-    """Blocks of documents that hold `n_positions` counted positions."""
-    tokenizer = load_tokenizer(profile)
+def cut(
+    documents: Iterable[list[int]], n_positions: int | None, profile: Profile, tokenizer_folder: Path | None = None
+) -> Blocks:
+    """Blocks of documents, given as token ids, that hold `n_positions` counted positions."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder) if tokenizer_folder else load_tokenizer(profile)
     bos = tokenizer.bos_token_id
     pad = bos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    cut = dict(context_length=profile.context_length, bos=bos, pad=pad, special={bos, pad, tokenizer.eos_token_id})
+    sizes = dict(context_length=profile.context_length, bos=bos, pad=pad, special={bos, pad, tokenizer.eos_token_id})
     wanted = _enough(documents, n_positions, profile)
-    blocks = blocks_of(wanted, blocks_per_document=profile.blocks_per_document, **cut)
+    blocks = blocks_of(wanted, blocks_per_document=profile.blocks_per_document, **sizes)
     return blocks if n_positions is None else blocks.take(n_positions)
 
 

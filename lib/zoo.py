@@ -1,11 +1,10 @@
-"""Trains the mini zoo: four small language models of three real architectures, on real text, on a CPU.
+"""Trains the mini zoo: small language models of three real architectures, on real text, on a CPU.
 
 ``python -m lib.zoo mini-pythia`` trains one model, ``python -m lib.zoo --all`` what is missing; a killed run goes
-on at its last checkpoint with the same result. On a GPU the same command uses it.
-
-The text alone would not make such small models copy within so few tokens. Part of every batch is therefore made
-of repeated random tokens: half of it at first, a fifth at the end, with periods drawn log-uniformly from 1 to
-128, so that easy short ones lead to long ones. On those rows only the predictable tokens are learnt.
+on at its last checkpoint with the same result. On a GPU the same command uses it. With ``--next`` it is the zoo that
+is in the making: its tokenizer (``tokenizer``), recipes and models lie in data/models/next, and nothing reads them
+until all are there. ``text`` reads the packages' documentation again and says how the shipped text was made of it.
+`lib.rows` says what the models learn from.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,76 +24,17 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from lib import corpus, models, scans
+from lib import abilities, corpus, documentation, models, scans
+from lib.corpus import TOKENIZER
 from lib.profiles import DATA, Profile, get_profile
-from lib.recipes import MODELS, RECIPES, Recipe, build, export
+from lib.recipes import MODELS, NEXT, NEXT_RECIPES, RECIPES, Recipe, build, export
+from lib.rows import IGNORE, Batches, sentences
 
-IGNORE = -100  # target of positions that are not learnt
 CHECKPOINTS = DATA / "cache" / "zoo"  # outside the profiles' caches: clearing those must not cost hours
-
-
-# ------------------------------------------------------------------------------------------------- batches
-
-
-def packed_rows(documents: list[Int[np.ndarray, " n"]], recipe: Recipe, epoch: int) -> Int[np.ndarray, "rows context"]:
-    """One epoch of text: all documents in a new order, joined by BOS, cut into rows that start with BOS."""
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(documents))
-    stream = np.concatenate([part for i in order for part in (documents[i], [0])]).astype(np.int64)
-    room = recipe.context_length - 1
-    rows = stream[: len(stream) // room * room].reshape(-1, room)
-    return np.concatenate([np.zeros((len(rows), 1), np.int64), rows], axis=1)
-
-
-def repeated_rows(n_rows: int, context_length: int, periods: Int[np.ndarray, " rows"], rng) -> tuple[np.ndarray, ...]:
-    """Rows of random tokens repeated with the given periods; targets only where the repeat makes them known."""
-    tokens = rng.integers(2, corpus.VOCABULARY, (n_rows, context_length))
-    tokens[:, 0] = 0
-    place = np.arange(1, context_length) - 1
-    for row, period in enumerate(periods):
-        tokens[row, 1:] = tokens[row, 1 + place % period]
-    targets = np.full_like(tokens, IGNORE)
-    targets[:, :-1] = tokens[:, 1:]
-    targets[np.arange(context_length)[None] < periods[:, None]] = IGNORE
-    return tokens, targets
-
-
-class Batches:
-    """Training batches as a function of the step alone, so that a resumed run sees the same ones."""
-
-    def __init__(self, documents: list[np.ndarray], recipe: Recipe) -> None:
-        self.documents, self.recipe = documents, recipe
-        self.epoch, self.rows = -1, np.empty((0, 0))
-        self.rows_per_epoch = len(packed_rows(documents, recipe, 0))
-
-    def n_repeated(self, step: int) -> int:
-        """How many rows of a step's batch are repeats: falls linearly over the first half of training."""
-        r = self.recipe
-        progress = min(1.0, 2 * step / r.steps)
-        share = r.repeat_share_start + (r.repeat_share_end - r.repeat_share_start) * progress
-        return round(share * r.batch_rows)
-
-    def text_rows(self, first: int, n_rows: int) -> np.ndarray:
-        """Rows `first` … of the endless text; a batch that would cross into the next epoch starts there."""
-        epoch, start = divmod(first, self.rows_per_epoch)
-        start = min(start, self.rows_per_epoch - n_rows)
-        if epoch != self.epoch:
-            self.epoch, self.rows = epoch, packed_rows(self.documents, self.recipe, epoch)
-        return self.rows[start : start + n_rows]
-
-    def __call__(self, step: int) -> tuple[Int[Tensor, "rows context"], Int[Tensor, "rows context"]]:
-        r = self.recipe
-        rng = np.random.default_rng([r.seed, 1, step])
-        repeated = self.n_repeated(step)
-        first = sum(r.batch_rows - self.n_repeated(s) for s in range(step))
-        text = self.text_rows(first, r.batch_rows - repeated)
-        text_targets = np.full_like(text, IGNORE)
-        text_targets[:, :-1] = text[:, 1:]
-        periods = np.exp(rng.uniform(0, math.log(r.longest_period + 1), repeated)).astype(int)
-        tokens, targets = repeated_rows(repeated, r.context_length, periods, rng)
-        both = np.concatenate([text, tokens]), np.concatenate([text_targets, targets])
-        return tuple(torch.from_numpy(x) for x in both)
+MEASURED_EVERY = 200  # steps
+TOKENIZER_SENTENCES = 20_000  # so many that every name in them becomes one token
 
 
 # ------------------------------------------------------------------------------------------------- training
@@ -185,18 +126,19 @@ def _load_checkpoint(folder: Path, model, optimizer) -> tuple[int, list]:
 
 
 def train(
-    recipe: Recipe, documents: list[Int[np.ndarray, " n"]], checkpoint: Path, *, device: str = "cpu",
-    every: int = 200, stop_at: int | None = None,
+    recipe: Recipe, documents: list[Int[np.ndarray, " n"]], checkpoint: Path, *, tokenizer=None, device: str = "cpu",
+    every: int = 200, stop_at: int | None = None, measure: Callable[[PreTrainedModel], dict] | None = None,
 ) -> tuple[PreTrainedModel, list[dict]]:
     """Train by the recipe on token ids of documents; resumes from `checkpoint`, written every `every` steps.
 
-    Returns the model and its training losses (nats, on text and repeats together, mean of 50 steps each).
+    Returns the model and its training losses (nats, on all rows together, mean of 50 steps each), with what `measure`
+    says of the model every `MEASURED_EVERY` steps. `tokenizer` is asked for where the recipe has sentences.
     `stop_at` ends early, as a kill would, but after writing a checkpoint.
     """
     scans.install()
     model = build(recipe).to(device).train()
     optimizer = _optimizer(model, recipe)
-    batches = Batches(documents, recipe)
+    batches = Batches(documents, recipe, tokenizer)
     step, losses = 0, []
     if (checkpoint / "state.json").exists():
         step, losses = _load_checkpoint(checkpoint, model, optimizer)
@@ -216,6 +158,9 @@ def train(
             losses.append({"step": step + 1, "loss": round(float(np.mean(recent)), 4)})
             bar.set_postfix(loss=losses[-1]["loss"], refresh=False)
             recent = []
+            if measure and (step + 1) % MEASURED_EVERY == 0:
+                losses[-1] |= measure(model.eval())
+                model.train()
         if (step + 1) % every == 0 or step + 1 == last:
             _save_checkpoint(checkpoint, step + 1, model, optimizer, losses)
     return model.eval(), losses
@@ -223,37 +168,68 @@ def train(
 
 def make(name: str, profile: Profile) -> dict:
     """Train one model of the zoo into data/models/<name> and measure it; returns its record."""
-    recipe = RECIPES[name]
-    documents = corpus.docstring_tokens(profile, "train")
+    return _make(name, RECIPES[name], MODELS, TOKENIZER, profile)
+
+
+def make_next(name: str, profile: Profile) -> dict:
+    """Train one model of the zoo in the making into data/models/next/<name>, with that zoo's tokenizer."""
+    return _make(name, NEXT_RECIPES[name], NEXT, NEXT / "tokenizer", profile)
+
+
+def _make(name: str, recipe: Recipe, zoo: Path, tokenizer_folder: Path, profile: Profile) -> dict:
+    documents = corpus.document_tokens(profile, "train", tokenizer_folder)
+    held_out = corpus.cut(corpus.document_tokens(profile, "held_out", tokenizer_folder), 100_000, profile, tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     device = models.device_of(profile)
-    model, losses = train(recipe, documents, CHECKPOINTS / name, device=device)
-    record = {"recipe": asdict(recipe), "tokens": recipe.tokens}
-    export(model, MODELS / name, record | {"training_losses": losses})
-    quality = models.quality(models.load(name, profile), corpus.load_blocks(profile, "held_out", 100_000))
-    record |= {"quality": quality, "training_losses": losses}
-    (MODELS / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+    def measure(model: PreTrainedModel, few: bool = True) -> dict:
+        logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731
+        sizes = dict(gaps=(8,), periods=(8, 64), n_samples=32) if few else {}
+        blocks = held_out.take(5_000) if few else held_out
+        return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
+
+    model, losses = train(
+        recipe, documents, CHECKPOINTS / zoo.name / name, tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure
+    )
+    record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
+    export(model, zoo / name, record | {"training_losses": losses}, tokenizer_folder)
     return record
 
 
+def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
+    """Train a tokenizer on the training text and on sentences of two names, each of whose names becomes one token."""
+    texts = [text for text in corpus.documents() if corpus.split_of(text) == "train"]
+    drawn = sentences(TOKENIZER_SENTENCES, np.random.default_rng(0))
+    corpus.train_tokenizer([*texts, *(sentence.text for sentence in drawn)], folder)
+
+
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="models to train: " + ", ".join(RECIPES))] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")] = None,
     all_missing: Annotated[bool, typer.Option("--all", help="every mini model that is not there yet")] = False,
+    in_the_making: Annotated[bool, typer.Option("--next", help="of the zoo in the making, data/models/next")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all")] = 0,
 ) -> None:
-    """Train mini models into data/models."""
+    """Train mini models into data/models, or say how their text was made."""
     if threads:
         import numba
 
         torch.set_num_threads(threads)
         numba.set_num_threads(threads)
+    if names == ["text"]:
+        print(documentation.remake())
+        return
+    if names == ["tokenizer"] and in_the_making:
+        make_tokenizer()
+        return
+    zoo, known, build_one = (NEXT, NEXT_RECIPES, make_next) if in_the_making else (MODELS, RECIPES, make)
     if all_missing:
-        names = [n for n in RECIPES if n.startswith("mini-") and not (MODELS / n / "training.json").exists()]
-    unknown = [name for name in names or [] if name not in RECIPES]
+        names = [n for n in known if n.startswith("mini-") and not (zoo / n / "training.json").exists()]
+    unknown = [name for name in names or [] if name not in known]
     if unknown or names is None:
-        typer.echo(f"{'unknown model ' + unknown[0] if unknown else 'name a model'}; the zoo has {', '.join(RECIPES)}.")
+        typer.echo(f"{'unknown model ' + unknown[0] if unknown else 'name a model'}; the zoo has {', '.join(known)}.")
         raise typer.Exit(2)
     for name in names:
-        print(name, make(name, get_profile("mini"))["quality"])
+        print(name, build_one(name, get_profile("mini"))["abilities"])
 
 
 if __name__ == "__main__":
