@@ -29,12 +29,15 @@ def bits_per_byte(logits: Logits, blocks: Blocks, tokenizer) -> float:
 
 @torch.no_grad()
 def repeat_accuracy(logits: Logits, period: int, vocabulary: int, n_rows: int = 64, bos: int = 0) -> float:
-    """Share of right next tokens where `period` random tokens come again and again, 128 tokens in all."""
+    """Share of right next tokens where `period` random tokens come again and again, 128 tokens in all.
+
+    Asked from the second token of the second copy on: before, nothing tells where a copy ends.
+    """
     rng = np.random.default_rng([FRESH, period])
     drawn = torch.from_numpy(rng.integers(2, vocabulary, (n_rows, period)))
     tokens = torch.cat([torch.full((n_rows, 1), bos), drawn.repeat(1, math.ceil(128 / period))[:, :128]], dim=1)
-    guess = logits(tokens)[:, period:-1].argmax(-1).cpu()
-    return float((guess == tokens[:, period + 1 :]).float().mean())
+    guess = logits(tokens)[:, period + 1 : -1].argmax(-1).cpu()
+    return float((guess == tokens[:, period + 2 :]).float().mean())
 
 
 def association_prompts(

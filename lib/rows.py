@@ -44,7 +44,10 @@ def next_tokens(tokens: Int[np.ndarray, "rows context"]) -> Rows:
 
 
 def repeated_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator) -> Rows:
-    """Rows of random tokens that repeat with periods drawn log-uniformly; targets where the repeat makes them known."""
+    """Rows of random tokens that repeat with periods drawn log-uniformly; targets from the second of a repeat on.
+
+    Where the first copy ends is not known before its first token has come again.
+    """
     periods = np.exp(rng.uniform(0, math.log(recipe.longest_period + 1), n_rows)).astype(int)
     context = recipe.context_length
     tokens = rng.integers(2, VOCABULARY, (n_rows, context))
@@ -53,7 +56,7 @@ def repeated_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator) -> Rows
     for row, period in enumerate(periods):
         tokens[row, 1:] = tokens[row, 1 + place % period]
     tokens, targets = next_tokens(tokens)
-    targets[np.arange(context)[None] < periods[:, None]] = IGNORE
+    targets[np.arange(context)[None] <= periods[:, None]] = IGNORE
     return tokens, targets
 
 

@@ -25,32 +25,6 @@ def documents():
     return [rng.integers(2, corpus.VOCABULARY, rng.integers(5, 60)).astype(np.uint16) for _ in range(60)]
 
 
-def test_text_rows_hold_every_document_once_per_epoch(documents):
-    rows = zoo.packed_rows(documents, TINY, epoch=0)
-    assert (rows[:, 0] == 0).all() and rows.shape[1] == 24
-    assert len(rows) == (sum(map(len, documents)) + len(documents)) // 23
-    assert not (rows == zoo.packed_rows(documents, TINY, epoch=1)).all()
-
-
-def test_only_predictable_tokens_of_repeats_are_targets():
-    periods = np.array([1, 5, 20])
-    tokens, targets = zoo.repeated_rows(3, 24, periods, np.random.default_rng(0))
-    for row, period in enumerate(periods):
-        assert (tokens[row, 1 + period :] == tokens[row, 1 : 24 - period]).all()
-        known = targets[row] != zoo.IGNORE
-        assert known.tolist() == [period <= t < 23 for t in range(24)]
-        assert (targets[row][known] == tokens[row, 1:][known[:-1]]).all()
-
-
-def test_batches_follow_from_the_step_alone_and_repeats_become_fewer(documents):
-    batches = zoo.Batches(documents, TINY)
-    first = [batches(step) for step in (0, 5, 11)]
-    again = zoo.Batches(documents, TINY)
-    for step, (tokens, targets) in zip((11, 0, 5), (first[2], first[0], first[1]), strict=True):
-        assert (again(step)[0] == tokens).all() and (again(step)[1] == targets).all()
-    assert [batches.n_repeated(step) for step in (0, 6, 11)] == [4, 2, 2]
-
-
 def test_chunked_cross_entropy_is_torchs(monkeypatch):
     monkeypatch.setattr(zoo._ChunkedCrossEntropy, "CHUNK", 7)
     hidden, weight = torch.randn(20, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
