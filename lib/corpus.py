@@ -14,7 +14,7 @@ import lzma
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -105,6 +105,14 @@ def train_tokenizer(texts: Iterable[str], folder: Path = TOKENIZER) -> None:
     ).save_pretrained(folder)
 
 
+def text_fields(profile: Profile) -> dict[str, Any]:
+    """What identifies the text that a profile reads: which one, its digest, its tokenizer's, and how it is divided."""
+    digest = sha256_of(DOCUMENTATION) if profile.corpus == "docstrings" else None
+    tokenizer = sha256_of(_tokenizer_folder(profile) / "tokenizer.json")
+    cut = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document", "seed")}
+    return cut | {"text": digest, "tokenizer": tokenizer, "held_out": HELD_OUT}
+
+
 def load_tokenizer(profile: Profile):
     """The tokenizer that all models of the profile share."""
     from transformers import AutoTokenizer
@@ -154,7 +162,7 @@ def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
 def document_tokens(profile: Profile, split: Split, tokenizer: Path = TOKENIZER) -> list[Int[ndarray, " n"]]:
     """Token ids of every document of the shipped text, without BOS; cached. `tokenizer` is a folder."""
     file = tokenizer / "tokenizer.json"
-    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file)}
+    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file), "held_out": HELD_OUT}
     folder = Store(profile.cache_dir).get("corpus", key, functools.partial(_tokenize_documents, file))
     lengths = np.load(folder / f"{split}_lengths.npy")
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
@@ -178,9 +186,8 @@ def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
 
 def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None) -> Blocks:
     """OpenWebText's first blocks, kept, so that the text is read once."""
-    tokenizer = hashlib.sha256((_tokenizer_folder(profile) / "tokenizer.json").read_bytes()).hexdigest()
-    key = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document")}
-    key |= {"tokenizer": tokenizer, "split": split, "n_positions": n_positions}
+    key = {field: value for field, value in text_fields(profile).items() if field != "seed"}  # it is read as it comes
+    key |= {"split": split, "n_positions": n_positions}
 
     def build(folder: Path) -> None:
         documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)

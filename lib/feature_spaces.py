@@ -129,7 +129,8 @@ def _scored(x: ndarray, y: ndarray, runs: int, seed: int) -> list[dict[str, Any]
 
 def _fields(name_a: str, name_b: str, profile: Profile) -> dict[str, Any]:
     both = {"a": pipeline.sae_fields(name_a, profile), "b": pipeline.sae_fields(name_b, profile)}
-    return both | {"mppc_tokens": profile.mppc_tokens}
+    choices = {"top": N_TOP, "lowest": LOWEST, "fewest": FEWEST, "most_for_distances": MOST_FOR_DISTANCES}
+    return both | choices | {"mppc_tokens": profile.mppc_tokens}
 
 
 # ------------------------------------------------------------------------------------------- subspaces
@@ -140,7 +141,7 @@ def subspace_scores(name_a: str, name_b: str, profile: Profile, runs: int = 1_00
 
     Columns: concept, layer_a, layer_b, features_a, features_b, measure, n, score, null_mean, null_95, p. Kept.
     """
-    fields = _fields(name_a, name_b, profile) | {"runs": runs}
+    fields = _fields(name_a, name_b, profile) | {"runs": runs, "concepts": concepts.LISTS[profile.corpus]}
     folder = Store(profile.cache_dir).get("subspaces", fields, partial(_score_subspaces, name_a, name_b, profile, runs))
     return pd.read_parquet(folder / "scores.parquet")
 

@@ -34,7 +34,7 @@ from lib.induction_tables import (  # noqa: F401  (readers of the results find a
 from lib.path_patching import clean_logits
 from lib.pipeline import model_fields
 from lib.profiles import Profile
-from lib.prompts import InductionPrompts, induction_prompts
+from lib.prompts import ROLES, InductionPrompts, induction_prompts
 from lib.store import Store
 
 CORRUPTED = {"B′": "corrupt_b", "A′": "corrupt_a", "random": "random"}
@@ -68,7 +68,8 @@ def head_effects(name: str, profile: Profile) -> pd.DataFrame:
 
 def _kept(kind: str, name: str, profile: Profile, measure) -> pd.DataFrame:
     fields = model_fields(name, profile) | {
-        "samples": profile.circuit_samples, "distances": profile.circuit_distances, "map": map_distance(profile)
+        "samples": profile.circuit_samples, "distances": profile.circuit_distances, "map": map_distance(profile),
+        "roles": ROLES,
     }  # fmt: skip
 
     def make(folder: Path) -> None:

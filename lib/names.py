@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, fl
 
 def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.DataFrame:
     """`task_quality` of several models on one template; kept."""
-    fields = {"template": template, "samples": profile.circuit_samples, "seed": profile.seed}
+    fields = _fields(template, profile)
 
     def measure(name: str, folder: Path) -> None:
         model = models.load(name, profile)
@@ -109,12 +110,18 @@ def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.Data
     return pd.DataFrame(rows, index=pd.Index(list(folders), name="model"))
 
 
+def _fields(template: str, profile: Profile) -> dict[str, Any]:
+    """What prompts depend on beside the model."""
+    words = {"names": NAMES, "identifiers": IDENTIFIERS}
+    return {"template": template, "samples": profile.circuit_samples, "seed": profile.seed} | words
+
+
 # ------------------------------------------------------------------------------------------- Fig. 13
 
 
 def effects_of(name: str, template: str, profile: Profile) -> pd.DataFrame:
     """`input_effects` of a Mamba on one template, as `effects_table`; kept."""
-    fields = {"template": template, "samples": profile.circuit_samples} | model_fields(name, profile)
+    fields = _fields(template, profile) | model_fields(name, profile)
 
     def measure(folder: Path) -> None:
         model = models.load(name, profile)

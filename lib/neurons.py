@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import corpus, models
+from lib import corpus, models, uncertainty
 from lib.activations import batches_of, model_device
 from lib.mppc import dense_max_pairwise_correlations
 from lib.pipeline import Resampled, layers_of, model_fields
@@ -52,7 +52,7 @@ def neuron_mppc(a: str, b: str, profile: Profile) -> dict[str, tuple[pd.DataFram
     Frames have the columns layer, index, mppc, match_layer, match_index.
     """
     fields = {"a": model_fields(a, profile), "b": model_fields(b, profile)}
-    fields |= {"layers": profile.layers, "neuron_tokens": profile.neuron_tokens}
+    fields |= {"layers": profile.layers, "neuron_tokens": profile.neuron_tokens} | uncertainty.constants()
     folder = Store(profile.cache_dir).get("neurons", fields, partial(_compare, a, b, profile), version=2)
     return {
         direction: (

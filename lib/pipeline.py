@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import corpus, models
+from lib import corpus, models, sae_training, uncertainty
 from lib.activations import iterate_activations
 from lib.corpus import Blocks
 from lib.feature_shards import finished_shards
@@ -36,7 +36,6 @@ from lib.uncertainty import bootstrap, document_groups, matched_sums, null_offse
 from lib.workers import Workers, split, workers_of
 
 Resampled = Float32[np.ndarray, "resamples features"]
-TEXT = ("corpus", "context_length", "blocks_per_document", "seed")
 CAPTURE = ("mppc_tokens", "feature_dtype")
 ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 
@@ -63,16 +62,16 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 
 
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
-    """What identifies a model: a digest of its weights where they are local, else its hub id."""
-    weights = Path(models.folder_of(name, profile)) / "model.safetensors"
-    digest = sha256_of(weights) if weights.exists() else None
-    return {"model": name, "weights": digest} | {field: getattr(profile, field) for field in TEXT}
+    """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
+    folder = Path(models.folder_of(name, profile))
+    digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
+    return {"model": name} | digests | corpus.text_fields(profile)
 
 
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What a model's trained SAEs depend on: the key of everything that is made of them."""
     settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
-    return model_fields(name, profile) | settings | {"seeds": seeds_of(name, profile)}
+    return model_fields(name, profile) | settings | sae_training.constants() | {"seeds": seeds_of(name, profile)}
 
 
 def model_quality(name: str, profile: Profile) -> dict[str, float]:
@@ -266,7 +265,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
     They stay on the disk: memory is taken by the parts that are read.
     """
-    fields = _pair_fields(a, b, profile, seed_b)
+    fields = _pair_fields(a, b, profile, seed_b) | uncertainty.constants()
     folder = Store(profile.cache_dir).get("resampled", fields, partial(_resample, a, b, profile, seed_b))
     to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
     return to_b, to_a

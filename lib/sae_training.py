@@ -46,6 +46,11 @@ IN_A_ROW = 32  # steps that one SAE takes before the next one's turn: its weight
 L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
 
 
+def constants() -> dict[str, float]:
+    """What, beside a profile's settings, decides what comes out of a training: part of its artifact's key."""
+    return {"l1_gain": L1_GAIN, "sparse_share": SPARSE_SHARE, "logged_steps": LOGGED_STEPS}
+
+
 @torch.enable_grad()  # whoever asks for an SAE while only evaluating gets it trained all the same
 def train_saes(
     model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: Sequence[int] = (0,),

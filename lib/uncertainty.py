@@ -25,6 +25,11 @@ N_RESAMPLES = 1_000
 ENTRIES_AT_ONCE = 1 << 24  # of both models' features; they take half a gigabyte
 
 
+def constants() -> dict[str, int]:
+    """What decides an interval beside its data and seed: part of its artifact's key."""
+    return {"n_groups": N_GROUPS, "n_resamples": N_RESAMPLES}
+
+
 def null_offset(n_tokens: int, seed: int) -> int:
     """A random shift that is far from none: between a quarter and three quarters of the text."""
     return int(np.random.default_rng(seed).integers(n_tokens // 4, max(n_tokens // 4 + 1, 3 * n_tokens // 4)))

@@ -1,0 +1,113 @@
+"""An artifact's key holds all that decides its bytes: text, tokenizer, weights, constants. Old results meet no new text."""
+
+import lzma
+import shutil
+
+import pytest
+
+from lib import (
+    concepts, corpus, feature_spaces, induction, models, names, neurons, pipeline, prompts, sae_training, sweep,
+    uncertainty,
+)  # fmt: skip
+from lib.store import Store, content_key
+
+
+class Asked(Exception):
+    """The first artifact that a function asks for."""
+
+
+@pytest.fixture
+def key_of(monkeypatch, smoke):
+    """The key of the artifact that a function makes, without making it."""
+    for name in smoke.model_names:
+        models.folder_of(name, smoke)  # built before it is watched what is asked for
+    get = Store.get
+
+    def ask(call, kind):
+        def watched(self, asked, fields, build, version=1):
+            if asked == kind:
+                raise Asked(content_key(fields, version))
+            return get(self, asked, fields, build, version)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "get", watched)
+            with pytest.raises(Asked) as caught:
+                call()
+        return str(caught.value)
+
+    return ask
+
+
+def artifacts(profile):
+    a, b = profile.pythia, profile.mamba
+    return {
+        "corpus": lambda: corpus.document_tokens(profile, "train"),
+        "quality": lambda: pipeline.model_quality(a, profile),
+        "saes": lambda: pipeline.trained_saes(a, profile),
+        "features": lambda: pipeline.features(a, profile),
+        "mppc": lambda: pipeline.mppc(a, b, profile),
+        "resampled": lambda: pipeline.resampled_mppc(a, b, profile),
+        "neurons": lambda: neurons.neuron_mppc(a, b, profile),
+        "sweep": lambda: sweep.sae_trade_off(profile),
+        "by_tokens": lambda: sweep.similarity_by_tokens(profile),
+        "by_l0": lambda: sweep.similarity_by_l0(profile),
+        "paths": lambda: induction.path_effects(b, profile),
+        "heads": lambda: induction.head_effects(a, profile),
+        "names": lambda: names.task_table(names.IOI, [a], profile),
+        "name_effects": lambda: names.effects_of(b, names.IOI, profile),
+        "spaces": lambda: feature_spaces.layer_scores(a, b, profile),
+        "subspaces": lambda: feature_spaces.subspace_scores(a, b, profile),
+    }
+
+
+def keys(profile, key_of):
+    return {kind: key_of(call, kind) for kind, call in artifacts(profile).items()}
+
+
+def changed(before, after):
+    return {kind for kind in before if before[kind] != after[kind]}
+
+
+def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_path, monkeypatch):
+    before = keys(smoke, key_of)
+    assert keys(smoke, key_of) == before
+    other = tmp_path / "other.jsonl.xz"
+    with lzma.open(corpus.DOCUMENTATION) as text, lzma.open(other, "w") as file:
+        file.write(text.read()[:1_000_000].rpartition(b"\n")[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "DOCUMENTATION", other)
+        assert changed(before, keys(smoke, key_of)) == set(before)
+    tokenizer = shutil.copytree(corpus.TOKENIZER, tmp_path / "tokenizer")
+    (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"Ġthe"', '"Ġthx"'))
+    monkeypatch.setattr(corpus, "TOKENIZER", tokenizer)
+    assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
+
+
+FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_l0", "spaces", "subspaces"}
+
+
+@pytest.mark.parametrize(
+    "module, constant, value, made_anew",
+    [
+        (sae_training, "L1_GAIN", 0.02, FROM_SAES),
+        (sae_training, "SPARSE_SHARE", 0.5, FROM_SAES),
+        (sae_training, "LOGGED_STEPS", 100, FROM_SAES),
+        (uncertainty, "N_GROUPS", 50, {"resampled", "neurons"}),
+        (uncertainty, "N_RESAMPLES", 500, {"resampled", "neurons"}),
+        (feature_spaces, "N_TOP", 4, {"spaces", "subspaces"}),
+        (feature_spaces, "LOWEST", 0.2, {"spaces", "subspaces"}),
+        (feature_spaces, "FEWEST", 9, {"spaces", "subspaces"}),
+        (feature_spaces, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
+        (concepts, "LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
+        (names, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
+        (names, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
+        (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
+        (prompts, "ROLES", ("A1", "B1"), {"paths", "heads"}),
+    ],
+)
+def test_a_constant_that_changes_results_is_in_the_key(smoke, key_of, monkeypatch, module, constant, value, made_anew):
+    before = keys(smoke, key_of)
+    for place in (module, induction):  # one module imports the roles by name
+        if hasattr(place, constant):
+            monkeypatch.setattr(place, constant, value)
+    assert changed(before, keys(smoke, key_of)) == made_anew
