@@ -23,6 +23,7 @@ import typer
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -41,7 +42,10 @@ TOKENIZER_SENTENCES = 20_000  # so many that every name in them becomes one toke
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of hidden states, without ever holding all logits: gradients are made on the way."""
+    """Mean cross-entropy of hidden states, without ever holding all logits: gradients are made on the way.
+
+    The last chunk is filled up with rows that do not count, for every new shape has its product compiled anew.
+    """
 
     CHUNK = 512
 
@@ -49,22 +53,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, dtype):
         total, n = 0.0, len(hidden)
         w = weight.detach().to(dtype)
-        g_hidden, g_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        for part in torch.arange(n).split(_ChunkedCrossEntropy.CHUNK):
-            part = slice(int(part[0]), int(part[-1]) + 1)
-            h = hidden[part].detach().to(dtype)
+        missing = -n % _ChunkedCrossEntropy.CHUNK
+        filled, targets = F.pad(hidden.detach(), (0, 0, 0, missing)), F.pad(targets, (0, missing))
+        g_hidden, g_weight = torch.empty_like(filled), torch.zeros_like(weight)
+        for start in range(0, len(filled), _ChunkedCrossEntropy.CHUNK):
+            part = slice(start, start + _ChunkedCrossEntropy.CHUNK)
+            counted = min(_ChunkedCrossEntropy.CHUNK, n - start)
+            h = filled[part].to(dtype)
             logits = (h @ w.T).float()
             logits -= logits.amax(1, keepdim=True)
             right = logits.gather(1, targets[part, None])
             p = logits.exp_()  # in place: one exponential and few passes over the largest array there is
             z = p.sum(1, keepdim=True)
-            total += (z.log() - right).sum()
+            total += (z.log() - right)[:counted].sum()
             p /= z
             p.scatter_add_(1, targets[part, None], torch.full_like(z, -1.0))
+            p[counted:] = 0
             p = p.to(dtype)
             g_hidden[part] = (p @ w).to(g_hidden.dtype)
             g_weight += (p.T @ h).to(g_weight.dtype)
-        ctx.save_for_backward(g_hidden / n, g_weight / n)
+        ctx.save_for_backward(g_hidden[:n] / n, g_weight / n)
         return total / n
 
     @staticmethod
