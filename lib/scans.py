@@ -1,12 +1,15 @@
-"""Mamba's selective scan and RWKV's WKV on the CPU, with gradients.
+"""Mamba's selective scan on the CPU and RWKV's WKV on the CPU and on GPUs, with gradients.
 
 The Hugging Face fallbacks walk over time in Python, one small tensor after the other: fine for a
-demonstration, hours for training. Here the walk is a numba kernel, parallel over the batch and vectorised
-over channels (token-major layout, so channels lie side by side in memory). `install` puts the kernels behind
-the Hugging Face classes; on a GPU those keep their own path.
+demonstration, hours for training. On the CPU the walk is a numba kernel, parallel over the batch and vectorised
+over channels (token-major layout, so channels lie side by side in memory). On a GPU WKV is a scan of log2(time)
+steps over whole tensors; Mamba keeps Hugging Face's path there, which is mamba-ssm's kernel where that is installed.
+`install` puts all this behind the Hugging Face classes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -331,12 +334,60 @@ def wkv(
     return _WKV.apply(time_decay, time_first, key, value)
 
 
+WKVState = list[Float[Tensor, "batch d"]]
+"""Σ exp(k) v and Σ exp(k) over the tokens read, decayed and divided by exp(m), and their m (transformers' order)."""
+
+
+def wkv_by_doubling(
+    time_decay: Float[Tensor, " d"],
+    time_first: Float[Tensor, " d"],
+    key: Float[Tensor, "batch time d"],
+    value: Float[Tensor, "batch time d"],
+    state: Sequence[Float[Tensor, "batch d"]] | None = None,
+) -> tuple[Float[Tensor, "batch time d"], WKVState]:
+    """`wkv` on any device, and the state after the last token, in log2(time) steps instead of a walk over time.
+
+    Each place starts as the sums of its own token. A step adds the sums that end `reach` places earlier, decayed by
+    so many tokens, and doubles the reach, until all places hold the sums of all tokens before them. The sums are
+    divided by exp of their greatest exponent, as in the walk, so that no key is too large. `state` is what an earlier
+    text left behind. Computed in float32; differentiable. Memory: some ten times that of `key`, and as much again for
+    every step where gradients are kept.
+    """
+    w = -torch.exp(time_decay.float())
+    first, k, v = (x.float() for x in (time_first, key, value))
+    nothing = torch.zeros_like(k[:, :1])
+    start = (nothing, nothing, nothing - 1e38) if state is None else (x[:, None].float() for x in state)
+    own = (torch.exp(k - k.detach()) * v, torch.exp(k - k.detach()), k.detach())
+    num, den, top = (torch.cat(pair, dim=1) for pair in zip(start, own))
+    reach = 1
+    while reach < num.shape[1]:
+        added = _add_sums(
+            (num[:, :-reach], den[:, :-reach], top[:, :-reach] + reach * w),
+            (num[:, reach:], den[:, reach:], top[:, reach:]),
+        )
+        num, den, top = (torch.cat([old[:, :reach], new], dim=1) for old, new in zip((num, den, top), added))
+        reach *= 2
+    own = (v, torch.ones_like(v), k + first)
+    numerator, denominator, _ = _add_sums((num[:, :-1], den[:, :-1], top[:, :-1]), own)
+    return numerator / denominator, [x[:, -1] for x in (num, den, top)]
+
+
+def _add_sums(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Two pairs of sums, each divided by exp of its third entry, added; the result is divided by exp of the larger.
+
+    What they are divided by cancels in the end, so no gradient needs to go through its maximum.
+    """
+    (num_a, den_a, top_a), (num_b, den_b, top_b) = a, b
+    top = torch.maximum(top_a, top_b).detach()
+    scale_a, scale_b = torch.exp(top_a - top), torch.exp(top_b - top)
+    return scale_a * num_a + scale_b * num_b, scale_a * den_a + scale_b * den_b, top
+
+
 # --------------------------------------------------------------------------- behind the Hugging Face classes
 
 
 _hf_scan = modeling_mamba.mamba_selective_scan
 _hf_conv = modeling_mamba.causal_conv1d_fn
-_hf_wkv = modeling_rwkv.rwkv_linear_attention
 
 
 def _mamba_selective_scan(u, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **kwargs):
@@ -363,13 +414,19 @@ def _causal_conv1d_fn(x, weight, bias=None, activation=None, **kwargs):
 
 
 def _rwkv_linear_attention(time_decay, time_first, key, value, state=None, return_state=False):
-    if key.device.type != "cpu" or state is not None or return_state:
-        return _hf_wkv(time_decay, time_first, key, value, state=state, return_state=return_state)
-    return wkv(time_decay, time_first, key, value), None
+    if key.device.type == "cpu" and state is None and not return_state:
+        return wkv(time_decay, time_first, key, value), None
+    y, last = wkv_by_doubling(time_decay, time_first, key, value, state)
+    return y.to(key.dtype), last if return_state or state is not None else None
+
+
+def _load_no_kernel(context_length: int) -> None:
+    """In place of transformers' download of a compiled kernel, which it runs unasked where `kernels` is installed."""
 
 
 def install() -> None:
-    """Let Mamba and RWKV of transformers use these kernels on the CPU. Calling it again changes nothing."""
+    """Let Mamba and RWKV of transformers use what is here. Calling it again changes nothing."""
     modeling_mamba.mamba_selective_scan = _mamba_selective_scan
     modeling_mamba.causal_conv1d_fn = _causal_conv1d_fn
     modeling_rwkv.rwkv_linear_attention = _rwkv_linear_attention
+    modeling_rwkv.load_wkv_cuda_kernel = _load_no_kernel

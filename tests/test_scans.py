@@ -49,6 +49,7 @@ def conv_inputs():
 CASES = {
     "selective scan": (scans.selective_scan, reference_scan, scan_inputs),
     "wkv": (scans.wkv, reference_wkv, wkv_inputs),
+    "wkv by doubling": (lambda *inputs: scans.wkv_by_doubling(*inputs)[0], reference_wkv, wkv_inputs),
     "conv": (scans.causal_conv, reference_conv, conv_inputs),
 }
 
@@ -88,9 +89,88 @@ def test_exponential_is_accurate_and_vanishes_for_large_negative_numbers():
     torch.testing.assert_close(y[0, 1].double(), A[:, 0].double().exp(), atol=1e-37, rtol=1e-6)
 
 
-def test_wkv_survives_huge_keys():
-    y = scans.wkv(torch.zeros(8), torch.zeros(8), torch.full((1, 20, 8), 300.0), torch.ones(1, 20, 8))
+WKV = [scans.wkv, lambda *inputs: scans.wkv_by_doubling(*inputs)[0]]
+
+
+@pytest.mark.parametrize("wkv", WKV)
+def test_wkv_survives_huge_keys(wkv):
+    y = wkv(torch.zeros(8), torch.zeros(8), torch.full((1, 20, 8), 300.0), torch.ones(1, 20, 8))
     torch.testing.assert_close(y, torch.ones(1, 20, 8))
+
+
+def walk_in_float64(time_decay, time_first, k, v):
+    """The definition as in transformers, with the greatest exponent taken out, for keys whose exp is no float64."""
+    w, num, den, top, out = -time_decay.exp(), 0, 0, torch.full_like(k[:, 0], -1e38), []
+    for key, value in zip(k.unbind(1), v.unbind(1), strict=True):
+        m = torch.maximum(top, key + time_first)
+        old, new = torch.exp(top - m), torch.exp(key + time_first - m)
+        out.append((old * num + new * value) / (old * den + new))
+        m = torch.maximum(top + w, key)
+        old, new = torch.exp(top + w - m), torch.exp(key - m)
+        num, den, top = old * num + new * value, old * den + new, m
+    return torch.stack(out, 1)
+
+
+def long_wkv_inputs(decay, size, time=1_024):
+    generator = torch.Generator().manual_seed(2)
+    k, v = torch.randn(2, 2, time, 16, generator=generator)
+    return torch.full((16,), decay), torch.randn(16, generator=generator), size * k, v
+
+
+@pytest.mark.parametrize("decay, size, time", [
+    (-20.0, 1.0, 1_024), (-6.0, 30.0, 1_023), (0.0, 1.0, 1_024), (0.0, 1_000.0, 1_024), (-6.0, 1_000.0, 1_024),
+    (20.0, 30.0, 1_025), (-20.0, 30.0, 2), (5.0, 1_000.0, 3),
+])  # fmt: skip
+def test_wkv_of_long_texts_and_extreme_keys(decay, size, time):
+    """From no forgetting at all to nothing but forgetting; float32 rounds exponents in proportion to their size."""
+    ours = [x.requires_grad_() for x in long_wkv_inputs(decay, size, time)]
+    theirs = [x.detach().double().requires_grad_() for x in ours]
+    expected = walk_in_float64(*theirs)
+    walked, doubled = (wkv(*ours) for wkv in WKV)
+    assert (walked - expected).abs().max() < 1e-4
+    assert (doubled - expected).abs().max() < 1e-6 * max(10, size)
+    doubled.square().sum().backward()
+    expected.square().sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.grad - b.grad).abs().max() < 1e-6 * max(10, size) * max(0.1, b.grad.abs().max())
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_state_goes_on_as_transformers_does(size):
+    decay, first, k, v = long_wkv_inputs(-3.0, size, 50)
+    theirs, their_state = modeling_rwkv.rwkv_linear_attention_cpu(decay, first, k, v, return_state=True)
+    y, state = scans._rwkv_linear_attention(decay, first, k[:, :30], v[:, :30], return_state=True)
+    rest, state = scans._rwkv_linear_attention(decay, first, k[:, 30:], v[:, 30:], state)
+    torch.testing.assert_close(torch.cat([y, rest], 1), theirs, atol=1e-5, rtol=1e-5)
+    for ours, expected in zip(state, their_state, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_on_a_gpu_takes_the_doubling_and_no_walk_over_time(monkeypatch):
+    """The device `meta` has shapes and no values; as on a GPU, a walk over time would call for each token."""
+    calls = []
+    doubling = scans.wkv_by_doubling
+    monkeypatch.setattr(scans, "wkv_by_doubling", lambda *inputs: calls.append(inputs[2].shape) or doubling(*inputs))
+    scans.install()
+    model = rwkv().to("meta")
+    with torch.profiler.profile() as profile:
+        logits = model(torch.zeros(2, 1_024, dtype=torch.long, device="meta")).logits
+    assert logits.shape == (2, 1_024, 99) and logits.device.type == "meta"
+    assert calls == [(2, 1_024, 32)] * 3
+    assert sum(event.count for event in profile.key_averages()) < 10_000  # the walk: more than 400,000
+
+
+def test_no_kernel_is_downloaded_where_there_is_a_gpu(monkeypatch):
+    """transformers fetches compiled code at the first model where ninja, kernels and a GPU are there."""
+    from transformers.integrations import hub_kernels
+
+    fetched = []
+    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *name, **_: fetched.append(name))
+    for there in ("is_ninja_available", "is_torch_cuda_available", "is_kernels_available"):
+        monkeypatch.setattr(modeling_rwkv, there, lambda: True)
+    scans.install()
+    rwkv()
+    assert not fetched and modeling_rwkv.rwkv_cuda_kernel is None
 
 
 def test_a_width_that_the_scan_cannot_take_is_named():
@@ -122,7 +202,8 @@ def test_hugging_face_models_give_the_same_logits_and_gradients_with_the_kernels
             (modeling_rwkv, "rwkv_linear_attention", scans._rwkv_linear_attention),
         ):
             theirs = {"mamba_selective_scan": scans._hf_scan, "causal_conv1d_fn": scans._hf_conv}
-            monkeypatch.setattr(module, name, ours if installed else theirs.get(name, scans._hf_wkv))
+            walk = modeling_rwkv.rwkv_linear_attention_cpu
+            monkeypatch.setattr(module, name, ours if installed else theirs.get(name, walk))
         model.zero_grad()
         logits = model(tokens).logits
         (logits * weight).sum().backward()
