@@ -108,7 +108,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path = TOKENIZER) -> None:
 def text_fields(profile: Profile) -> dict[str, Any]:
     """What identifies the text that a profile reads: which one, its digest, its tokenizer's, and how it is divided."""
     digest = sha256_of(DOCUMENTATION) if profile.corpus == "docstrings" else None
-    tokenizer = sha256_of(_tokenizer_folder(profile) / "tokenizer.json")
+    tokenizer = sha256_of(tokenizer_folder(profile) / "tokenizer.json")
     cut = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document", "seed")}
     return cut | {"text": digest, "tokenizer": tokenizer, "held_out": HELD_OUT}
 
@@ -117,14 +117,20 @@ def load_tokenizer(profile: Profile):
     """The tokenizer that all models of the profile share."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(_tokenizer_folder(profile))
+    return AutoTokenizer.from_pretrained(tokenizer_folder(profile))
 
 
-def _tokenizer_folder(profile: Profile) -> Path:
+def tokenizer_folder(profile: Profile) -> Path:
+    """Where the tokenizer that cuts the profile's text lies. Raises `ModelNotFound`."""
     if profile.corpus == "docstrings":
         return TOKENIZER
     places = (DATA / "models" / profile.pythia, Path(profile.pythia))
     return next((p for p in places if p.is_dir()), None) or hub.fetch_model(profile.pythia, ("tokenizer.json",))
+
+
+def tokenizer_name(profile: Profile) -> str:
+    """What that tokenizer is called."""
+    return "data/models/tokenizer" if profile.corpus == "docstrings" else f"the tokenizer of {profile.pythia}"
 
 
 def blocks_of(

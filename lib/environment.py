@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 
 from lib import corpus, hub, models, needs, plan, recipes
-from lib.profiles import HOME, Profile
+from lib.profiles import HOME, Profile, ProfileError
 from lib.safe_weights import read_header
 
 ADD_ONS = {  # import name → how it is installed, what it is for
@@ -24,7 +24,7 @@ ADD_ONS = {  # import name → how it is installed, what it is for
 
 def check(profile: Profile) -> list[str]:
     """One line per thing that the profile needs ([ok], [missing]) or could use ([ok], [optional]), with what to do."""
-    lines = (_python, _packages, _text, _models, _processor, _gpu, _room, _folders, _add_ons, _browser)
+    lines = (_python, _packages, _text, _models, _tokenizers, _processor, _gpu, _room, _folders, _add_ons, _browser)
     return [line for group in lines for line in group(profile)]
 
 
@@ -69,6 +69,20 @@ def _models(profile: Profile) -> Iterator[str]:
             yield f"[ok] model {name}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
         else:
             yield _shipped(name)
+
+
+def _tokenizers(profile: Profile) -> Iterator[str]:
+    """Of the models that are here and were trained; nothing is fetched."""
+    remote = [name for name in models.hub_names(profile) if hub.cached_model(name) is None]
+    if profile.corpus != "docstrings" and profile.pythia in remote:
+        return  # it cuts the text
+    for name in dict.fromkeys(profile.model_names):
+        if name in remote or not models.is_available(name) or models.has_random_weights(name, profile):
+            continue
+        try:
+            models.require_tokenizer(name, profile)
+        except ProfileError as error:
+            yield f"[missing] a tokenizer for both: {error}"
 
 
 def _shipped(name: str) -> str:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lib import hub, recipes, scans
-from lib.corpus import Blocks
+from lib import hub, recipes, scans, tokenizer_identity
+from lib.corpus import Blocks, load_tokenizer
 from lib.hub import ModelNotFound
 from lib.profiles import Profile
 from lib.safe_weights import check_file, check_values
@@ -60,7 +60,7 @@ def folder_of(name: str, profile: Profile) -> str:
 
     Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere.
     """
-    if name.startswith("smoke-") or profile.models == "random":
+    if has_random_weights(name, profile):
         return str(_random_folder(name, profile))
     if (recipes.MODELS / name / "config.json").exists():
         return str(recipes.MODELS / name)
@@ -77,6 +77,20 @@ def hub_names(profile: Profile) -> list[str]:
         return []
     names = dict.fromkeys(profile.model_names)
     return [name for name in names if name not in recipes.RECIPES and not any(map(Path.is_dir, (recipes.MODELS / name, Path(name))))]
+
+
+def has_random_weights(name: str, profile: Profile) -> bool:
+    """Whether a model is built on the spot; it was trained on no text, so any tokenizer is as good as another."""
+    return name.startswith("smoke-") or profile.models == "random"
+
+
+def require_tokenizer(name: str, profile: Profile) -> None:
+    """Raise `TokenizerError`, in one sentence that names both, where a model's own tokenizer does not cut the text.
+
+    Raises `ModelNotFound` where the model, or the Transformer whose tokenizer it is, is nowhere.
+    """
+    if not has_random_weights(name, profile):
+        tokenizer_identity.require_same(name, Path(folder_of(name, profile)), profile)
 
 
 def _random_folder(name: str, profile: Profile) -> Path:
@@ -96,9 +110,11 @@ def is_available(name: str) -> bool:
 def load(name: str, profile: Profile) -> TransformerBridge:
     """A model by its name in data/models, a folder, or a hub id; float32, raw weights, in evaluation mode.
 
-    Raises `ModelNotFound`, in one sentence, if there is no such model, the hub cannot be reached, or the files are not
-    those of a sound model: a pickle in place of safetensors, wrong shapes or sizes, NaN, code of its own.
+    Its tokenizer is the one that cuts the text. Raises `TokenizerError` where its own is another, and `ModelNotFound`,
+    in one sentence, if there is no such model, the hub cannot be reached, or the files are not those of a sound model:
+    a pickle in place of safetensors, wrong shapes or sizes, NaN, code of its own.
     """
+    require_tokenizer(name, profile)
     scans.install()
     for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -106,7 +122,9 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     folder = folder_of(name, profile)
     try:
         source = _load_checked(Path(folder)).to(device_of(profile))
-        model = TransformerBridge.boot_transformers(folder, device=device_of(profile), dtype=torch.float32, hf_model=source)
+        model = TransformerBridge.boot_transformers(
+            folder, device=device_of(profile), dtype=torch.float32, hf_model=source, tokenizer=load_tokenizer(profile)
+        )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelNotFound(f"cannot load {name}: {reason}") from None

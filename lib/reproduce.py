@@ -72,6 +72,7 @@ def main(
             return show_plan(size)
         check_room(size)
         check_hub(size)
+        check_tokenizers(size)
         if size.ray:
             from lib import cluster  # only where it is used: Ray is an optional install
 
@@ -201,6 +202,17 @@ def check_hub(profile: Profile) -> None:
     try:
         for name in names:
             hub.fetch_model(name)
+    except hub.ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+
+
+def check_tokenizers(profile: Profile) -> None:
+    """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
+    from lib import hub, models  # heavy
+
+    try:
+        for name in dict.fromkeys(profile.model_names):
+            models.require_tokenizer(name, profile)
     except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
 

@@ -1,5 +1,6 @@
 """The environment check says what is there, what is missing, and what to do; its exit code is that of the command."""
 
+import json
 import shutil
 
 import psutil
@@ -48,6 +49,14 @@ def test_a_shipped_model_that_was_cut_short_is_named(monkeypatch, tmp_path, smok
     monkeypatch.setattr(recipes, "MODELS", tmp_path / "models")
     line = line_of(environment.check(smoke.model_copy(update={"rwkv": "mini-rwkv"})), "mini-rwkv")
     assert line.startswith("[missing]") and "model.safetensors" in line and "python -m lib.zoo mini-rwkv" in line
+
+
+def test_a_model_with_another_tokenizer_is_named(tmp_path, smoke):
+    other = shutil.copytree(recipes.MODELS / "mini-rwkv", tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps(content | {"normalizer": {"type": "NFKC"}}))
+    line = line_of(environment.check(smoke.model_copy(update={"rwkv": str(other)})), "tokenizer for both")
+    assert line.startswith("[missing]") and str(other) in line and "they differ in their normalizer" in line
 
 
 @pytest.mark.parametrize("lines, code", [(["[ok] a", "[optional] b: c"], 0), (["[ok] a", "[missing] b: c"], 1)])

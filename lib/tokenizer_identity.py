@@ -1,0 +1,122 @@
+"""Whether a model was trained with the tokenizer that cuts the text: token ids mean nothing to it otherwise.
+
+Two tokenizers are one if they give every text the same ids. So the vocabulary (added and special tokens included),
+the merges, the model's other settings, the normalizer and the pre-tokenizer are compared, as the `tokenizers` library
+reads them; that library also reads older files. Names, the order of entries, padding, truncation, decoders and what is
+put around a text do not count. Additional tokens do count, however harmless they look: one for a run of spaces changes
+the ids of indented text, and fine-tuned models have special tokens (`assistant`) that stand in any text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+from lib import corpus
+from lib.profiles import Profile, ProfileError
+from lib.store import sha256_of
+
+log = logging.getLogger("workbook.tokenizers")
+
+FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+"""What a tokenizer is read from; of several, the first."""
+
+
+class TokenizerError(ProfileError):
+    """A model's tokenizer is not the one that cuts the text, or cannot be read."""
+
+
+def require_same(name: str, folder: Path, profile: Profile) -> None:
+    """Raise `TokenizerError`, in one sentence that names both, where the model's own tokenizer does not cut the text.
+
+    A folder without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
+    configuration has room for the text's ids.
+    """
+    own, cutter, label = _files(folder), _files(corpus.tokenizer_folder(profile)), corpus.tokenizer_name(profile)
+    if [path.name for path, _ in cutter] != ["tokenizer.json"]:
+        raise TokenizerError(f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one.")
+    if not own:
+        room = json.loads((folder / "config.json").read_text())["vocab_size"]
+        _allow_without(name, room, label, _read(cutter).get_vocab_size())
+    elif found := _difference(own, cutter):
+        raise TokenizerError(
+            f"the text is cut by {label}, and the tokenizer of {name} is another ({found}): two tokenizers cannot be "
+            f"paired yet, so choose a model that was trained with the first."
+        )
+
+
+@functools.cache
+def _allow_without(name: str, room: int, label: str, n_tokens: int) -> None:
+    if room < n_tokens:
+        raise TokenizerError(
+            f"the text is cut by {label}, which has {n_tokens} tokens, and {name} brings no tokenizer and knows {room} "
+            f"tokens: choose a model that was trained with the first."
+        )
+    log.warning("%s brings no tokenizer: it is taken to have been trained with %s, which cuts the text.", name, label)
+
+
+def difference(a: Tokenizer, b: Tokenizer) -> str | None:
+    """The first thing in which two tokenizers differ, in a few words, or None where they give the same ids."""
+    own, other = _behaviour(a), _behaviour(b)
+    tokens = {token for token, _ in own["vocabulary"].items() ^ other["vocabulary"].items()}
+    if tokens:
+        return f"{len(tokens)} tokens are in one of them only or have other ids, {min(tokens)!r} among them"
+    return next((f"they differ in their {part}" for part in own if own[part] != other[part]), None)
+
+
+def _behaviour(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the ids depend on; `trim_offsets` changes only which characters a token is said to come from."""
+    parts = json.loads(tokenizer.to_str(), object_hook=lambda d: {k: v for k, v in d.items() if k != "trim_offsets"})
+    vocabulary, model = tokenizer.get_vocab(with_added_tokens=True), parts["model"]
+    if isinstance(model["vocab"], Mapping):  # else it holds scores, too
+        del model["vocab"]
+    if set(ByteLevel.alphabet()) <= vocabulary.keys():  # then nothing is unknown
+        model = {key: value for key, value in model.items() if key not in ("unk_token", "fuse_unk")}
+    added = {token["content"]: [token[key] for key in ("single_word", "lstrip", "rstrip")] for token in parts["added_tokens"]}
+    return {
+        "vocabulary": vocabulary, "added tokens": added, "normalizer": parts["normalizer"],
+        "pre-tokenizer": parts["pre_tokenizer"], "merges": model.pop("merges", None),
+        "model": {key: value or None for key, value in model.items()},
+    }  # fmt: skip
+
+
+Files = tuple[tuple[Path, str], ...]
+"""Files with their digests."""
+
+
+def _files(folder: Path) -> Files:
+    """What the folder's tokenizer is read from; nothing where it has none."""
+    complete = (names for names in FILES if all((folder / name).is_file() for name in names))
+    return tuple((folder / name, sha256_of(folder / name)) for name in next(complete, ()))
+
+
+def _difference(own: Files, other: Files) -> str | None:
+    if [digest for _, digest in own] == [digest for _, digest in other]:
+        return None
+    return _compared(own, other)
+
+
+@functools.cache
+def _compared(own: Files, other: Files) -> str | None:
+    return difference(_read(own), _read(other))
+
+
+@functools.cache
+def _read(files: Files) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    path = files[0][0]
+    try:
+        if path.name == "tokenizer.json":
+            return Tokenizer.from_file(str(path))
+        return AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False).backend_tokenizer
+    except Exception as error:  # the library knows no narrower one
+        reason = str(error).strip().splitlines()[0]
+        raise TokenizerError(f"the tokenizer {path} cannot be read: {reason}.") from None

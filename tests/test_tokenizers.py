@@ -1,0 +1,169 @@
+"""A model is read with the tokenizer it was trained with, or it is refused by name before anything runs."""
+
+import json
+import shutil
+
+import pytest
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from lib import corpus, environment, models, recipes, reproduce, tokenizer_identity
+from lib.profiles import get_profile
+from lib.tokenizer_identity import TokenizerError, difference
+
+FILE = corpus.TOKENIZER / "tokenizer.json"
+
+
+def changed(change):
+    """The shipped tokenizer after `change` of what its file says."""
+    content = json.loads(FILE.read_text())
+    change(content)
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def as_an_older_library_wrote_it(content):
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    content["model"] = {key: content["model"][key] for key in ("vocab", "merges", "type", "dropout", "unk_token")}
+    del content["pre_tokenizer"]["use_regex"]
+
+
+def with_other_surroundings(content):
+    content["model"]["vocab"] = dict(sorted(content["model"]["vocab"].items()))
+    content["model"] |= {"continuing_subword_prefix": "", "unk_token": "<|endoftext|>"}
+    content |= {"post_processor": None, "decoder": None, "truncation": None}
+    content["padding"] = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1,
+                          "pad_type_id": 0, "pad_token": "<|padding|>"}  # fmt: skip
+    content["pre_tokenizer"]["trim_offsets"] = False
+
+
+@pytest.mark.parametrize("change", [as_an_older_library_wrote_it, with_other_surroundings])
+def test_what_changes_no_id_is_no_difference(change):
+    shipped, other = Tokenizer.from_file(str(FILE)), changed(change)
+    assert difference(shipped, other) is difference(other, shipped) is None
+    text = "def f(x):\n        return 'naïve <|endoftext|> ﬁ'"
+    assert shipped.encode(text).ids == other.encode(text).ids
+
+
+def swapped(content):
+    vocabulary = content["model"]["vocab"]
+    vocabulary["Ġthe"], vocabulary["Ġof"] = vocabulary["Ġof"], vocabulary["Ġthe"]
+
+
+def other_order_of_merges(content):
+    merges = content["model"]["merges"]
+    merges[0], merges[5] = merges[5], merges[0]
+
+
+def token(content, text, **settings):
+    about = {"id": 4096, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    content["added_tokens"].append(about | settings)
+
+
+@pytest.mark.parametrize("change, said", [
+    (swapped, "2 tokens are in one of them only or have other ids, 'Ġof' among them"),
+    (lambda content: token(content, " " * 24), f"1 tokens are in one of them only or have other ids, {' ' * 24!r} among them"),
+    (lambda content: token(content, "assistant", special=True), "1 tokens are in one .* 'assistant' among them"),
+    (other_order_of_merges, "they differ in their merges"),
+    (lambda content: content.update(normalizer={"type": "NFKC"}), "they differ in their normalizer"),
+    (lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "they differ in their pre-tokenizer"),
+    (lambda content: content["added_tokens"].pop(), "they differ in their added tokens"),
+    (lambda content: content["added_tokens"][0].update(lstrip=True), "they differ in their added tokens"),
+    (lambda content: content["model"].update(ignore_merges=True), "they differ in their model"),
+])  # fmt: skip
+def test_what_changes_ids_is_a_difference_whatever_the_name(change, said):
+    found = difference(Tokenizer.from_file(str(FILE)), changed(change))
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError(found)
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A copy of mini-mamba, whose tokenizer a test may change."""
+    return shutil.copytree(recipes.MODELS / "mini-mamba", tmp_path / "stranger")
+
+
+@pytest.fixture
+def other(stranger):
+    """The same model, trained with another tokenizer, as a fine-tuned model's."""
+    corpus.train_tokenizer(["a tokenizer of few words, and of none of the others'"], stranger)
+    return stranger
+
+
+MINI = get_profile("mini", device="cpu")
+
+
+def test_a_model_with_another_tokenizer_is_not_loaded(other):
+    with pytest.raises(TokenizerError) as caught:
+        models.load(str(other), MINI)
+    said = str(caught.value)
+    assert said.startswith(f"the text is cut by data/models/tokenizer, and the tokenizer of {other} is another (3")
+    assert said.count(".") == str(other).count(".") + 1 and "choose a model that was trained with the first" in said
+
+
+def test_it_is_refused_before_anything_runs(other, tmp_path):
+    options = ["--set", f"cache_dir={tmp_path / 'cache'}", "--set", f"mamba={other}", "--set", "device=cpu"]
+    result = CliRunner().invoke(reproduce.app, options)
+    assert result.exit_code == 2
+    assert f"cut by data/models/tokenizer, and the tokenizer of {other} is another" in result.output.splitlines()[-1]
+    [line] = environment._tokenizers(get_profile("mini", mamba=str(other)))
+    assert line.startswith("[missing] a tokenizer for both: the text is cut by data/models/tokenizer, and the")
+
+
+def test_of_another_text_it_is_the_transformer_s_that_cuts(other, stranger):
+    """Two models that share a tokenizer go together, whichever it is."""
+    profile = get_profile("laptop", pythia=str(other), mamba=str(other), rwkv="mini-rwkv")
+    models.require_tokenizer(str(other), profile)
+    with pytest.raises(TokenizerError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"):
+        models.require_tokenizer("mini-rwkv", profile)
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match="which has no tokenizer.json: choose a model that has one"):
+        models.require_tokenizer(str(other), profile)
+
+
+def as_two_files(folder, settings, vocabulary=lambda v: v):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary(content["model"]["vocab"])))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in content["model"]["merges"]))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+SETTINGS = dict(tokenizer_class="GPT2Tokenizer", pad_token="<|padding|>") | dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+
+
+def test_vocabulary_and_merges_in_two_files_are_a_tokenizer_too(stranger):
+    as_two_files(stranger, SETTINGS)
+    models.require_tokenizer(str(stranger), MINI)
+    (stranger / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(TokenizerError, match="they differ in their merges"):
+        models.require_tokenizer(str(stranger), MINI)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(stranger):
+    (stranger / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=f"the tokenizer {stranger}/tokenizer.json cannot be read: "):
+        models.require_tokenizer(str(stranger), MINI)
+
+
+def test_a_model_without_a_tokenizer_is_taken_at_its_word_and_read_with_the_text_s(stranger, caplog):
+    for file in stranger.glob("tokenizer*"):
+        file.unlink()
+    for _ in range(2):
+        model = models.load(str(stranger), MINI)
+    assert len(model.tokenizer) == corpus.VOCABULARY
+    assert [record.message for record in caplog.records] == [
+        f"{stranger} brings no tokenizer: it is taken to have been trained with data/models/tokenizer, which cuts the text."
+    ]
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
+    tokenizer_identity._allow_without.cache_clear()
+    with pytest.raises(TokenizerError, match=f"4096 tokens, and {stranger} brings no tokenizer and knows 50 tokens"):
+        models.require_tokenizer(str(stranger), MINI)
+
+
+def test_random_weights_were_trained_with_none(smoke):
+    for name in smoke.model_names:
+        models.require_tokenizer(name, smoke)
+    random = get_profile("laptop", models="random", cache_dir=smoke.cache_dir)
+    models.require_tokenizer(random.mamba, random)
+    assert not list(smoke.cache_dir.glob("mamba-130m*"))  # it is not even built for this
