@@ -16,10 +16,7 @@ from lib.scans import final_state
 
 def architecture_of(model: TransformerBridge) -> Architecture:
     """The model's architecture. Raises `ValueError` for one that is not known."""
-    kind = models.architecture(model)
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"no path patching for a {kind}; known: {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[kind](model)
+    return ARCHITECTURES[models.architecture(model)](model)
 
 
 # --------------------------------------------------------------------------------------------- Mamba

@@ -114,7 +114,6 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     in one sentence, if there is no such model, the hub cannot be reached, or the files are not those of a sound model:
     a pickle in place of safetensors, wrong shapes or sizes, NaN, code of its own.
     """
-    require_tokenizer(name, profile)
     scans.install()
     for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -128,6 +127,7 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelNotFound(f"cannot load {name}: {reason}") from None
+    require_tokenizer(name, profile)
     model.cfg.model_name = name  # what it was asked for by, not the folder on this machine
     model.original_model.config.use_cache = False  # whole sequences only; a cache would keep Mamba off its hooks
     return model.eval()
@@ -137,7 +137,7 @@ def _load_checked(folder: Path) -> PreTrainedModel:
     """The Hugging Face model of a folder, float32, after what its files hold was compared with its config.json."""
     config = AutoConfig.from_pretrained(folder, output_attentions=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
-        raise ValueError(f"{folder} holds a {config.model_type}; the workbook knows {', '.join(ARCHITECTURES)}.")
+        raise ValueError(unknown_family(str(folder), config.model_type))
     with torch.device("meta"):
         expected = AutoModelForCausalLM.from_config(config).state_dict()
     weights = folder / hub.WEIGHTS
@@ -157,8 +157,16 @@ def _load_checked(folder: Path) -> PreTrainedModel:
 
 
 def architecture(model: TransformerBridge) -> str:
-    """gpt_neox, mamba or rwkv."""
-    return model.original_model.config.model_type
+    """gpt_neox, mamba or rwkv. Raises `ValueError` for a model of another family, whose parts are not known."""
+    kind = model.original_model.config.model_type
+    if kind not in ARCHITECTURES:
+        raise ValueError(unknown_family(model.cfg.model_name, kind))
+    return kind
+
+
+def unknown_family(name: str, kind: str) -> str:
+    """The sentence that refuses a model of a family that is none of `ARCHITECTURES`."""
+    return f"{name} is a {kind}; the workbook knows {', '.join(ARCHITECTURES)}."
 
 
 # ------------------------------------------------------------------------------- one vocabulary for the parts
@@ -181,22 +189,30 @@ def neurons(model: TransformerBridge, layer: int) -> Neurons:
     """The neurons of a layer (W §4.3.1).
 
     Pythia: MLP after its activation. Mamba: SSM input after conv and SiLU, then SiLU(gate). RWKV: channel-mix
-    after the squared ReLU.
+    after the squared ReLU. Raises `ValueError` for a model of another family.
     """
-    block = f"blocks.{layer}"
-    kind = architecture(model)
-    if kind == "mamba":
-        return _mamba_neurons(f"{block}.mixer.x_proj.hook_in", f"{block}.mixer.in_proj.hook_out")
-    hook = f"{block}.mlp.out.hook_in" if kind == "gpt_neox" else f"{block}.channel_mix.out.hook_in"
+    return _NEURONS[architecture(model)](f"blocks.{layer}")
+
+
+def _read_one(hook: str) -> Neurons:
     return Neurons((hook,), lambda cache: cache[hook])
 
 
-def _mamba_neurons(ssm_input: str, in_proj: str) -> Neurons:
+def _mamba_neurons(block: str) -> Neurons:
+    ssm_input, in_proj = f"{block}.mixer.x_proj.hook_in", f"{block}.mixer.in_proj.hook_out"
+
     def read(cache: dict[str, Tensor]) -> Tensor:
         gate = cache[in_proj].chunk(2, dim=-1)[1]
         return torch.cat([cache[ssm_input], F.silu(gate)], dim=-1)
 
     return Neurons((ssm_input, in_proj), read)
+
+
+_NEURONS: dict[str, Callable[[str], Neurons]] = {
+    "gpt_neox": lambda block: _read_one(f"{block}.mlp.out.hook_in"),
+    "mamba": _mamba_neurons,
+    "rwkv": lambda block: _read_one(f"{block}.channel_mix.out.hook_in"),
+}
 
 
 def n_layers(model: TransformerBridge) -> int:

@@ -49,14 +49,20 @@ def shape_of(name: str, profile: Profile) -> Shape:
 
 
 def config_of(name: str, profile: Profile) -> PretrainedConfig:
-    """The Hugging Face configuration of a model; see `models.folder_of` for names. Raises `ModelNotFound`."""
+    """The Hugging Face configuration of a model; see `models.folder_of` for names.
+
+    Raises `ModelNotFound` where there is none, or one of an unknown family.
+    """
     recipe = recipes.recipe_of(name)
     if recipe:
         return recipes.config_of(recipe)
     try:
-        return AutoConfig.from_pretrained(models.folder_of(name, profile))
+        config = AutoConfig.from_pretrained(models.folder_of(name, profile))
     except (OSError, ValueError) as error:
         raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
+    if config.model_type not in models.ARCHITECTURES:
+        raise models.ModelNotFound(models.unknown_family(name, config.model_type))
+    return config
 
 
 @functools.cache

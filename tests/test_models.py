@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from lib import corpus, models
+from lib import architectures, corpus, models, sizes
 
 ROLES = ("pythia", "mamba", "rwkv")
 
@@ -64,6 +65,25 @@ def test_neurons_explain_what_the_layer_adds(role, loaded, tokens):
     torch.testing.assert_close(weights(neurons), after, atol=1e-5, rtol=1e-5)
     if role == "rwkv":
         assert (neurons >= 0).all()
+
+
+def test_an_unknown_family_is_refused_wherever_its_parts_are_asked_for(tmp_path, smoke):
+    """A GPT-2, sound in itself; nothing of it may be taken for another family's."""
+    source = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    source.save_pretrained(tmp_path)
+    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=source, tokenizer=corpus.load_tokenizer(smoke))
+    assert model(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 50)
+    said = "is a gpt2; the workbook knows gpt_neox, mamba, rwkv"
+    for ask in (models.architecture, architectures.architecture_of, lambda model: models.neurons(model, 0)):
+        with pytest.raises(ValueError, match=said):
+            ask(model)
+    for ask in (models.load, sizes.config_of, sizes.shape_of):
+        with pytest.raises(models.ModelNotFound, match=f"{tmp_path} {said}"):
+            ask(str(tmp_path), smoke)
+
+
+def test_every_known_family_has_its_parts():
+    assert set(models.ARCHITECTURES) == set(models._NEURONS) == set(architectures.ARCHITECTURES)
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):

@@ -137,7 +137,7 @@ def with_code(folder):
         (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "is damaged"),
         (only_a_pickle, "pickled weights are not opened"),
         (with_code, "cannot load"),
-        (lambda f: set_config(f, model_type="gpt2"), "holds a gpt2"),
+        (lambda f: set_config(f, model_type="gpt2"), "is a gpt2; the workbook knows"),
         (lambda f: (f / "config.json").write_text("{"), "cannot load"),
     ],
 )
