@@ -62,16 +62,16 @@ class Blocks:
         """How many positions count."""
         return int(self.mask.sum())
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the tokens and of the positions that count: models read the same where it is the same."""
+        arrays = (np.array(self.tokens.shape), self.tokens, self.mask)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array, np.int64) for array in arrays)).hexdigest()
+
     def take(self, n_positions: int) -> Blocks:
         """The first blocks that together hold `n_positions` counted positions, or all if there are fewer."""
         enough = int(np.searchsorted(np.cumsum(self.mask.sum(1)), n_positions)) + 1
         return self[:enough]
-
-
-def require_same_mask(a: Blocks, b: Blocks) -> None:
-    """Correlations pair tokens by position: raise ValueError unless both models read and count the same."""
-    if a.mask.shape != b.mask.shape or not (a.mask == b.mask).all() or not (a.tokens == b.tokens).all():
-        raise ValueError("the two models read different tokens or count different positions: nothing can be paired.")
 
 
 # ------------------------------------------------------------------------------------------ documentation

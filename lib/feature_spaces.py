@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,8 @@ def _pairs_within(a: FeatureSpace, b: FeatureSpace, layers: tuple[int, int], own
 
 
 def _columns(layer: SparseFeatures, columns: Int[ndarray, " k"]) -> SparseFeatures:
-    return SparseFeatures.from_scipy(scipy.sparse.csr_array(layer.to_scipy()[:, columns]))
+    some = SparseFeatures.from_scipy(scipy.sparse.csr_array(layer.to_scipy()[:, columns]))
+    return replace(some, text=layer.text)
 
 
 # ------------------------------------------------------------------------------------------- geometry

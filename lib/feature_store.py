@@ -24,6 +24,7 @@ from lib.features import SparseFeatures
 
 FORMAT_VERSION = 2
 HEADER = "header.json"
+TEXT = "text.sha256"  # beside the layers: what was read, as `corpus.Blocks.digest`
 
 
 class FeatureWriter:
@@ -135,14 +136,18 @@ class FeatureWriter:
 def read_features(folder: str | Path) -> SparseFeatures:
     """Open one layer's folder, memory-mapped; `verify_features` reads the bytes, this only their number.
 
+    What was read when it was captured is known where the folder above says so.
+
     Raises ValueError, in one sentence, for a folder that is unfinished, truncated or of another version.
     """
     folder = Path(folder)
     (n_tokens, d_sae), nnz, types = _header(folder)
     lengths = zip(ARRAYS, array_lengths(n_tokens, nnz), strict=True)
     arrays = [_map(folder / f"{name}.bin", types[name], length) for name, length in lengths]
+    record = folder.parent / TEXT
+    text = record.read_text() if record.exists() else None
     try:
-        return SparseFeatures(*arrays, (n_tokens, d_sae))
+        return SparseFeatures(*arrays, (n_tokens, d_sae), text)
     except ValueError as error:
         raise ValueError(f"{folder} is damaged, compute the features again: {error}") from None
 

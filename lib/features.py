@@ -23,6 +23,8 @@ class SparseFeatures:
     stored: Float[np.ndarray, "nnz"]
     """The activations as they lie on the disk: float32 or float16."""
     shape: tuple[int, int]
+    text: str | None = None
+    """Digest of what was read when they were captured (`corpus.Blocks.digest`), where that is known."""
 
     def __post_init__(self) -> None:
         dtypes = (self.indptr.dtype, self.indices.dtype, self.stored.dtype)
@@ -66,7 +68,8 @@ class SparseFeatures:
     def head(self, n_tokens: int) -> SparseFeatures:
         """The first `n_tokens` tokens, without a copy."""
         end = self.indptr[n_tokens]
-        return SparseFeatures(self.indptr[: n_tokens + 1], self.indices[:end], self.stored[:end], (n_tokens, self.d_sae))
+        shape = (n_tokens, self.d_sae)
+        return SparseFeatures(self.indptr[: n_tokens + 1], self.indices[:end], self.stored[:end], shape, self.text)
 
     def rows(self, start: int, stop: int) -> SparseFeatures:
         """The tokens from `start` to `stop`; the entries are not copied."""
@@ -77,6 +80,15 @@ class SparseFeatures:
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The same matrix for scipy, which copies the indices into a type of its own."""
         return scipy.sparse.csr_array((self.values, self.indices.astype(np.int32), self.indptr), shape=self.shape)
+
+
+def require_same_text(*texts: str | None) -> None:
+    """Tokens are paired by position: raise `ValueError` where digests of what was read differ; None is not known."""
+    if len({text for text in texts if text is not None}) > 1:
+        raise ValueError(
+            "the two models read different tokens or count different positions, so nothing can be paired: "
+            "compute the features of both on one text."
+        )
 
 
 def rolled(features: SparseFeatures, offset: int) -> SparseFeatures:

@@ -80,11 +80,13 @@ def top_places(features: SparseFeatures, blocks: Blocks, n: int = N_SNIPPETS) ->
     """The `n` places where each feature of a layer fires most, one per document, in one pass over the entries.
 
     `features` are those of `blocks`: a row per counted position, in order. Ties go to the earlier place. Memory: n rows
-    and values per feature. Raises `ValueError` if they have another number of positions, or if a document's blocks do
-    not lie side by side.
+    and values per feature. Raises `ValueError` if they have another number of positions, if they are known to be of
+    another text, or if a document's blocks do not lie side by side.
     """
     if features.n_tokens != blocks.n_positions:
         raise ValueError(f"the features have {features.n_tokens} positions and the text {blocks.n_positions}.")
+    if features.text not in (None, blocks.digest):
+        raise ValueError("the features are those of another text than the one they are to be shown in.")
     if (np.diff(blocks.document) < 0).any():
         raise ValueError("the blocks of a document must lie side by side, documents in order.")
     document = np.repeat(blocks.document, blocks.mask.sum(1)).astype(np.int64)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lib import mppc_gpu
 from lib.background import ahead
-from lib.features import SparseFeatures, rolled
+from lib.features import SparseFeatures, require_same_text, rolled
 from lib.sparse_pearson import best_matches, transpose, varying_features
 
 Sparse = SparseFeatures | scipy.sparse.sparray | scipy.sparse.spmatrix
@@ -78,7 +78,8 @@ def max_pairwise_correlations(
     later, and those that fall off the end first (the null); one layer more of `b` is in memory then.
     On another `device` than the CPU: the same to 1e-6, by `lib.mppc_gpu`; all of `a` and two layers of `b` lie on it.
 
-    Raises ValueError for an empty sequence, differing numbers of tokens, or activations that are not finite.
+    Raises ValueError for an empty sequence, differing numbers of tokens, activations that are not finite, or features
+    that are known to be of different texts.
     """
     _check_tokens(a, b)
     to_b, to_a = _undefined(a), _undefined(b)
@@ -122,6 +123,7 @@ def _check_tokens(a, b) -> None:
         raise ValueError("MPPC needs activations over at least one token.")
     if len(counts) > 1:
         raise ValueError(f"MPPC pairs tokens by position, but the layers have {' and '.join(map(str, counts))} tokens.")
+    require_same_text(*(layer.text for layer in (*a, *b) if isinstance(layer, SparseFeatures)))
 
 
 def _undefined(layers) -> MaxCorrelation:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lib import corpus, models, uncertainty
 from lib.activations import batches_of, model_device
+from lib.corpus import Blocks
 from lib.mppc import dense_max_pairwise_correlations
 from lib.pipeline import Resampled, layers_of, model_fields
 from lib.profiles import Profile
@@ -25,10 +26,11 @@ DIRECTIONS = ("a_to_b", "b_to_a")
 
 
 @torch.no_grad()
-def neuron_activations(name: str, profile: Profile, folder: Path) -> list[Float32[np.memmap, "tokens neurons"]]:
-    """Neurons of every layer over `profile.neuron_tokens` held-out tokens, as arrays on disk; see `models.neurons`."""
+def neuron_activations(
+    name: str, blocks: Blocks, profile: Profile, folder: Path
+) -> list[Float32[np.memmap, "tokens neurons"]]:
+    """Neurons of every layer over the counted tokens of some blocks, as arrays on disk; see `models.neurons`."""
     model = models.load(name, profile)
-    blocks = corpus.load_blocks(profile, "held_out", profile.neuron_tokens)
     layers = layers_of(model, profile)
     arrays: list[np.memmap] = []
     start = 0
@@ -65,11 +67,12 @@ def neuron_mppc(a: str, b: str, profile: Profile) -> dict[str, tuple[pd.DataFram
 
 
 def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
-    group = document_groups(corpus.load_blocks(profile, "held_out", profile.neuron_tokens), profile.seed)
+    blocks = corpus.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
+    group = document_groups(blocks, profile.seed)
     places = [folder / side for side in "ab"]
     for place in places:
         place.mkdir(exist_ok=True)
-    x, y = (neuron_activations(name, profile, place) for name, place in zip((a, b), places))
+    x, y = (neuron_activations(name, blocks, profile, place) for name, place in zip((a, b), places))
     device = models.device_of(profile)
     results = dense_max_pairwise_correlations(x, y, device=device, progress=True)
     for direction, result, own, other in zip(DIRECTIONS, results, (x, y), (y, x)):

@@ -24,8 +24,8 @@ from lib import corpus, models, sae_training, uncertainty
 from lib.activations import iterate_activations
 from lib.corpus import Blocks
 from lib.feature_shards import finished_shards
-from lib.feature_store import FeatureWriter, join_features, layer_folder, open_features
-from lib.features import SparseFeatures, feature_statistics
+from lib.feature_store import TEXT, FeatureWriter, join_features, layer_folder, open_features
+from lib.features import SparseFeatures, feature_statistics, require_same_text
 from lib.mppc_tiles import correlate_in_tiles
 from lib.profiles import Profile, ProfileError
 from lib.sae import SparseAutoencoder, evaluate_saes
@@ -171,7 +171,7 @@ def features_folder(name: str, profile: Profile, seed: int | None = None) -> Pat
     seed = profile.sae_seeds[0] if seed is None else seed
     fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
     build = partial(_encode, name, profile, seed)
-    return Store(profile.cache_dir).get("features", fields, build, version=2)
+    return Store(profile.cache_dir).get("features", fields, build, version=3)
 
 
 def capture_fields(profile: Profile) -> dict[str, Any]:
@@ -202,7 +202,8 @@ def capture_shard(
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     workers = workers_of(profile)
     saes = saes_folder(name, profile)
-    shards = capture_shards(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile)
+    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    shards = capture_shards(text, profile)
     runs = split(range(len(shards)), workers.pieces)
     pieces = {}
     for run in runs:
@@ -213,6 +214,7 @@ def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
         list(parts)
     else:
         join_features(parts, folder)
+    (folder / TEXT).write_text(text.digest)
 
 
 def capture(
@@ -273,7 +275,9 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
 def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
     own, other = features(a, profile), features(b, profile, seed_b)
-    group = document_groups(corpus.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
+    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    require_same_text(own[0].text, other[0].text, text.digest)
+    group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)
     for file, sides, matches in (("a_to_b", (own, other), to_b), ("b_to_a", (other, own), to_a)):
         sums = matched_sums(*sides, matches, group)

@@ -61,7 +61,7 @@ def _sweep(profile: Profile, folder: Path) -> None:
     model = models.load(profile.pythia, profile)
     layer = models.n_layers(model) // 2
     text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
-    x = _held_out(model, layer, profile)
+    x = _read(model, layer, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
     # The profile's own settings stand in every choice: train them once.
     done: dict[Profile, tuple[dict[str, float], list[SparseAutoencoder]]] = {}
     for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
@@ -74,9 +74,8 @@ def _sweep(profile: Profile, folder: Path) -> None:
     pd.DataFrame(rows).to_csv(folder / "sweep.csv", index=False)
 
 
-def _held_out(model, layer: int, profile: Profile) -> Float[Tensor, "tokens d_model"]:
-    """resid_post of one layer over the evaluation text."""
-    blocks = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+def _read(model, layer: int, blocks: Blocks, profile: Profile) -> Float[Tensor, "tokens d_model"]:
+    """resid_post of one layer over the counted tokens of some blocks."""
     return torch.cat([batch[layer] for batch in iterate_activations(model, blocks, [layer], profile.batch_blocks)])
 
 
@@ -150,7 +149,8 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
 def _by_l0(profile: Profile, folder: Path) -> None:
     swept, rows = _swept(profile), []
     transformer, mamba = (models.load(name, profile) for name in (profile.pythia, profile.mamba))
-    of_pythia, of_mamba = (_held_out(model, models.n_layers(model) // 2, profile) for model in (transformer, mamba))
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)  # both models read it
+    of_pythia, of_mamba = (_read(model, models.n_layers(model) // 2, held_out, profile) for model in (transformer, mamba))
     text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
     for choice, target, variant in variants(profile):
         if choice != "target_l0":

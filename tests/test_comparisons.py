@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import comparisons, neurons, sweep
+from lib import comparisons, corpus, neurons, sweep
 from lib.comparisons import Direction
 
 
@@ -33,8 +33,9 @@ def test_resamples_scatter_around_the_value(pairs):
 def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
     a, b = (tmp_path / side for side in "ab")
     a.mkdir(), b.mkdir()
-    x = np.hstack(neurons.neuron_activations(smoke.pythia, smoke, a)).astype(float)
-    y = np.hstack(neurons.neuron_activations(smoke.mamba, smoke, b)).astype(float)
+    blocks = corpus.load_blocks(smoke, "held_out", smoke.neuron_tokens)
+    x = np.hstack(neurons.neuron_activations(smoke.pythia, blocks, smoke, a)).astype(float)
+    y = np.hstack(neurons.neuron_activations(smoke.mamba, blocks, smoke, b)).astype(float)
     assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128
     forward, reverse = pairs["neurons"]
     corr = np.corrcoef(x[:, :40], y, rowvar=False)[:40, 40:]

@@ -1,5 +1,7 @@
 """Top snippets against a search written out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -63,6 +65,10 @@ def test_features_of_another_text_are_refused(blocks, dense):
     features = SparseFeatures.from_scipy(scipy.sparse.csr_array(dense[:-1]))
     with pytest.raises(ValueError, match="positions"):
         interpret.top_places(features, blocks)
+    features = SparseFeatures.from_scipy(scipy.sparse.csr_array(dense))
+    interpret.top_places(replace(features, text=blocks.digest), blocks)
+    with pytest.raises(ValueError, match="another text"):
+        interpret.top_places(replace(features, text=blocks[::-1].digest), blocks)
 
 
 def test_marked_text_is_one_line(smoke):

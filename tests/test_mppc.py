@@ -1,5 +1,7 @@
 """MPPC against numpy.corrcoef in float64, where the arithmetic is hard, and at its edges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -99,6 +101,16 @@ def test_a_pair_that_never_fires_together_can_be_the_best():
     found = max_pairwise_correlation(sparse(x), sparse(y))
     assert found.value[0] < 0 and found.index[0] == 1
     assert_exact(found, [x], [y])
+
+
+def test_features_of_different_texts_are_not_paired():
+    x = SparseFeatures.from_scipy(scipy.sparse.csr_array(np.eye(4)))
+    one, other = replace(x, text="one"), replace(x, text="other")
+    for a, b in (([one], [one, x]), ([x], [x]), ([one.head(3)], [one.head(3)])):  # of x nothing is known
+        assert len(max_pairwise_correlation(a, b).value) == 4
+    for a, b in (([one], [other]), ([one, one], [x, other]), ([one.head(3)], [other.head(3)])):
+        with pytest.raises(ValueError, match="read different tokens"):
+            max_pairwise_correlation(a, b)
 
 
 def test_the_maximum_is_signed():

@@ -51,6 +51,22 @@ def test_mppc_is_numpys_correlation(smoke, correlated):
         assert row.mppc == pytest.approx(expected, abs=1e-6)
 
 
+def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypatch):
+    """As many tokens in another order, which nothing else would notice."""
+    few = smoke.model_copy(update={"mppc_tokens": 1_000})
+    names = few.pythia, few.mamba
+    for name in names:
+        pipeline.saes_folder(name, few)
+    own, load = pipeline.features(few.pythia, few), corpus.load_blocks
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "load_blocks", lambda *args: load(*args)[::-1])
+        other = pipeline.features(few.mamba, few)
+    assert own[0].n_tokens == other[0].n_tokens
+    for pair in (pipeline.mppc, pipeline.resampled_mppc):
+        with pytest.raises(ValueError, match="read different tokens or count different positions, so nothing can be paired"):
+            pair(*names, few)
+
+
 def test_both_directions_have_a_row_per_feature(smoke, correlated):
     to_b, to_a = correlated
     assert len(to_b) == 2 * 64 * smoke.expansion and len(to_a) == 4 * 64 * smoke.expansion
