@@ -420,13 +420,8 @@ def _rwkv_linear_attention(time_decay, time_first, key, value, state=None, retur
     return y.to(key.dtype), last if return_state or state is not None else None
 
 
-def _load_no_kernel(context_length: int) -> None:
-    """In place of transformers' download of a compiled kernel, which it runs unasked where `kernels` is installed."""
-
-
 def install() -> None:
     """Let Mamba and RWKV of transformers use what is here. Calling it again changes nothing."""
     modeling_mamba.mamba_selective_scan = _mamba_selective_scan
     modeling_mamba.causal_conv1d_fn = _causal_conv1d_fn
     modeling_rwkv.rwkv_linear_attention = _rwkv_linear_attention
-    modeling_rwkv.load_wkv_cuda_kernel = _load_no_kernel

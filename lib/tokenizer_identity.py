@@ -42,6 +42,11 @@ def require_same(name: str, folder: Path, profile: Profile) -> None:
     own, cutter, label = _files(folder), _files(corpus.tokenizer_folder(profile)), corpus.tokenizer_name(profile)
     if [path.name for path, _ in cutter] != ["tokenizer.json"]:
         raise TokenizerError(f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one.")
+    if not own and (folder / "vocab.json").exists():
+        raise TokenizerError(
+            f"the text is cut by {label}, with which the tokenizer of {name} cannot be compared: {folder} has its "
+            f"vocab.json and no merges.txt, so put that beside it."
+        )
     if not own:
         room = json.loads((folder / "config.json").read_text())["vocab_size"]
         _allow_without(name, room, label, _read(cutter).get_vocab_size())
@@ -67,7 +72,7 @@ def difference(a: Tokenizer, b: Tokenizer) -> str | None:
     own, other = _behaviour(a), _behaviour(b)
     tokens = {token for token, _ in own["vocabulary"].items() ^ other["vocabulary"].items()}
     if tokens:
-        return f"{len(tokens)} tokens are in one of them only or have other ids, {min(tokens)!r} among them"
+        return f"tokens that only one of them has, or with other ids: {len(tokens)}, {min(tokens)!r} among them"
     return next((f"they differ in their {part}" for part in own if own[part] != other[part]), None)
 
 

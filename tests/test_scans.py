@@ -160,19 +160,6 @@ def test_a_model_on_a_gpu_takes_the_doubling_and_no_walk_over_time(monkeypatch):
     assert sum(event.count for event in profile.key_averages()) < 10_000  # the walk: more than 400,000
 
 
-def test_no_kernel_is_downloaded_where_there_is_a_gpu(monkeypatch):
-    """transformers fetches compiled code at the first model where ninja, kernels and a GPU are there."""
-    from transformers.integrations import hub_kernels
-
-    fetched = []
-    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *name, **_: fetched.append(name))
-    for there in ("is_ninja_available", "is_torch_cuda_available", "is_kernels_available"):
-        monkeypatch.setattr(modeling_rwkv, there, lambda: True)
-    scans.install()
-    rwkv()
-    assert not fetched and modeling_rwkv.rwkv_cuda_kernel is None
-
-
 def test_a_width_that_the_scan_cannot_take_is_named():
     u = torch.zeros(1, 2, 33)
     with pytest.raises(ValueError, match="multiple of 32"):
