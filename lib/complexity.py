@@ -60,11 +60,9 @@ def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
     known = comparisons.comparisons(profile)
     labels = variants(profile)
     frames = {name: pipeline.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in labels}
-    frame = frames["sae_seed"][["layer", "index", "firing_rate"]].copy()
-    for name, label in labels.items():
-        frame[label] = frames[name]["mppc"]
+    frame = frames["sae_seed"][["layer", "index", "firing_rate"]].assign(**{labels[name]: f["mppc"] for name, f in frames.items()})
     enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
-    chosen = stratified_features(frame[enough].assign(mppc=frame[label]), profile.judge_features, profile.seed)
+    chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
     chosen = chosen.drop(columns="mppc").reset_index(drop=True)
     words = vocabulary(corpus.load_tokenizer(profile))
     return Sample(chosen, [examples_of(places[row.layer].snippets(row.feature), words)

@@ -1,13 +1,20 @@
 """A run without one of its models: which cells, claims, exercises and items are left out, and what is said of them."""
 
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import nbformat
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
-from lib import comparisons, complexity, left_out, models, scorecard, stages
+from lib import comparisons, complexity, feature_spaces, left_out, models, report, scorecard, stages
 from lib.left_out import LeavingOut
-from lib.notebooks import FOLDER, cells_with_places, executed_copy, left_out_places
-from lib.profiles import HOME, ROLES, LeftOut, ProfileError, get_profile
+from lib.notebooks import FOLDER, cells_with_places, executed_copy, find_notebooks, left_out_places, printed_lines
+from lib.profiles import HOME, ROLES, LeftOut, Profile, ProfileError, get_profile
 from lib.reproduce import say_what_is_left_out
 
 each_role = pytest.mark.parametrize("role", ROLES)
@@ -173,3 +180,59 @@ def test_correlations_of_the_variants_that_are_there():
     scores = pd.DataFrame({"complexity": [1.0, 2, 3, 4, 5] * 8, "SAE seed": [0.9, 0.7, 0.8, 0.4, 0.5] * 8})
     found = complexity.correlations(scores, "complexity", 0, 20)
     assert list(found["variant"]) == ["SAE seed"] and found["spearman"][0] < -0.7
+
+
+# ------------------------------------------------------------------------------------------- whole runs
+
+
+def execute(notebook, overrides, target, monkeypatch):
+    """Run a notebook's cells in this process, where all is imported already; write what they printed to `target`.
+
+    Returns the headings above cells that said that they are left out.
+    """
+    shell, found = InteractiveShell(user_ns={}), []
+    monkeypatch.setattr(left_out, "get_ipython", lambda: shell)
+    node, headings = nbformat.read(notebook, as_version=4), iter(cells_with_places()[notebook.stem])
+    for number, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
+        _, place = next(headings)
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = f'profile = "smoke"\noverrides = {overrides!r}'
+        with capture_output() as captured:
+            result = shell.run_cell(cell.source)
+        assert result.success, f"{notebook.name}, {place.heading}: {result.error_in_exec or result.error_before_exec!r}"
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=captured.stdout)], number
+        found += [place] * captured.stdout.startswith("Left out: this run was made without ")
+    target.parent.mkdir(exist_ok=True)
+    nbformat.write(node, target)
+    return dict.fromkeys(found)
+
+
+@pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), ("mamba",), tuple(ROLES)], ids="-".join)
+def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
+    monkeypatch.setattr(feature_spaces, "umap", lambda rows, seed: rows[:, :2])
+    overrides = {"cache_dir": str(smoke.cache_dir), "device": "cpu"} | dict.fromkeys(roles, "none")
+    profile = get_profile("smoke", overrides)
+    found = {}
+    for path in find_notebooks(FOLDER):
+        found |= execute(path, overrides, tmp_path / "notebooks" / path.name, monkeypatch)
+        plt.close("all")
+    assert list(found) == list(left_out_places(profile))
+    card = pd.read_csv(tmp_path / "table_scorecard.csv").set_index("id")
+    assert card[card.verdict == scorecard.NOT_RUN].why.to_dict() == {}
+    wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
+    assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
+    claims = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
+    assert set(claims.verdict) <= {"holds", "does not hold at this scale", "left out"}
+    index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
+    assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
+    assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)
+
+
+def test_the_command_line_runs_a_notebook_of_which_nothing_is_left(smoke):
+    command = [sys.executable, "-m", "lib.reproduce", "--profile", "smoke", "--only", "09", "--set", "rwkv=none"]
+    done = subprocess.run([*command, "--set", f"cache_dir={smoke.cache_dir}"], cwd=HOME, capture_output=True, text=True)
+    assert done.returncode == 0 and "    09_rwkv: Figure 11\n" in done.stdout, done.stdout + done.stderr
+    lines = printed_lines(without("rwkv").figures_dir / "notebooks" / "09_rwkv.ipynb")
+    assert "Left out: this run was made without an RWKV (rwkv=none)." in lines
+    assert "Exercise 09.1: left out: this run was made without an RWKV (rwkv=none)." in lines
