@@ -132,9 +132,9 @@ class Profile(BaseModel):
         return f"left out: this run was made without {' and without '.join(f'{ROLES[role]} ({role}=none)' for role in roles)}"
 
     def given(self, needs: str, make: Callable[[], Result]) -> Result | str:
-        """What `make()` gives, or where a model that it needs (as for `lacking`) is none, the sentence that says so."""
+        """What `make()` gives, or where a model that it needs (as for `lacking`) is none, "left out (mamba=none)"."""
         roles = self.lacking(needs)
-        return self.left_out(roles) if roles else make()
+        return f"left out ({', '.join(f'{role}=none' for role in roles)})" if roles else make()
 
     @property
     def figures_dir(self) -> Path:
