@@ -76,11 +76,11 @@ def measure(profile: Profile) -> Machine:
     bandwidth = 2 * 4 * len(block) / _best(_synchronised(block.clone, device))
     machine = Machine(hardware(), flops, double_flops, bandwidth, 1.0)
     machine = replace(machine, multiply_adds=_multiply_adds(profile, d_model, device))
-    samples = {name: _forward(name, profile, device) for name in (profile.pythia, profile.mamba, profile.rwkv)}
+    samples = {name: _forward(name, profile, device) for name in (profile.pythia, profile.mamba, profile.rwkv) if name}
     factors = {done.kind: spent / machine.seconds(done) for done, spent in samples.values()}
     for done, spent in (_sae_step(profile, d_model, device), _encoding(profile, d_model, device)):
         factors[done.kind] = spent / machine.seconds(done)
-    return replace(machine, factors=factors | {"circuits": factors["mamba"]})
+    return replace(machine, factors=factors | {"circuits": factors.get("mamba", factors["gpt_neox"])})
 
 
 def _best(run: Callable[[], object], repeats: int = 2) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +51,9 @@ class Direction:
 
 
 def comparisons(profile: Profile) -> dict[str, Comparison]:
-    """All of them, by a short name."""
+    """All that there are models for, by a short name."""
     pythia, other_seed = profile.pythia, profile.sae_seeds[-1]
-    return {
+    known = {
         "neurons": Comparison("neurons, Pythia → Mamba", pythia, profile.mamba, neurons=True),
         "mamba": Comparison("Pythia → Mamba", pythia, profile.mamba),
         "rwkv": Comparison("Pythia → RWKV", pythia, profile.rwkv),
@@ -61,6 +61,7 @@ def comparisons(profile: Profile) -> dict[str, Comparison]:
         "sae_seed": Comparison("SAE seed", pythia, pythia, seed_b=other_seed),
         "neurons_rwkv": Comparison("neurons, Pythia → RWKV", pythia, profile.rwkv, neurons=True),
     }
+    return {name: comparison for name, comparison in known.items() if comparison.b}
 
 
 def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direction]:
@@ -190,8 +191,18 @@ def mppc_by_layer(direction: Direction) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------- verdicts
 
 
-def verdicts(rows: Sequence[tuple[str, bool, str]], name: str, profile: Profile) -> pd.DataFrame:
-    """Save and return claims with their verdicts: rows of (claim, holds, effect)."""
-    table = pd.DataFrame(rows, columns=["claim", "holds", "effect"])
-    table["verdict"] = np.where(table.pop("holds"), "holds", "does not hold at this scale")
-    return save_table(table[["claim", "verdict", "effect"]], name, profile)
+Claim = tuple[str, bool | None, str]
+"""A claim, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
+
+
+def claim(words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
+    """A claim for which models are needed (as for `Profile.lacking`); `measure()` gives whether it holds, and the effect."""
+    lacking = profile.lacking(needs)
+    return (words, None, profile.left_out(lacking)) if lacking else (words, *measure())
+
+
+def verdicts(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
+    """Save and return claims with their verdicts."""
+    table = pd.DataFrame(claims, columns=["claim", "holds", "effect"])
+    said = ["left out" if holds is None else "holds" if holds else "does not hold at this scale" for holds in table.pop("holds")]
+    return save_table(table.assign(verdict=said)[["claim", "verdict", "effect"]], name, profile)

@@ -18,7 +18,14 @@ from lib.profiles import Profile
 from lib.sampling import stratified_features
 from lib.uncertainty import interval
 
-VARIANTS = {"sae_seed": "SAE seed", "model_seed": "model seed", "mamba": "Pythia → Mamba"}
+ACROSS = "Pythia → Mamba"
+VARIANTS = ("sae_seed", "model_seed", "mamba")
+
+
+def variants(profile: Profile) -> dict[str, str]:
+    """The comparisons of §5 that there are models for, short name → label; the cross-architecture one last."""
+    known = comparisons.comparisons(profile)
+    return {name: known[name].label for name in VARIANTS if name in known}
 
 
 def judge_of(profile: Profile) -> Judge:
@@ -46,17 +53,16 @@ def places_of(name: str, profile: Profile) -> list[TopPlaces]:
 
 
 def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
-    """`judge_features` of the Transformer's features, spread over layers and cross-architecture MPPC.
+    """`judge_features` of the Transformer's features, spread over layers and the last variant's MPPC.
 
     Features that fire in fewer than ten documents are left out, as they have fewer snippets than App. E asks for.
     """
     known = comparisons.comparisons(profile)
-    frames = {name: pipeline.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in VARIANTS}
-    frame = frames["mamba"][["layer", "index", "firing_rate"]].copy()
-    for name, label in VARIANTS.items():
-        frame[label] = frames[name]["mppc"]
+    labels = variants(profile)
+    frames = {name: pipeline.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in labels}
+    frame = frames["sae_seed"][["layer", "index", "firing_rate"]].assign(**{labels[name]: f["mppc"] for name, f in frames.items()})
     enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
-    chosen = stratified_features(frame[enough].assign(mppc=frame["Pythia → Mamba"]), profile.judge_features, profile.seed)
+    chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
     chosen = chosen.drop(columns="mppc").reset_index(drop=True)
     words = vocabulary(corpus.load_tokenizer(profile))
     return Sample(chosen, [examples_of(places[row.layer].snippets(row.feature), words)
@@ -74,18 +80,20 @@ def scored(sample: Sample, judge: Judge) -> pd.DataFrame:
 def correlations(scores: pd.DataFrame, aspect: str, seed: int, n_resamples: int = 1_000) -> pd.DataFrame:
     """Spearman's correlation of a score with MPPC under each variant, with 95 % interval (features resampled).
 
-    The last row is by how much the SAE-seed variant's is nearer to zero than the cross-architecture one's, paired.
+    With the cross-architecture variant, the last row is by how much the SAE-seed one's is nearer to zero than its, paired.
     """
-    data = scores.dropna(subset=[aspect, *VARIANTS.values()])
+    labels = [label for label in ("SAE seed", "model seed", ACROSS) if label in scores]
+    data = scores.dropna(subset=[aspect, *labels])
     rng = np.random.default_rng(seed)
     draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
-    values = {label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in VARIANTS.values()}
-    values["|Pythia → Mamba| − |SAE seed|"] = np.abs(values["Pythia → Mamba"]) - np.abs(values["SAE seed"])
+    values = {label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in labels}
+    if ACROSS in values:
+        values[f"|{ACROSS}| − |SAE seed|"] = np.abs(values[ACROSS]) - np.abs(values["SAE seed"])
     rows = {label: (v[0], *interval(v[1:], v[0])) for label, v in values.items()}
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
 
 
-def boundary(scores: pd.DataFrame, label: str = "Pythia → Mamba", clear: int = 3) -> dict[str, float]:
+def boundary(scores: pd.DataFrame, label: str = ACROSS, clear: int = 3) -> dict[str, float]:
     """The MPPC that best separates features without a clear pattern (monosemanticity < `clear`) from the others.
 
     Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it. Also the shares
@@ -117,7 +125,7 @@ def pairs_of(
     """Scored features and their matches in Mamba, to be drawn."""
     words = vocabulary(corpus.load_tokenizer(profile))
     pairs = []
-    columns = ["Pythia → Mamba", "layer", "index", "match_layer", "match_index"]
+    columns = [ACROSS, "layer", "index", "match_layer", "match_index"]
     for mppc, layer, index, match_layer, match_index in with_matches(rows, profile)[columns].itertuples(index=False, name=None):
         title = f"MPPC {mppc:.2f}: Pythia {layer}/{index} – Mamba {match_layer}/{match_index}"
         own, other = places[layer].snippets(index), match_places[match_layer].snippets(match_index)
@@ -129,12 +137,12 @@ def case_studies(scores: pd.DataFrame, targets: Sequence[float] = (0.97, 0.75, 0
     """For each target the feature whose cross-architecture MPPC is nearest (W, Fig. 4), the consistent ones first."""
     consistent = scores[scores["monosemanticity"] >= 3]
     pool = consistent if len(consistent) >= len(targets) else scores
-    rows = [(pool["Pythia → Mamba"] - target).abs().idxmin() for target in targets]
+    rows = [(pool[ACROSS] - target).abs().idxmin() for target in targets]
     return scores.loc[list(dict.fromkeys(rows))]
 
 
 def uninterpretable(scores: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     """Features with MPPC below 0.2 whose snippets show no pattern, the lowest consistency first (W, Fig. 12)."""
-    low = scores[scores["Pythia → Mamba"] < 0.2]
-    pool = low if len(low) >= n else scores.nsmallest(n, "Pythia → Mamba")
-    return pool.sort_values(["monosemanticity", "Pythia → Mamba"], kind="stable").head(n)
+    low = scores[scores[ACROSS] < 0.2]
+    pool = low if len(low) >= n else scores.nsmallest(n, ACROSS)
+    return pool.sort_values(["monosemanticity", ACROSS], kind="stable").head(n)

@@ -46,11 +46,12 @@ class Shown:
     """Complexity and monosemanticity, 0 where there is none."""
 
 
-def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[TopPlaces]) -> Path:
+def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[TopPlaces] | None) -> Path:
     """Write figures/<profile>/explorer.html: all features, or at scale a sample of Pythia's and their matches."""
     known = comparisons.comparisons(profile)
-    names = {"pythia": profile.pythia} | {page: known[short].b for page, short in PAIRS.items()}
-    frames = {page: pipeline.mppc(known[short].a, known[short].b, profile) for page, short in PAIRS.items()}
+    pairs = {page: known[short] for page, short in PAIRS.items() if short in known}
+    names = {"pythia": profile.pythia} | {page: pair.b for page, pair in pairs.items()}
+    frames = {page: pipeline.mppc(pair.a, pair.b, profile) for page, pair in pairs.items()}
     given = {"pythia": places, "mamba": mamba_places}
     all_places = {page: given.get(page) or places_of(name, profile) for page, name in names.items()}
     words = vocabulary(corpus.load_tokenizer(profile))

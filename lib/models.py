@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from lib import hub, recipes, scans, tokenizer_identity
 from lib.corpus import Blocks, load_tokenizer
 from lib.hub import ModelNotFound
-from lib.profiles import Profile
+from lib.profiles import LeftOut, Profile
 from lib.safe_weights import check_file, check_values
 from lib.store import Store
 
@@ -55,11 +55,13 @@ def fast_dtype(device: str) -> torch.dtype:
 # --------------------------------------------------------------------------------------------- loading
 
 
-def folder_of(name: str, profile: Profile) -> str:
+def folder_of(name: str | None, profile: Profile) -> str:
     """Where the weights of a model are: data/models, a random checkpoint built on the spot, or the hub's cache.
 
-    Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere.
+    Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere, and `LeftOut` for no name.
     """
+    if name is None:
+        raise LeftOut(f"{profile.left_out()}.")
     if has_random_weights(name, profile):
         return str(_random_folder(name, profile))
     if (recipes.MODELS / name / "config.json").exists():

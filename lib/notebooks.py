@@ -19,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 
+from lib.left_out import LeavingOut
 from lib.profiles import HOME, Profile
 from lib.store import atomic_write
 
@@ -128,7 +129,8 @@ def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | 
     if copy.exists():
         return copy
     committed = folder / f"{name}.ipynb"
-    return committed if committed.exists() and profile_of(committed) == profile.name else None
+    whole = profile.models == "pretrained" and not profile.without  # as the committed ones were run
+    return committed if whole and committed.exists() and profile_of(committed) == profile.name else None
 
 
 def profile_of(notebook: Path) -> str | None:
@@ -147,7 +149,7 @@ def printed_lines(notebook: Path) -> list[str]:
 
 def place_of(text: str, folder: Path = FOLDER) -> Place | None:
     """The first cell whose code has the text, as a whole string if any has it as one; None if no notebook has it."""
-    cells = list(_cells_with_headings(folder))
+    cells = [pair for pairs in cells_with_places(folder).values() for pair in pairs]
     for wanted in (f'"{text}"', text):
         for source, place in cells:
             if wanted in source:
@@ -155,9 +157,21 @@ def place_of(text: str, folder: Path = FOLDER) -> Place | None:
     return None
 
 
+def left_out_places(profile: Profile, folder: Path = FOLDER) -> dict[Place, tuple[str, ...]]:
+    """Sections of the notebooks of which a cell is left out, in their order, and for want of which models."""
+    found: dict[Place, tuple[str, ...]] = {}
+    for name, cells in cells_with_places(folder).items():
+        leaving = LeavingOut(profile)
+        for source, place in cells:
+            if roles := leaving.roles(source):
+                found[place] = tuple(role for role in profile.without if role in {*found.get(place, ()), *roles})
+    return found
+
+
 @cache
-def _cells_with_headings(folder: Path) -> tuple[tuple[str, Place], ...]:
-    return tuple(pair for path in find_notebooks(folder) for pair in _walk(path))
+def cells_with_places(folder: Path = FOLDER) -> dict[str, tuple[tuple[str, Place], ...]]:
+    """By notebook, the source of every code cell and its place."""
+    return {path.stem: tuple(_walk(path)) for path in find_notebooks(folder)}
 
 
 def _walk(path: Path) -> Iterator[tuple[str, Place]]:

@@ -17,7 +17,7 @@ from lib.needs import GB, existing_folder
 from lib.profiles import DATA, Profile, get_profile
 from lib.progress import clock
 from lib.sizes import free_memory, shape_of
-from lib.stages import Stage, dense_multiply_adds, l0_of, stages
+from lib.stages import Stage, dense_multiply_adds, l0_of, pairs, stages
 
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
 REFERENCE_MACHINE = DATA / "reference" / "machine.json"
@@ -115,11 +115,12 @@ def show(profile: Profile, machine: Machine, console: Console | None = None) -> 
 
 
 def _notes(profile: Profile) -> list[str]:
-    a, b = (shape_of(name, profile) for name in (profile.pythia, profile.mamba))
+    label, other = next(iter(pairs(profile).items()))
+    a, b = (shape_of(name, profile) for name in (profile.pythia, other))
     dense = dense_multiply_adds(a, b, profile.mppc_tokens, profile)
     sparse = profile.mppc_tokens * l0_of(profile) ** 2 * a.sae_layers * b.sae_layers
     return [
-        f"MPPC of Pythia and Mamba: {sparse:.1e} multiply-adds for both directions, with {l0_of(profile):g} features "
+        f"MPPC of Pythia and {label}: {sparse:.1e} multiply-adds for both directions, with {l0_of(profile):g} features "
         f"firing per token; {dense:.1e} ({2 * dense:.1e} operations) as dense products.",
         f"H100 SXM: {UTILISATION:.0%} of the data sheet's peaks, an estimate; nothing was measured on one here. "
         "Interpretation (06) and feature spaces (10) are not counted beyond the captured features.",

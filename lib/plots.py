@@ -253,13 +253,16 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
 
 
 def fig_three_panels(
-    values: Mapping[str, Sequence[float]], differences: pd.Series, shares: np.ndarray, own: str, other: str
+    values: Mapping[str, Sequence[float]], differences: pd.Series | None, shares: np.ndarray, own: str, other: str
 ) -> Figure:
-    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11)."""
+    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11); None leaves (b) empty."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
     _densities(left, values, small=7)
     left.set_xlabel("MPPC")
-    _difference(middle, differences)
+    if differences is None:
+        middle.set_axis_off()
+    else:
+        _difference(middle, differences)
     _depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
         axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)

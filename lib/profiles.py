@@ -6,17 +6,24 @@ Nothing else in the project asks which profile runs; it reads fields.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 HOME = Path(__file__).resolve().parents[1]
 DATA = HOME / "data"
+ROLES = {"pythia_seed": "another seed of the Transformer", "mamba": "a Mamba", "rwkv": "an RWKV"}  # models that may be none
+Result = TypeVar("Result")
 
 
 class ProfileError(ValueError):
     """A wrong profile or setting, said in one sentence."""
+
+
+class LeftOut(ProfileError):
+    """Something was asked of a model that the run is made without; one sentence says which, and by which setting."""
 
 
 class Profile(BaseModel):
@@ -43,9 +50,9 @@ class Profile(BaseModel):
     )
 
     pythia: str = Field(description="the Transformer: folder in data/models, or hub id")
-    pythia_seed: str = Field(description="the Transformer trained from another seed")
-    mamba: str = Field(description="the Mamba model")
-    rwkv: str = Field(description="the RWKV-4 model")
+    pythia_seed: str | None = Field(description="the Transformer trained from another seed; none leaves it out")
+    mamba: str | None = Field(description="the Mamba model; none leaves it out")
+    rwkv: str | None = Field(description="the RWKV-4 model; none leaves it out")
     layers: tuple[int, ...] | None = Field(
         None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
     )
@@ -85,6 +92,13 @@ class Profile(BaseModel):
     judge_features: int = Field(600, ge=1, description="features judged, spread over layers and MPPC")
     judge_concurrency: int = Field(8, ge=1, description="requests to the language model at a time")
 
+    @field_validator("pythia", mode="before")
+    @classmethod
+    def _is_there(cls, name: Any) -> Any:
+        if name is None:
+            raise ValueError(f"every comparison starts from the Transformer; only {', '.join(ROLES)} can be none")
+        return name
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
         if self.buffer_tokens < 4 * self.sae_batch_size:
@@ -93,13 +107,39 @@ class Profile(BaseModel):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """All models; a name stands twice where a setting gives two of them the same."""
-        return self.pythia, self.pythia_seed, self.mamba, self.rwkv
+        """All models that there are; a name stands twice where a setting gives two of them the same."""
+        return tuple(filter(None, (self.pythia, self.pythia_seed, self.mamba, self.rwkv)))
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Roles that are none: what needs such a model is left out of the run."""
+        return tuple(role for role in ROLES if getattr(self, role) is None)
+
+    def lacking(self, needs: str) -> tuple[str, ...]:
+        """The roles for want of which something is left out; none if nothing is wanting.
+
+        `needs` names what it needs: "mamba, rwkv" both, "mamba or rwkv" one of them, "" none. Raises `ValueError` for a role that
+        cannot be none.
+        """
+        groups = [[role.strip() for role in group.split(" or ")] for group in needs.split(",") if needs]
+        if unknown := {role for group in groups for role in group} - set(ROLES):
+            raise ValueError(f"{unknown.pop()!r} is no model that can be left out; these are {', '.join(ROLES)}.")
+        return tuple(role for group in groups if set(group) <= set(self.without) for role in group)
+
+    def left_out(self, roles: Sequence[str] | None = None) -> str:
+        """The sentence that says what is left out for want of some models; by default of all that the run lacks."""
+        roles = self.without if roles is None else roles
+        return f"left out: this run was made without {' and without '.join(f'{ROLES[role]} ({role}=none)' for role in roles)}"
+
+    def given(self, needs: str, make: Callable[[], Result]) -> Result | str:
+        """What `make()` gives, or where a model that it needs (as for `lacking`) is none, "left out (mamba=none)"."""
+        roles = self.lacking(needs)
+        return f"left out ({', '.join(f'{role}=none' for role in roles)})" if roles else make()
 
     @property
     def figures_dir(self) -> Path:
-        """Folder of this profile's figures and tables; those of random weights lie apart."""
-        return HOME / "figures" / _folder(self.name, self.models)
+        """Folder of this profile's figures and tables; those of random weights, or without a model, lie apart."""
+        return HOME / "figures" / "-without-".join([_folder(self.name, self.models), *self.without])
 
 
 def _folder(name: str, models: str) -> str:
@@ -216,7 +256,8 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"
-        raise ProfileError(f"bad value for {where} in profile {name!r}: {first['msg']}.") from None
+        reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
+        raise ProfileError(f"bad value for {where} in profile {name!r}: {reason}.") from None
 
 
 def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lib import rendering, scorecard
 from lib.induction_tables import REFERENCE
-from lib.notebooks import FOLDER, Place, executed_copy, find_notebooks, place_of, title_of
+from lib.notebooks import FOLDER, Place, executed_copy, find_notebooks, left_out_places, place_of, title_of
 from lib.pages import LIBRARY
 from lib.profiles import Profile
 from lib.store import atomic_write
@@ -65,13 +65,13 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
         if page.body is not None:
             text = environment.get_template("report_notebook.html").render(common, page=page, number=number)
             atomic_write(profile.figures_dir / "notebooks" / f"{page.name}.html", text)
-    index = environment.get_template("report_index.html").render(common, **_overview(profile, pages, outputs))
+    index = environment.get_template("report_index.html").render(common, **_overview(profile, pages, outputs, folder))
     target = profile.figures_dir / "index.html"
     atomic_write(target, index)
     return target
 
 
-def _overview(profile: Profile, pages: list[Page], outputs: list[Output]) -> dict[str, Any]:
+def _overview(profile: Profile, pages: list[Page], outputs: list[Output], folder: Path) -> dict[str, Any]:
     """What the index shows beside the pages."""
     there = {page.name for page in pages if page.body is not None}
     placed = {output.name for page in pages for output in page.outputs}
@@ -85,7 +85,11 @@ def _overview(profile: Profile, pages: list[Page], outputs: list[Output]) -> dic
         "card": Markup(scorecard.as_html(card, address)),
         "counts": scorecard.counts(card).to_dict(),
         "marks": scorecard.MARKS,
-        "stated": sum(item.test != "none" for item in scorecard.items()),
+        "stated": scorecard.stated(card),
+        "without": profile.left_out() if profile.without else "",
+        "left_out": [(place, address(place)) for place in left_out_places(profile, folder)],
+        "n_left_out": sum(item.test != "none" for item in scorecard.items()) - scorecard.stated(card),
+        "models": [name for name in (profile.pythia, profile.mamba, profile.rwkv) if name],
         "rows": ROWS,
         "others": [output for output in outputs if output.name not in placed],
     }

@@ -19,6 +19,7 @@ from lib.notebooks import (
     advice,
     code_cells,
     find_notebooks,
+    left_out_places,
     refresh_notebook,
     run_notebook,
     title_of,
@@ -79,6 +80,7 @@ def main(
             cluster.check(size)
         if fresh:
             typer.echo(f"Deleted {Store(size.cache_dir).clear()} artifacts in {size.cache_dir}.")
+        say_what_is_left_out(notebooks, size)
         run_all(notebooks, size, overrides_for(size, settings))
         if commit_outputs:
             for path in notebooks:
@@ -127,6 +129,16 @@ def write_report(profile: Profile, folder: Path) -> None:
             f"but the report could not be written: {type(error).__name__}: {error}"
         ) from error
     typer.echo(f"Report: {page.resolve().as_uri()}")
+
+
+def say_what_is_left_out(notebooks: Sequence[Path], profile: Profile) -> None:
+    """Print which sections of the notebooks are left out, in whole or in part, for want of a model; nothing with all models."""
+    if profile.without:
+        chosen = {path.stem for path in notebooks}
+        places = left_out_places(profile, notebooks[0].parent)
+        sections = [f"\n    {place.notebook}: {place.heading}" for place in places if place.notebook in chosen]
+        sentence = profile.left_out()
+        typer.echo(f"{sentence[0].upper()}{sentence[1:]}{':' * bool(sections)}{''.join(sections) or '.'}")
 
 
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:

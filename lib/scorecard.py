@@ -7,7 +7,7 @@ looked up when the card is made (`lib.results`); none is typed.
 The rule (`verdict`): an item is *reproduced* if its test holds. One that fails is *not at this scale* only if its row
 names a limit and that limit is found in the run's own tables; otherwise it *differs*. Settings that are not the
 paper's are *not at this scale*: they are the scale. What the paper gives no value or claim for is *not stated in the
-paper*, whatever we find.
+paper*, whatever we find. What needs a model that the run is made without is *left out*.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lib.profiles import Profile
 from lib.results import Missing
 
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
-UNSTATED, NOT_RUN, RANDOM = "not stated in the paper", "not run", "random weights"
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", NOT_RUN: "…", RANDOM: "?"}
+UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
+MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}
 ITEMS = induction.REFERENCE / "scorecard.csv"
 LIMITS = induction.REFERENCE / "scale_limits.csv"
 COLUMNS = ("id", "part", "item", "paper", "ours", "interval", "tolerance", "verdict", "why", "source", "figure",
@@ -67,6 +67,8 @@ class Item:
     figure: str
     place: str
     limit: str
+    needs: str
+    """Models without which it is left out, as for `Profile.lacking`."""
 
 
 def items() -> list[Item]:
@@ -83,13 +85,16 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
     paper, said = _paper(item, profile)
     place = place_of(item.figure or item.place) or Place("", "")
     ours, interval, why = "", "", ""
-    try:
-        found = results.rows(item.table, item.where, profile)
-        value = results.reduced(found[item.column], item.reduce or ("all" if item.test == "true" else ""))
-        ours, interval = _shown(item, found, value), _interval(item, found)
-        mark, why = verdict(item, value, paper, profile)
-    except Missing as error:
-        mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
+    if lacking := profile.lacking(item.needs):
+        mark, why = LEFT_OUT, profile.left_out(lacking).removeprefix("left out: ")
+    else:
+        try:
+            found = results.rows(item.table, item.where, profile)
+            value = results.reduced(found[item.column], item.reduce or ("all" if item.test == "true" else ""))
+            ours, interval = _shown(item, found, value), _interval(item, found)
+            mark, why = verdict(item, value, paper, profile)
+        except Missing as error:
+            mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
     return (item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why, item.table, item.figure,
             place.notebook, place.heading)  # fmt: skip
 
@@ -180,6 +185,12 @@ def counts(table: pd.DataFrame) -> pd.Series:
     """How many items have each verdict, in a fixed order, without those that none has."""
     found = table["verdict"].value_counts()
     return found.reindex([verdict for verdict in MARKS if verdict in found])
+
+
+def stated(table: pd.DataFrame) -> int:
+    """How many items the papers state that this run asks about: what the headline counts."""
+    tests = {item.id: item.test for item in items()}
+    return int(((table["verdict"] != LEFT_OUT) & (table["id"].map(tests) != "none")).sum())
 
 
 def as_html(card: pd.DataFrame, address: Callable[[Place], str] = Place.in_notebook) -> str:

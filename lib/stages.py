@@ -56,13 +56,15 @@ def stages(profile: Profile) -> list[Stage]:
     for label, other in pairs(profile).items():
         found += _comparison(label, pythia, shapes[other], profile)
     for label, other in (("Mamba", profile.mamba), ("RWKV", profile.rwkv)):
-        found.append(_neurons(label, pythia, shapes[other], profile))
+        if other:
+            found.append(_neurons(label, pythia, shapes[other], profile))
     return [*found, _circuits(list(shapes.values()), profile)]
 
 
 def pairs(profile: Profile) -> dict[str, str]:
     """The comparisons of features with the Transformer's, by what it is compared with."""
-    return {"Mamba": profile.mamba, "RWKV": profile.rwkv, "model seed": profile.pythia_seed, "SAE seed": profile.pythia}
+    known = {"Mamba": profile.mamba, "RWKV": profile.rwkv, "model seed": profile.pythia_seed, "SAE seed": profile.pythia}
+    return {label: name for label, name in known.items() if name}
 
 
 def l0_of(profile: Profile) -> float:
@@ -139,7 +141,7 @@ def _settings_compared(shape: Shape, profile: Profile) -> Stage:
     settings = {v for _, _, v in variants(profile)}
     runs = [scaled(sae_steps(shape.d_model, v.sae_tokens, v), 2, "") for v in settings]
     by_l0 = sae_steps(shape.d_model, profile.sweep_tokens, profile)
-    runs.append(scaled(by_l0, 3 * len(FACTORS["target_l0"]), ""))
+    runs.append(scaled(by_l0, (2 + bool(profile.mamba)) * len(FACTORS["target_l0"]), ""))
     flops, moved = (sum(getattr(run, field) for run in runs) for field in ("flops", "moved"))
     most = max(training_bytes(shape.d_model, 2, v) for v in settings)
     return Stage("settings of SAEs compared", "sae", flops, moved=moved, memory=FLOAT * shape.parameters + most)

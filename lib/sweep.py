@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,9 +112,17 @@ def _sparse(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_model"]) -> scipy
 TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
+def _similarity_fields(profile: Profile) -> dict[str, Any]:
+    mamba = profile.mamba and pipeline.model_fields(profile.mamba, profile)
+    return pipeline.sae_fields(profile.pythia, profile) | {"mamba": mamba}
+
+
 def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
-    """Mean MPPC over shorter and shorter parts of the held-out text: columns comparison, value (tokens), mppc."""
-    fields = pipeline.sae_fields(profile.pythia, profile) | {"mamba": pipeline.model_fields(profile.mamba, profile)}
+    """Mean MPPC with Mamba, if there is one, and with another SAE seed, over shorter and shorter parts of the held-out text.
+
+    Columns comparison, value (tokens), mppc.
+    """
+    fields = _similarity_fields(profile)
     fields |= {"mppc_tokens": profile.mppc_tokens, "shares": TOKEN_SHARES}
     folder = Store(profile.cache_dir).get("by_tokens", fields, partial(_by_tokens, profile))
     return pd.read_csv(folder / "by_tokens.csv")
@@ -121,10 +130,8 @@ def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
 
 def _by_tokens(profile: Profile, folder: Path) -> None:
     a = pipeline.features(profile.pythia, profile)
-    others = {
-        "Pythia → Mamba": pipeline.features(profile.mamba, profile),
-        "SAE seed": pipeline.features(profile.pythia, profile, profile.sae_seeds[-1]),
-    }
+    others = {"Pythia → Mamba": pipeline.features(profile.mamba, profile)} if profile.mamba else {}
+    others["SAE seed"] = pipeline.features(profile.pythia, profile, profile.sae_seeds[-1])
     rows = []
     for label, b in others.items():
         for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
@@ -136,11 +143,11 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
 
 
 def similarity_by_l0(profile: Profile) -> pd.DataFrame:
-    """Mean MPPC of the middle layers with sparser and denser SAEs, trained on `sweep_tokens`.
+    """Mean MPPC of the middle layers, with Mamba's and another SAE seed's, with sparser and denser SAEs (`sweep_tokens`).
 
     Columns comparison, value (target_l0), l0 (what the SAEs of the Transformer reached), mppc.
     """
-    fields = pipeline.sae_fields(profile.pythia, profile) | {"mamba": pipeline.model_fields(profile.mamba, profile)}
+    fields = _similarity_fields(profile)
     fields |= {"sweep_tokens": profile.sweep_tokens, "factors": FACTORS["target_l0"]}
     folder = Store(profile.cache_dir).get("by_l0", fields, partial(_by_l0, profile), version=2)
     return pd.read_csv(folder / "by_l0.csv")
@@ -148,17 +155,20 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
 
 def _by_l0(profile: Profile, folder: Path) -> None:
     swept, rows = _swept(profile), []
-    transformer, mamba = (models.load(name, profile) for name in (profile.pythia, profile.mamba))
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)  # both models read it
-    of_pythia, of_mamba = (_read(model, models.n_layers(model) // 2, held_out, profile) for model in (transformer, mamba))
+    loaded = [models.load(name, profile) for name in (profile.pythia, profile.mamba) if name]
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)  # all of them read it
+    of_pythia, *of_mamba = (_read(model, models.n_layers(model) // 2, held_out, profile) for model in loaded)
     text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
     for choice, target, variant in variants(profile):
         if choice != "target_l0":
             continue
         saes = [SparseAutoencoder.load(path, of_pythia.device) for path in sorted((swept / f"l0_{target:g}").iterdir())]
         own, other_seed = (_sparse(sae, of_pythia) for sae in saes)
-        (sae,), _ = train_saes(mamba, text, variant, profile.sae_seeds[:1], [models.n_layers(mamba) // 2], progress=False)
-        for label, other in (("Pythia → Mamba", _sparse(sae, of_mamba)), ("SAE seed", other_seed)):
+        others = {"SAE seed": other_seed}
+        for mamba, x in zip(loaded[1:], of_mamba):
+            (sae,), _ = train_saes(mamba, text, variant, profile.sae_seeds[:1], [models.n_layers(mamba) // 2], progress=False)
+            others = {"Pythia → Mamba": _sparse(sae, x)} | others
+        for label, other in others.items():
             mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)
             rows.append({"comparison": label, "value": target, "l0": own.nnz / own.shape[0], "mppc": mppc})
     pd.DataFrame(rows).to_csv(folder / "by_l0.csv", index=False)

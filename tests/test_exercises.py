@@ -6,6 +6,7 @@ Solutions are read from the notebooks and run after the cells they depend on, wi
 import ast
 import itertools
 import re
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -18,7 +19,7 @@ from lib.exercises.answers import EXACT, plain, same
 from lib.features import SparseFeatures, feature_statistics, rolled
 from lib.mppc import max_pairwise_correlations
 from lib.notebooks import find_notebooks
-from lib.profiles import HOME
+from lib.profiles import HOME, ROLES, LeftOut
 
 HEADING = re.compile(r"^### Exercise (\d\d\.\d) \((easy|medium|hard), (\d+) minutes\)$", re.M)
 SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)\n```", re.S)
@@ -37,6 +38,7 @@ def exercise_cells():
 
 
 CELLS = exercise_cells()
+UNREAD = SimpleNamespace(lacking=lambda needs: ())  # a profile of which nothing is read but that no model is wanting
 each_exercise = pytest.mark.parametrize("name", list(exercises.EXERCISES))
 
 
@@ -216,7 +218,7 @@ def test_every_mistake_is_recognised(name, smoke, request):
 @each_exercise
 @pytest.mark.parametrize("nothing", [None, ...])
 def test_no_answer_is_a_reminder_and_costs_nothing(name, nothing, capsys):
-    exercises.check(name, nothing, profile=None)
+    exercises.check(name, nothing, UNREAD)
     said = capsys.readouterr().out
     asks = exercises.EXERCISES[name].asks
     assert said == f"Exercise {name}: put {asks} in the place of None and run this cell again.\n"
@@ -228,7 +230,7 @@ def toy(monkeypatch):
 
     def check(answer, right):
         monkeypatch.setitem(exercises.EXERCISES, "00.0", exercises.Exercise("it", lambda profile: right, {}))
-        verdict = exercises.verdict("00.0", answer, None)
+        verdict = exercises.verdict("00.0", answer, UNREAD)
         return verdict.right or verdict.text
 
     return check
@@ -279,10 +281,28 @@ def test_what_is_said_of_an_answer(answer, right, said, toy):
 def test_a_mistake_near_the_right_answer_is_no_rounding(answer, right, monkeypatch):
     near = exercises.Exercise("it", lambda profile: 0.7424, {"dead features count": lambda profile: 0.7434})
     monkeypatch.setitem(exercises.EXERCISES, "00.0", near)
-    verdict = exercises.verdict("00.0", answer, None)
+    verdict = exercises.verdict("00.0", answer, UNREAD)
     assert verdict.right is right and ("Dead features count" in verdict.text) == (answer == 0.7434)
 
 
 def test_an_unknown_exercise_is_an_error():
     with pytest.raises(ValueError, match="there is no exercise '03.9'; the exercises are 00.1"):
         exercises.check("03.9", 1, None)
+
+
+# ------------------------------------------------------------------------------------------- without a model
+
+
+@each_exercise
+def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
+    exercise = exercises.EXERCISES[name]
+    fewest = smoke.model_copy(update={role: None for role in ROLES if role not in exercise.needs.replace(",", "").split()})
+    assert exercises.verdict(name, float("inf"), fewest).right is False  # known mistakes that need another model are no trouble
+    for role in set(ROLES) - set(fewest.without):
+        without = smoke.model_copy(update={role: None})
+        if without.lacking(exercise.needs):
+            for answer in (None, 1.0):
+                said = f"Exercise {name}: left out: this run was made without {ROLES[role]} ({role}=none)."
+                assert exercises.verdict(name, answer, without) == exercises.Verdict(None, said)
+            with pytest.raises((LeftOut, KeyError)):  # no such model, or no such column
+                exercise.right(without)

@@ -6,6 +6,7 @@ computed when an answer is given, the mistakes only when it is wrong.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from lib.exercises import circuits, foundations, matching, meaning
 from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.exercises.exercise import Exercise
 from lib.exercises.foundations import reconstructions
-from lib.profiles import Profile
+from lib.profiles import LeftOut, Profile
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "reconstructions", "verdict"]
 
@@ -39,13 +40,18 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
     if name not in EXERCISES:
         raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(EXERCISES)}.")
     exercise = EXERCISES[name]
+    if lacking := profile.lacking(exercise.needs):
+        return Verdict(None, f"Exercise {name}: {profile.left_out(lacking)}.")
     if answer is None or answer is ...:
         return Verdict(None, f"Exercise {name}: put {exercise.asks} in the place of None and run this cell again.")
     given, expected = plain(answer), plain(exercise.right(profile))
     right = Verdict(True, f"Exercise {name}: right.")
     if same(given, expected, EXACT):
         return right
-    mistakes = {why: plain(wrong(profile)) for why, wrong in exercise.mistakes.items()}
+    mistakes = {}
+    for why, wrong in exercise.mistakes.items():
+        with suppress(LeftOut):  # a mistake that this run has no model for
+            mistakes[why] = plain(wrong(profile))
     known = _equal_to(given, mistakes, EXACT)
     if not known and same(given, expected):
         return right

@@ -79,8 +79,8 @@ def _whole_effect(profile: Profile) -> float:
 # ------------------------------------------------------------------------------------------- 08
 
 
-def _shares(profile: Profile, name: str | None = None, position: str = "B1+1") -> Float[ndarray, " distances"]:
-    table = induction.paper_table(2, induction.path_effects(name or profile.mamba, profile))
+def _shares(profile: Profile, role: str = "mamba", position: str = "B1+1") -> Float[ndarray, " distances"]:
+    table = induction.paper_table(2, induction.path_effects(getattr(profile, role), profile))
     return induction.share_at(table, position).to_numpy()
 
 
@@ -118,6 +118,7 @@ EXERCISES = {
          "that is the head with the *highest* change of the logit; a head that matters makes it fall": _weakest,
          "that is the head that feeds the induction head":
              lambda profile: _strongest(profile.pythia_seed, profile, "A′", "induction head")},
+        "pythia_seed",
     ),
     "07.2": Exercise(
         "a number of prompts",
@@ -127,6 +128,7 @@ EXERCISES = {
          "that is by how many times more prompts": lambda profile: _prompts_needed(profile, sizes=False),
          "upside down: more prompts are needed for a smaller error":
              lambda profile: _at_next(profile)["n"] ** 2 / _prompts_needed(profile)},
+        "mamba",
     ),
     "07.3": Exercise(
         "one number, a mean change of the logit",
@@ -135,6 +137,7 @@ EXERCISES = {
          "that is the whole corrupted run: all layers' states come from it": _whole_effect,
          "off by one: that is the layer after the key layer": lambda profile: _state_effect(profile, offset=1),
          "off by one: that is the layer before the key layer": lambda profile: _state_effect(profile, offset=-1)},
+        "mamba",
     ),
     "08.1": Exercise(
         "a share for each distance",
@@ -142,7 +145,8 @@ EXERCISES = {
         {"off by one: that is B1, not B1+1": lambda profile: _shares(profile, position="B1"),
          "off by one: that is B1+2, not B1+1": lambda profile: _shares(profile, position="B1+2"),
          "positive and negative effects are added up and cancel: take their sizes": _shares_signed,
-         "that is RWKV's": lambda profile: _shares(profile, profile.rwkv)},
+         "that is RWKV's": lambda profile: _shares(profile, role="rwkv")},
+        "mamba",
     ),
     "08.2": Exercise(
         "one number, a ratio",
@@ -151,6 +155,7 @@ EXERCISES = {
          "that is the prompt in which A was replaced": lambda profile: _hidden_ratio(profile, corrupt=True),
          "that is over an even share, not over B1": lambda profile: _hidden_ratio(profile, lower=None),
          "off by one: that is B1+2 over B1+1": lambda profile: _hidden_ratio(profile, "B1+2", "B1+1")},
+        "mamba",
     ),
     "08.3": Exercise(
         "one number, an induction gap",
@@ -160,5 +165,6 @@ EXERCISES = {
          "off by one: that is the tap two tokens back (place 1)": lambda profile: _gap_without_tap(profile, 1),
          "the taps of all layers are zero; only the key layer's are asked for":
              lambda profile: _gap_without_tap(profile, everywhere=True)},
+        "mamba",
     ),
 }  # fmt: skip

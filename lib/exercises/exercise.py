@@ -20,3 +20,5 @@ class Exercise:
     right: Answer
     mistakes: Mapping[str, Answer]
     """What a wrong answer is, in a sentence → the function that gives it."""
+    needs: str = ""
+    """Models without which there is no answer, as for `Profile.lacking`."""

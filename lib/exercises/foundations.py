@@ -62,10 +62,9 @@ def _decay(profile: Profile) -> Float[ndarray, " d_model"]:
 # ------------------------------------------------------------------------------------------- 02
 
 
-def _worst_layers(profile: Profile, highest: bool = False, name: str | None = None, start: int = 0) -> list[int]:
+def _worst_layers(profile: Profile, highest: bool = False, role: str = "pythia", start: int = 0) -> list[int]:
     """Positions of the layers of least explained variance and of least agreement between two SAE seeds."""
-    name = name or profile.pythia
-    quality = pipeline.sae_quality(pipeline.trained_saes(name, profile)[0]).groupby("layer").explained_variance.mean()
+    quality = pipeline.sae_quality(pipeline.trained_saes(getattr(profile, role), profile)[0]).groupby("layer").explained_variance.mean()
     seeds = pipeline.mppc(profile.pythia, profile.pythia, profile, seed_b=profile.sae_seeds[-1])[0]
     pick = np.argmax if highest else np.argmin
     return [int(pick(values)) + start for values in (quality, seeds.groupby("layer").mppc.mean())]
@@ -127,6 +126,7 @@ EXERCISES = {
              lambda profile: 2 ** _loss(profile.mamba, profile),
          "that is the Transformer's": lambda profile: np.exp(_loss(profile.pythia, profile)),
          "that is the loss in bits": lambda profile: _loss(profile.mamba, profile) / np.log(2)},
+        "mamba",
     ),
     "01.2": Exercise(
         "a list of positions",
@@ -137,6 +137,7 @@ EXERCISES = {
              lambda profile: _changed_positions(profile, "hook_out"),
          "these are differences of position, counted from the changed token":
              lambda profile: _changed_positions(profile, "mixer.x_proj.hook_in") - CHANGED},
+        "mamba",
     ),
     "01.3": Exercise(
         "one number of tokens",
@@ -147,6 +148,7 @@ EXERCISES = {
              lambda profile: np.log(2) / np.log(_decay(profile)).min(),
          "that is the half-life of the mean decay; the slowest channel is asked for":
              lambda profile: np.log(2) / _decay(profile).mean()},
+        "rwkv",
     ),
     "02.1": Exercise(
         "two layers, (least explained variance, least agreement),",
@@ -154,7 +156,7 @@ EXERCISES = {
         {"these are the best layers, not the worst": lambda profile: _worst_layers(profile, highest=True),
          "layers are counted from 0 here": lambda profile: _worst_layers(profile, start=1),
          "the two are in the wrong order": lambda profile: _worst_layers(profile)[::-1],
-         "the first of them is Mamba's": lambda profile: _worst_layers(profile, name=profile.mamba)},
+         "the first of them is Mamba's": lambda profile: _worst_layers(profile, role="mamba")},
     ),
     "02.2": Exercise(
         "one number, a norm",

@@ -10,7 +10,7 @@ from numpy import ndarray
 from lib import comparisons, interpret, pipeline
 from lib.exercises.exercise import Exercise
 from lib.mppc import max_pairwise_correlation
-from lib.profiles import Profile
+from lib.profiles import LeftOut, Profile
 
 PLACE = ["match_layer", "match_index"]
 OFTEN, HIGH = 100, 0.7
@@ -18,7 +18,9 @@ OFTEN, HIGH = 100, 0.7
 
 def _frame(profile: Profile, name: str = "mamba", direction: int = 0) -> pd.DataFrame:
     """MPPC of a comparison, by its short name."""
-    c = comparisons.comparisons(profile)[name]
+    c = comparisons.comparisons(profile).get(name)
+    if c is None:
+        raise LeftOut(profile.left_out())
     return pipeline.mppc(c.a, c.b, profile, c.seed_b)[direction]
 
 
@@ -103,8 +105,8 @@ def _correlated(profile: Profile, name: str = "mamba", method: str = "spearman")
     return float(_frame(profile, "rwkv")["mppc"].corr(_frame(profile, name)["mppc"], method=method))
 
 
-def _every_other(profile: Profile, start: int = 1, name: str | None = None) -> float:
-    own, other = pipeline.features(profile.pythia, profile), pipeline.features(name or profile.mamba, profile)
+def _every_other(profile: Profile, start: int = 1, role: str = "mamba") -> float:
+    own, other = pipeline.features(profile.pythia, profile), pipeline.features(getattr(profile, role), profile)
     return float(np.nanmean(max_pairwise_correlation(own, other[start::2]).value))
 
 
@@ -123,6 +125,7 @@ EXERCISES = {
          "that is the share of Mamba's features; Pythia's are asked for": lambda profile: _mutual(profile, direction=1),
          "the divisor counts dead features, which have no match":
              lambda profile: _mutual(profile) * len(_alive(profile)) / len(_frame(profile))},
+        "mamba",
     ),
     "03.2": Exercise(
         "one number, a share",
@@ -133,6 +136,7 @@ EXERCISES = {
              lambda profile: _shared(_alive(profile), ["match_index"]),
          "dead features are counted: all of them have the match (-1, -1)": lambda profile: _shared(_frame(profile)),
          "that is the other direction, from Mamba to Pythia": lambda profile: _shared(_alive(profile, direction=1))},
+        "mamba",
     ),
     "03.3": Exercise(
         "one number, a correlation",
@@ -143,6 +147,7 @@ EXERCISES = {
              lambda profile: _best_pair(profile, "both"),
          "these are the tokens on which Pythia's feature fires; those where only Mamba's fires are left out":
              lambda profile: _best_pair(profile, "first")},
+        "mamba",
     ),
     "04.1": Exercise(
         "one number, a share",
@@ -153,6 +158,7 @@ EXERCISES = {
              lambda profile: (_differences(profile) > 0).sum() / len(_frame(profile)),
          "that is against the other SAE seed, not the other model seed":
              lambda profile: (_differences(profile, "sae_seed") > 0).mean()},
+        "mamba, pythia_seed",
     ),
     "04.2": Exercise(
         "one number, a mean MPPC",
@@ -162,6 +168,7 @@ EXERCISES = {
              lambda profile: pipeline.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
          "dead features are counted as 0": lambda profile: np.nan_to_num(_shifted(profile, 1)).mean(),
          "it is shifted the other way": lambda profile: np.nanmean(_shifted(profile, -1))},
+        "mamba",
     ),
     "04.3": Exercise(
         "one number, a gain of the mean MPPC",
@@ -172,6 +179,7 @@ EXERCISES = {
              lambda profile: _gain_of_frequent(profile, difference=False),
          "that is the gain between two SAE seeds": lambda profile: _gain_of_frequent(profile, "sae_seed"),
          "that is the gain against the other model seed": lambda profile: _gain_of_frequent(profile, "model_seed")},
+        "mamba",
     ),
     "05.1": Exercise(
         "one number, a share",
@@ -179,6 +187,7 @@ EXERCISES = {
         {"neighbouring layers are counted as the same": lambda profile: _same_layer(profile, within=1),
          "that is between two SAE seeds of one model": lambda profile: _same_layer(profile, "sae_seed"),
          "that is Mamba's depth map, whose layers are not Pythia's": lambda profile: _same_layer(profile, "mamba")},
+        "pythia_seed",
     ),
     "05.2": Exercise(
         "one number, a mean MPPC",
@@ -189,6 +198,7 @@ EXERCISES = {
          "off by one: the layer after it is left out": lambda profile: _without_layer(profile, shift=1),
          "that is layer 0 of Pythia; layers are counted from 0, and layer 1 is asked for":
              lambda profile: _without_layer(profile, layer=0)},
+        "mamba",
     ),
     "05.3": Exercise(
         "a mean relative depth for each layer of Pythia",
@@ -197,6 +207,7 @@ EXERCISES = {
          "divided by the number of Pythia's layers; the matches lie in Mamba":
              lambda profile: _depths(profile, of="model_seed"),
          "dead features are counted: their match_layer is -1": lambda profile: _depths(profile, dead=True)},
+        "mamba",
     ),
     "09.1": Exercise(
         "one number, Spearman's r,",
@@ -204,15 +215,17 @@ EXERCISES = {
         {"that is Pearson's r; ranks are asked for": lambda profile: _correlated(profile, method="pearson"),
          "that is with the other model seed, not with Mamba": lambda profile: _correlated(profile, "model_seed"),
          "that is with the other SAE seed, not with Mamba": lambda profile: _correlated(profile, "sae_seed")},
+        "rwkv, mamba",
     ),
     "09.2": Exercise(
         "one number, a mean MPPC",
         _every_other,
         {"these are the layers 0, 2, …: begin with the second": lambda profile: _every_other(profile, start=0),
          "that is with all layers of Mamba": lambda profile: _alive(profile).mppc.mean(),
-         "that is every other layer of RWKV": lambda profile: _every_other(profile, name=profile.rwkv),
+         "that is every other layer of RWKV": lambda profile: _every_other(profile, role="rwkv"),
          "that is with all layers of RWKV, the number to compare with":
              lambda profile: _alive(profile, "rwkv").mppc.mean()},
+        "mamba",
     ),
     "09.3": Exercise(
         "one number, a share",
@@ -221,5 +234,6 @@ EXERCISES = {
              lambda profile: _in_both(profile, "all"),
          "the divisor is those above 0.7 in Mamba only": lambda profile: _in_both(profile, "mamba"),
          "the divisor is those above 0.7 in RWKV only": lambda profile: _in_both(profile, "rwkv")},
+        "rwkv, mamba",
     ),
 }  # fmt: skip

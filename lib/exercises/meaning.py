@@ -59,7 +59,7 @@ def _among(profile: Profile, which: str = "frequent", method: str = "spearman") 
 
 def _tests(profile: Profile, measure: str = "RSA") -> pd.DataFrame:
     others = (profile.pythia_seed, profile.mamba, profile.rwkv)
-    tables = [feature_spaces.subspace_scores(profile.pythia, name, profile) for name in others]
+    tables = [feature_spaces.subspace_scores(profile.pythia, name, profile) for name in others if name]
     return pd.concat(tables).query("measure == @measure")
 
 
@@ -99,6 +99,7 @@ EXERCISES = {
         {"these are the features that fire *less* often than the median": lambda profile: _among(profile, "rare"),
          "these are all features, frequent and rare": lambda profile: _among(profile, "all"),
          "that is Pearson's r; ranks are asked for": lambda profile: _among(profile, method="pearson")},
+        "mamba",
     ),
     "10.1": Exercise(
         "one number, a p-value",
@@ -118,6 +119,7 @@ EXERCISES = {
          "that is Benjamini and Hochberg's, which bounds another error":
              lambda profile: np.nanmin(benjamini_hochberg(_tests(profile).p)),
          "that is SVCCA's": lambda profile: _smallest(_tests(profile, "SVCCA").p)},
+        "pythia_seed or mamba or rwkv",
     ),
     "10.3": Exercise(
         "one number, a CKA",
@@ -127,5 +129,6 @@ EXERCISES = {
          "that is with Gaussian kernels": lambda profile: similarity.rbf_cka(*_middle_rows(profile), unbiased=True),
          "that is RSA": lambda profile: similarity.rsa(*_middle_rows(profile)),
          "that is SVCCA": lambda profile: similarity.svcca(*_middle_rows(profile))},
+        "mamba",
     ),
 }  # fmt: skip
