@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import hub
+from lib import hub, origins
 from lib.background import end_with_parent
 from lib.profiles import DATA, Profile
 from lib.store import Store
@@ -248,15 +248,14 @@ def _docstring_folder(profile: Profile) -> Path:
 def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
     """OpenWebText's documents as token ids; one in ten, by its hash, is held out.
 
-    Read from the hub's cache if files of it are there, else streamed. Raises `TextNotFound` where neither can be.
+    Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
+    revision. Raises `TextNotFound` where neither can be.
     """
     from datasets import load_dataset
 
-    hub.require_text()
-    files = [str(path) for path in hub.cached_text()]
-    source = ("parquet", None, None, files) if files else (hub.OPENWEBTEXT,)
+    files = hub.text_files(origins.text_revision(profile))
     tokenizer = load_tokenizer(profile)
-    for row in load_dataset(*source, split="train", streaming=True):
+    for row in load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True):
         if split_of(row["text"]) == split:
             yield tokenizer(row["text"], add_special_tokens=False)["input_ids"]
 
@@ -266,6 +265,7 @@ def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None)
     tokenizer = hashlib.sha256((_tokenizer_folder(profile) / "tokenizer.json").read_bytes()).hexdigest()
     key = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document")}
     key |= {"tokenizer": tokenizer, "split": split, "n_positions": n_positions}
+    key |= {"revision": origins.text_revision(profile)}
 
     def build(folder: Path) -> None:
         documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)

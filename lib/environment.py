@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
-from lib import corpus, hub, models, needs, plan, recipes
+from lib import corpus, hub, models, needs, origins, plan, recipes
 from lib.profiles import Profile
 from lib.safe_weights import read_header
 
@@ -62,7 +62,7 @@ def _text(profile: Profile) -> Iterator[str]:
         return
     files = len(hub.cached_text())
     if files:
-        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache"
+        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
         about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
         yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
@@ -71,13 +71,17 @@ def _text(profile: Profile) -> Iterator[str]:
 def _models(profile: Profile) -> Iterator[str]:
     for name in dict.fromkeys(profile.model_names):
         if name in models.hub_names(profile):
-            size = hub.facts().get(name)
+            size = hub.facts().gigabytes_at_most.get(name)
             about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")
-            here = hub.cached_model(name) is not None
+            here = origins.is_here(name, profile)
             why = None if here else hub.unreachable()
-            yield f"[ok] model {name}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
+            yield f"[ok] model {name}{_origin(name, profile)}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
         else:
             yield _shipped(name)
+
+
+def _origin(repository: str, profile: Profile) -> str:
+    return f", {about}" if (about := origins.describe(repository, profile)) else ""
 
 
 def _shipped(name: str) -> str:
