@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub import HfApi, constants, file_download, snapshot_download
+from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.errors import HTTPError
 
 from lib.needs import GB, existing_folder
@@ -89,7 +89,7 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
     if found := cached_model(name, needed, revision):
         return found
     log.warning("%s", announcement([name]))
-    fetch = functools.partial(snapshot_download, name, cache_dir=CACHE)
+    fetch = functools.partial(HfApi().snapshot_download, name, cache_dir=CACHE)
     try:
         folder = Path(fetch(revision=revision or revision_of(name), allow_patterns=WANTED))
         if WEIGHTS in needed and not (folder / WEIGHTS).exists():
