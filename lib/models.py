@@ -62,10 +62,9 @@ def folder_of(name: str, profile: Profile) -> str:
     """
     if name.startswith("smoke-") or profile.models == "random":
         return str(_random_folder(name, profile))
-    if (recipes.MODELS / name / "config.json").exists():
-        return str(recipes.MODELS / name)
-    if Path(name).is_dir():
-        return str(origins.safe_folder(Path(name), profile))
+    for folder in (recipes.MODELS / name, Path(name)):
+        if folder.is_dir() and (folder == Path(name) or (folder / "config.json").exists()):
+            return str(origins.safe_folder(folder, profile))
     if not is_available(name):
         raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
     return str(origins.model_folder(name, profile))

@@ -81,7 +81,8 @@ def convert_pickle(source: Path, target: Path, expected: Mapping[str, Shape]) ->
     written, storages = {}, set()
     for name, value in tensors.items():  # safetensors holds no tensor twice: tied ones are written out
         place = value.untyped_storage().data_ptr()
-        written[name] = value.detach().clone() if place in storages else value.detach().contiguous()
+        value = value.detach().contiguous()
+        written[name] = value.clone() if place in storages and value.untyped_storage().data_ptr() == place else value
         storages.add(place)
     save_file(written, target, metadata={"format": "pt"})
 
@@ -92,11 +93,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # whatever a damaged or a foreign file makes the reader raise
-        reason = re.search(r"WeightsUnpickler error: *(.+)", str(error), re.DOTALL)
-        if reason is None:
+        if not str(error).startswith("Weights only load failed"):
             raise ValueError(f"{path} is damaged, or no file of torch.save: download it again.") from None
-        named = re.search(r"GLOBAL (\S+)", reason[1])
-        wanted = named[1] if named else reason[1].strip().splitlines()[0].rstrip(".")
+        named = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"WeightsUnpickler error:\s*(.+?)\.?$", str(error), re.M)
+        wanted = named[1] if named else "an unknown instruction"
         raise ValueError(f"{path} needs more than tensors ({wanted}), so it is not opened: get safetensors of this model.") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not tensors by their names.")

@@ -1,5 +1,6 @@
 """A small server that speaks the hub's protocol, and the four repositories with random weights as they lie there."""
 
+import functools
 import hashlib
 import json
 import threading
@@ -91,6 +92,12 @@ def repository_of(folder: Path, commit: str = "a" * 40) -> Repository:
     return Repository({commit: {path.name: path.read_bytes() for path in sorted(folder.iterdir())}}, commit)
 
 
+@functools.cache
+def digest(content: bytes) -> str:
+    """What the server names a file's content by."""
+    return hashlib.sha1(content).hexdigest()
+
+
 class Hub(BaseHTTPRequestHandler):
     """What huggingface_hub asks of the hub, over `repositories`; `asked` keeps every request."""
 
@@ -134,14 +141,14 @@ class Hub(BaseHTTPRequestHandler):
             body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             files = {file: files[file] for file in body["paths"] if file in files}
         if what in ("tree", "paths-info"):
-            listed = [{"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for n, b in files.items()]
+            listed = [{"type": "file", "path": n, "size": len(b), "oid": digest(b)} for n, b in files.items()]
             return self.reply(listed)
         self.reply({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files], "private": False})
 
     def file(self, commit, content):
         if content is None:
             return self.missing("EntryNotFound")
-        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{digest(content)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if wanted := self.headers.get("Range"):
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             last = min(int(last or len(content)), len(content) - 1)
