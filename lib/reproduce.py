@@ -130,7 +130,8 @@ def write_report(profile: Profile, folder: Path) -> None:
 
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     """The settings as the notebooks get them, which run in another working directory."""
-    overrides = {field.strip(): value.strip() for field, _, value in (pair.partition("=") for pair in settings)}
+    pairs = (pair.partition("=") for pair in ",".join(settings).split(",") if pair)
+    overrides = {field.strip(): value.strip() for field, _, value in pairs}
     if "cache_dir" in overrides:
         overrides["cache_dir"] = str(profile.cache_dir.resolve())
     return overrides

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hub_server import NAMES, TEXT_REVISION, Repository, lay_out, repository_of, serving, write_text
+from hub_server import NAMES, TEXT_REVISION, Repository, documents, lay_out, repository_of, serving, write_text
 
-from lib import corpus, hub
+from lib import hub
 from lib.profiles import HOME
 
 FEW = (
@@ -40,8 +40,8 @@ def rehearse(place: Path, models: dict[str, str], settings: str, notebooks: Sequ
         lay_out(name, place / "made")
         repositories[repository] = repository_of(place / "made")
         shutil.rmtree(place / "made")
-    text = [t * 3 for t in corpus.docstrings(["numpy", "pandas"])]
-    files = {name: path.read_bytes() for name, path in write_text(place / "text", text)}
+    text = write_text(place / "text", documents(count=3_000, words=40))
+    files = {name: path.read_bytes() for name, path in text}
     repositories[hub.OPENWEBTEXT] = Repository({TEXT_REVISION: files}, TEXT_REVISION, "dataset")
     workbook = place / "workbook"
     for part in ("lib", "notebooks", "data"):

@@ -52,9 +52,9 @@ def lay_out(name: str, folder: Path) -> None:
         save_file(weights, folder / hub.WEIGHTS, metadata={"format": "pt"})
 
 
-def documents(start: int = 0, count: int = 60) -> list[str]:
-    """Short texts, all different."""
-    return [f"Document {i} says {'some words ' * 9}." for i in range(start, start + count)]
+def documents(start: int = 0, count: int = 60, words: int = 9) -> list[str]:
+    """Texts, all different."""
+    return [f"Document {i} says {' '.join(f'word {(i * k) % 97}' for k in range(words))}." for i in range(start, start + count)]
 
 
 def write_text(folder: Path, texts: list[str], files: int = 2) -> list[tuple[str, Path]]:

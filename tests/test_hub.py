@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import datasets
+import hub_rehearsal
 import pytest
 import torch
 from conftest import fill_hub_cache
@@ -397,6 +398,16 @@ def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path)
     del repositories[RWKV].commits["a" * 40][hub.PICKLE]
     with pytest.raises(models.ModelNotFound, match="has no model.safetensors on the hub, nor a pytorch_model.bin"):
         models.folder_of(RWKV, laptop(tmp_path))
+
+
+def test_notebooks_run_with_models_of_the_hub_that_nothing_is_known_of(tmp_path):
+    """`tests/hub_rehearsal.py` at small widths: the command of `laptop`, fetching, converting and streaming as it needs."""
+    names = {name.replace("smoke-", "small/"): name for name in SMALL}
+    fields = ",".join(f"{field}={name}" for field, name in zip(("pythia", "pythia_seed", "mamba", "rwkv"), names))
+    few = hub_rehearsal.FEW.replace("layers=5", "layers=1").replace("context_length=64", "context_length=32")
+    hub_rehearsal.rehearse(tmp_path, names, f"{few},{fields}", ("00", "01"))
+    shown = (tmp_path / "workbook" / "figures" / "laptop" / "notebooks" / "00_start_here.ipynb").read_text()
+    assert re.search(r"small/rwkv, revision a{40}, pytorch_model.bin with sha256 \w{64}, read as safetensors with sha256 \w{64}", shown)
 
 
 # --------------------------------------------------------------------------------------------- kernels
