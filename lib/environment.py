@@ -60,11 +60,11 @@ def _text(profile: Profile) -> Iterator[str]:
             log.disabled = False
         yield _line(same, "text: docstrings, digest of data/corpus.json", f"it is another; {needs.INSTALL}", required=False)
         return
-    files = len(hub.cached_text())
+    files = len(origins.cached_text(profile))
     if files:
         yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
-        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most{_origin(hub.OPENWEBTEXT, profile)}"
         yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
 
 

@@ -62,6 +62,12 @@ def is_here(name: str, profile: Profile) -> bool:
     return bool(record and "converted" in record) or hub.cached_model(name, revision=record and record["revision"]) is not None
 
 
+def cached_text(profile: Profile) -> list[Path]:
+    """OpenWebText's files in the hub's cache that this run would read: those of the recorded revision, if there is one."""
+    record = recorded(hub.OPENWEBTEXT, profile)
+    return hub.cached_text(record and record["revision"])
+
+
 def describe(repository: str, profile: Profile) -> str:
     """Revision and digests of a repository that has been fetched, to be shown; "" for any other."""
     record = recorded(repository, profile) or {}

@@ -190,7 +190,7 @@ def check_hub(profile: Profile) -> None:
     from lib import hub, models, origins  # heavy
 
     names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
-    text = profile.corpus == "openwebtext" and not hub.cached_text()
+    text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
     if (names or text) and (why := hub.unreachable()):
         lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
         commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
