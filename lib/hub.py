@@ -114,11 +114,15 @@ def _conversion(name: str, commit: str) -> str | None:
     sends it the user's token; this asks nothing of anybody.
     """
     api = HfApi()
-    for request in api.get_repo_discussions(name, author=CONVERTER, discussion_type="pull_request", discussion_status="open"):
-        if (request.author, request.title, request.is_pull_request) == (CONVERTER, CONVERSION, True):
-            commits = api.list_repo_commits(name, revision=request.git_reference)
-            if len(commits) > 1 and commits[0].authors == [CONVERTER] and commits[1].commit_id == commit:
-                return commits[0].commit_id
+    asked_for = dict(author=CONVERTER, discussion_type="pull_request", discussion_status="open")
+    try:
+        for request in api.get_repo_discussions(name, **asked_for):
+            if (request.author, request.title, request.is_pull_request) == (CONVERTER, CONVERSION, True):
+                commits = api.list_repo_commits(name, revision=request.git_reference)
+                if len(commits) > 1 and commits[0].authors == [CONVERTER] and commits[1].commit_id == commit:
+                    return commits[0].commit_id
+    except UNREACHABLE as error:  # a repository may have its discussions closed: then the pickle does
+        log.info("No pull request of %s could be looked at: %s", name, error)
     return None
 
 

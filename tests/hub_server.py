@@ -72,12 +72,15 @@ def write_text(folder: Path, texts: list[str], files: int = 2) -> list[tuple[str
 
 @dataclass
 class Repository:
-    """Files of each commit, the main branch's commit, and pull requests: number → (author, its commits, newest first)."""
+    """Files of each commit, the main branch's commit, and pull requests: number → (author, its commits, newest first).
+
+    Without pull requests (None) they are closed, as a repository's owner may have it.
+    """
 
     commits: dict[str, dict[str, bytes]]
     main: str
     kind: str = "model"
-    requests: dict[int, tuple[str, list[tuple[str, str]]]] = field(default_factory=dict)
+    requests: dict[int, tuple[str, list[tuple[str, str]]]] | None = field(default_factory=dict)
 
     def commit(self, revision: str) -> str | None:
         number = revision.removeprefix("refs/pr/")
@@ -122,6 +125,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def about(self, name, repository, what):
         what, _, rest = what.partition("/")
+        if what == "discussions" and repository.requests is None:
+            return self.send(403, b"", {"X-Error-Message": "Discussions are disabled for this repo"})
         if what == "discussions":
             return self.reply({"count": len(repository.requests), "start": 0, "discussions": [
                 {"title": hub.CONVERSION, "num": number, "author": {"name": author}, "createdAt": "2023-03-01T00:00:00.000Z",

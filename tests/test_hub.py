@@ -320,6 +320,12 @@ def test_a_pull_request_is_taken_only_if_the_hub_s_bot_wrote_it(asked, repositor
     assert models.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
 
 
+def test_where_discussions_are_closed_the_pickle_does(asked, repositories, tmp_path):
+    repositories[RWKV].requests = None
+    assert (Path(models.folder_of(RWKV, laptop(tmp_path))) / hub.WEIGHTS).exists()
+    assert [line for line in asked if "/discussions" in line]
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch pwned",)
