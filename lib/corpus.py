@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import hub
+from lib import hub, origins
 from lib.profiles import DATA, Profile
 from lib.store import Store, sha256_of
 
@@ -106,11 +106,12 @@ def train_tokenizer(texts: Iterable[str], folder: Path = TOKENIZER) -> None:
 
 
 def text_fields(profile: Profile) -> dict[str, Any]:
-    """What identifies the text that a profile reads: which one, its digest, its tokenizer's, and how it is divided."""
-    digest = sha256_of(DOCUMENTATION) if profile.corpus == "docstrings" else None
+    """What identifies the text that a profile reads: its digest or revision, its tokenizer's digest, how it is divided."""
+    shipped = profile.corpus == "docstrings"
+    text = sha256_of(DOCUMENTATION) if shipped else f"{hub.OPENWEBTEXT}@{origins.text_revision(profile)}"
     tokenizer = sha256_of(tokenizer_folder(profile) / "tokenizer.json")
     cut = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document", "seed")}
-    return cut | {"text": digest, "tokenizer": tokenizer, "held_out": HELD_OUT}
+    return cut | {"text": text, "tokenizer": tokenizer, "held_out": HELD_OUT}
 
 
 def load_tokenizer(profile: Profile):
@@ -177,15 +178,14 @@ def document_tokens(profile: Profile, split: Split, tokenizer: Path = TOKENIZER)
 def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
     """OpenWebText's documents as token ids; one in ten, by its hash, is held out.
 
-    Read from the hub's cache if files of it are there, else streamed. Raises `TextNotFound` where neither can be.
+    Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
+    revision. Raises `TextNotFound` where neither can be.
     """
     from datasets import load_dataset
 
-    hub.require_text()
-    files = [str(path) for path in hub.cached_text()]
-    source = ("parquet", None, None, files) if files else (hub.OPENWEBTEXT,)
+    files = hub.text_files(origins.text_revision(profile))
     tokenizer = load_tokenizer(profile)
-    for row in load_dataset(*source, split="train", streaming=True):
+    for row in load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True):
         if split_of(row["text"]) == split:
             yield tokenizer(row["text"], add_special_tokens=False)["input_ids"]
 

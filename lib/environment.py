@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import torch
 
-from lib import corpus, hub, models, needs, plan, recipes
+from lib import corpus, hub, models, needs, origins, plan, recipes
 from lib.profiles import HOME, Profile, ProfileError
 from lib.safe_weights import read_header
 
@@ -51,22 +51,22 @@ def _text(profile: Profile) -> Iterator[str]:
         about = f"text: {corpus.DOCUMENTATION.relative_to(HOME)}"
         yield _line(corpus.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
         return
-    files = len(hub.cached_text())
+    files = len(origins.cached_text(profile))
     if files:
-        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache"
+        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
-        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most{_origin(hub.OPENWEBTEXT, profile)}"
         yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
 
 
 def _models(profile: Profile) -> Iterator[str]:
     for name in dict.fromkeys(profile.model_names):
         if name in models.hub_names(profile):
-            size = hub.facts().get(name)
+            size = hub.facts().gigabytes_at_most.get(name)
             about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")
-            here = hub.cached_model(name) is not None
+            here = origins.is_here(name, profile)
             why = None if here else hub.unreachable()
-            yield f"[ok] model {name}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
+            yield f"[ok] model {name}{_origin(name, profile)}" if here else _line(not why, about, f"{why}; {hub.how_to_get(name)}")
         else:
             yield _shipped(name)
 
@@ -83,6 +83,10 @@ def _tokenizers(profile: Profile) -> Iterator[str]:
             models.require_tokenizer(name, profile)
         except ProfileError as error:
             yield f"[missing] a tokenizer for both: {error}"
+
+
+def _origin(repository: str, profile: Profile) -> str:
+    return f", {about}" if (about := origins.describe(repository, profile)) else ""
 
 
 def _shipped(name: str) -> str:

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lib import hub, recipes, scans, tokenizer_identity
+from lib import hub, origins, recipes, scans, tokenizer_identity
 from lib.corpus import Blocks, load_tokenizer
 from lib.hub import ModelNotFound
 from lib.profiles import LeftOut, Profile
-from lib.safe_weights import check_file, check_values
+from lib.safe_weights import check_file, check_values, expected_shapes
 from lib.store import Store
 
 ARCHITECTURES = ("gpt_neox", "mamba", "rwkv")  # transformers' names of them
@@ -56,7 +56,7 @@ def fast_dtype(device: str) -> torch.dtype:
 
 
 def folder_of(name: str | None, profile: Profile) -> str:
-    """Where the weights of a model are: data/models, a random checkpoint built on the spot, or the hub's cache.
+    """Where the safetensors of a model are: data/models, a random checkpoint built on the spot, or the hub's cache.
 
     Raises `ModelNotFound`, in one sentence that says what to do, if it is nowhere, and `LeftOut` for no name.
     """
@@ -64,13 +64,12 @@ def folder_of(name: str | None, profile: Profile) -> str:
         raise LeftOut(f"{profile.left_out()}.")
     if has_random_weights(name, profile):
         return str(_random_folder(name, profile))
-    if (recipes.MODELS / name / "config.json").exists():
-        return str(recipes.MODELS / name)
-    if Path(name).is_dir():
-        return name
+    for folder in (recipes.MODELS / name, Path(name)):
+        if folder.is_dir() and (folder == Path(name) or (folder / "config.json").exists()):
+            return str(origins.safe_folder(folder, profile))
     if not is_available(name):
         raise ModelNotFound(f"{name} has not been trained yet: run python -m lib.zoo {name}.")
-    return str(hub.fetch_model(name))
+    return str(origins.model_folder(name, profile))
 
 
 def hub_names(profile: Profile) -> list[str]:
@@ -114,7 +113,7 @@ def load(name: str, profile: Profile) -> TransformerBridge:
 
     Its tokenizer is the one that cuts the text. Raises `TokenizerError` where its own is another, and `ModelNotFound`,
     in one sentence, if there is no such model, the hub cannot be reached, or the files are not those of a sound model:
-    a pickle in place of safetensors, wrong shapes or sizes, NaN, code of its own.
+    a pickle of more than tensors, wrong shapes or sizes, NaN, code of its own.
     """
     scans.install()
     for library in ("transformers", "transformer_lens", "huggingface_hub"):  # notes on missing CUDA kernels and on loading, not faults
@@ -137,15 +136,13 @@ def load(name: str, profile: Profile) -> TransformerBridge:
 
 def _load_checked(folder: Path) -> PreTrainedModel:
     """The Hugging Face model of a folder, float32, after what its files hold was compared with its config.json."""
-    config = AutoConfig.from_pretrained(folder, output_attentions=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, output_attentions=True, attn_implementation="eager", trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
         raise ValueError(unknown_family(str(folder), config.model_type))
-    with torch.device("meta"):
-        expected = AutoModelForCausalLM.from_config(config).state_dict()
     weights = folder / hub.WEIGHTS
     if not weights.is_file():
-        raise ValueError(f"{folder} has no {hub.WEIGHTS}, and pickled weights are not opened.")
-    check_file(weights, {key: tuple(value.shape) for key, value in expected.items()}, only_known=False)
+        raise ValueError(f"{folder} has no {hub.WEIGHTS}, nor a {hub.PICKLE}.")
+    check_file(weights, expected_shapes(config), only_known=False)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
         trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,

@@ -21,8 +21,11 @@ from transformers import (
     RwkvForCausalLM,
 )
 
+from lib import hub_kernels
 from lib.corpus import TOKENIZER, VOCABULARY
 from lib.profiles import DATA
+
+hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
 
 MODELS = DATA / "models"
 NEXT = MODELS / "next"  # the zoo in the making, which nothing reads

@@ -143,7 +143,8 @@ def say_what_is_left_out(notebooks: Sequence[Path], profile: Profile) -> None:
 
 def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     """The settings as the notebooks get them, which run in another working directory."""
-    overrides = {field.strip(): value.strip() for field, _, value in (pair.partition("=") for pair in settings)}
+    pairs = (pair.partition("=") for pair in ",".join(settings).split(",") if pair)
+    overrides = {field.strip(): value.strip() for field, _, value in pairs}
     if "cache_dir" in overrides:
         overrides["cache_dir"] = str(profile.cache_dir.resolve())
     return overrides
@@ -198,23 +199,23 @@ def show_plan(profile: Profile) -> None:
 
 
 def check_hub(profile: Profile) -> None:
-    """Fetch the models that come from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib import hub, models  # heavy
+    """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    from lib import hub, models, origins  # heavy
 
-    names = [name for name in models.hub_names(profile) if not hub.cached_model(name)]
-    text = profile.corpus == "openwebtext" and not hub.cached_text()
-    if not names and not text:
-        return
-    if why := hub.unreachable():
+    names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
+    text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
+    if (names or text) and (why := hub.unreachable()):
         lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
         commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
         raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
     if text:
         typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
     try:
-        for name in names:
-            hub.fetch_model(name)
-    except hub.ModelNotFound as error:
+        for name in models.hub_names(profile):
+            origins.model_folder(name, profile)
+        if profile.corpus == "openwebtext":
+            origins.text_revision(profile)
+    except (hub.ModelNotFound, hub.TextNotFound) as error:
         raise CannotRun(str(error)) from None
 
 

@@ -91,7 +91,7 @@ def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
         raise OSError("We couldn't connect to the hub\nand more lines")
 
     monkeypatch.setattr(models.hub, "CACHE", tmp_path)
-    monkeypatch.setattr(models.hub, "snapshot_download", offline)
+    monkeypatch.setattr(models.hub.HfApi, "snapshot_download", offline)
     with pytest.raises(models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"):
         models.load("no/such-model", smoke)
 

@@ -288,7 +288,7 @@ def test_clock(seconds, shown):
 
 def test_settings_survive_the_way_into_a_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = ["layers=1+2", "blocks_per_document=none", "cache_dir=here", "meaningful=false"]
+    settings = ["layers=1+2,blocks_per_document=none", "cache_dir=here", "meaningful=false"]
     profile = get_profile("mini", ",".join(settings))
     overrides = reproduce.overrides_for(profile, settings)
     expected = {"layers": (1, 2), "blocks_per_document": None, "cache_dir": tmp_path / "here", "meaningful": False}
