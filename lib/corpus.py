@@ -126,7 +126,7 @@ def tokenizer_folder(profile: Profile) -> Path:
     if profile.corpus == "docstrings":
         return TOKENIZER
     places = (DATA / "models" / profile.pythia, Path(profile.pythia))
-    return next((p for p in places if p.is_dir()), None) or hub.fetch_model(profile.pythia, ("tokenizer.json",))
+    return next((p for p in places if p.is_dir()), None) or origins.model_folder(profile.pythia, profile)
 
 
 def tokenizer_name(profile: Profile) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from selenium import webdriver
 
+from lib import hub
 from lib.profiles import get_profile
 
 if not torch.cuda.is_available():
@@ -41,7 +42,7 @@ def browser():
 def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:
     """Lay (name in the repository, file) out as the hub's cache does: blobs by digest, links to them in a snapshot."""
     folder = cache / f"{kind}s--{repository.replace('/', '--')}"
-    revision = hashlib.sha1(repository.encode()).hexdigest()
+    revision = hub.known(repository, "revision") or hashlib.sha1(repository.encode()).hexdigest()
     for place in ("refs", "blobs", f"snapshots/{revision}"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / "refs" / "main").write_text(revision)

@@ -30,7 +30,7 @@ COMMAND = "python -m lib.reproduce --profile laptop"
 def download_commands() -> str:
     """The README's block of commands that fill the hub's cache."""
     blocks = re.findall(r"```bash\n(.*?)```", (HOME / "README.md").read_text(), re.DOTALL)
-    return next(block for block in blocks if block.startswith("for model in"))
+    return next(block for block in blocks if block.startswith("hf download"))
 
 
 def rehearse(place: Path, models: dict[str, str], settings: str, notebooks: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def rehearse(place: Path, models: dict[str, str], settings: str, notebooks: Sequ
     repositories = {}
     for repository, name in models.items():
         lay_out(name, place / "made")
-        repositories[repository] = repository_of(place / "made")
+        repositories[repository] = repository_of(repository, place / "made")
         shutil.rmtree(place / "made")
     text = write_text(place / "text", documents(count=3_000, words=40))
     files = {name: path.read_bytes() for name, path in text}

@@ -18,7 +18,13 @@ from lib import hub, recipes
 
 NAMES = ("EleutherAI/pythia-160m", "EleutherAI/pythia-160m-seed1", "state-spaces/mamba-130m-hf", "RWKV/rwkv-4-169m-pile")
 SMALL = ("smoke-pythia", "smoke-pythia-seed1", "smoke-mamba", "smoke-rwkv")
-TEXT_REVISION = "79d93d7" + "0" * 33
+TEXT_REVISION = hub.known(hub.OPENWEBTEXT, "revision")
+OTHER = "a" * 40  # the commit of a repository whose revision is not known
+
+
+def revision(name: str) -> str:
+    """The commit at which a repository is served: the known one, as on the hub."""
+    return hub.known(name, "revision") or OTHER
 
 
 # ------------------------------------------------------------------------------------ repositories
@@ -90,8 +96,9 @@ class Repository:
         return found if found in self.commits else None
 
 
-def repository_of(folder: Path, commit: str = "a" * 40) -> Repository:
+def repository_of(name: str, folder: Path) -> Repository:
     """One commit with the files of a folder."""
+    commit = revision(name)
     return Repository({commit: {path.name: path.read_bytes() for path in sorted(folder.iterdir())}}, commit)
 
 

@@ -13,7 +13,7 @@ import hub_rehearsal
 import pytest
 import torch
 from conftest import fill_hub_cache
-from hub_server import NAMES, SMALL, TEXT_REVISION, Repository, documents, lay_out, repository_of, serving, write_text
+from hub_server import NAMES, OTHER, SMALL, TEXT_REVISION, Repository, documents, lay_out, repository_of, revision, serving, write_text
 from safetensors.torch import load_file, save
 
 from lib import corpus, hub, models, origins, reproduce
@@ -62,9 +62,11 @@ def test_all_that_is_missing_is_named_with_the_command_that_gets_it(cache, tmp_p
         reproduce.check_hub(laptop(tmp_path))
     said = str(caught.value)
     assert all(name in said for name in (*NAMES, hub.OPENWEBTEXT)) and "no network" in said
-    assert 'hf download EleutherAI/pythia-160m --include "*.json" --include "*.safetensors"' in said
+    pinned = f"hf download EleutherAI/pythia-160m --revision {revision('EleutherAI/pythia-160m')}"
+    assert f'{pinned} --include "*.json" --include "*.safetensors"' in said
     assert 'hf download RWKV/rwkv-4-169m-pile --include "*.json" --include "pytorch_model.bin"' in said
-    assert f'hf download {hub.OPENWEBTEXT} --repo-type dataset --include "plain_text/train-0000*"' in said
+    text = f"hf download {hub.OPENWEBTEXT} --repo-type dataset --revision {TEXT_REVISION}"
+    assert f'{text} --include "plain_text/train-0000*"' in said
     fill(cache, tmp_path, made)
     (hub.cached_model(RWKV) / hub.PICKLE).rename(tmp_path / "away")
     with pytest.raises(CannotRun, match="^not in .*: RWKV/rwkv-4-169m-pile; and") as caught:
@@ -141,7 +143,7 @@ def test_offline_without_a_cache_the_check_fails(tmp_path):
 @pytest.fixture
 def repositories(tmp_path, made):
     """What the server holds: the four models, and the text at the known revision with a newer main branch."""
-    found = {name: repository_of(folder) for name, folder in made.items()}
+    found = {name: repository_of(name, folder) for name, folder in made.items()}
     texts = {start: write_text(tmp_path / str(start), documents(start)) for start in (0, 1000)}
     old, new = ({name: path.read_bytes() for name, path in files} for files in texts.values())
     return found | {hub.OPENWEBTEXT: Repository({TEXT_REVISION: old, "c" * 40: new}, TEXT_REVISION, "dataset")}
@@ -184,7 +186,7 @@ def test_with_the_hub_reachable_all_four_load_and_the_second_time_nothing_is_fet
     assert re.search(r"the pytorch_model.bin of RWKV/rwkv-4-169m-pile has [\d,]+ bytes and sha256 \w{64}, not those of", got.stderr)
     for name in NAMES:
         weights = hub.weights_in(made[name])
-        assert f"{name}, revision {'a' * 40}, {weights.name} with sha256 {sha256_of(weights)}" in got.stdout
+        assert f"{name}, revision {revision(name)}, {weights.name} with sha256 {sha256_of(weights)}" in got.stdout
         assert f"{name} {4 if 'mamba' in name else 2}\n" in got.stdout
     assert f"{hub.OPENWEBTEXT}, revision {TEXT_REVISION}\n" in got.stdout
     assert not [line for line in asked if line.startswith("POST") and "paths-info" not in line]
@@ -222,23 +224,25 @@ def know(monkeypatch, repository, **more):
 @pytest.mark.parametrize("digits", [40, 7])
 def test_a_revision_in_the_table_is_fetched_or_compared(asked, repositories, tmp_path, monkeypatch, caplog, digits):
     """All 40 digits: exactly that commit, whatever the main branch is. Fewer: the main branch's, and a word if it is another."""
-    repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits["a" * 40]
+    repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits[revision(MAMBA)]
+    wanted = "b" * 40 if digits == 40 else revision(MAMBA)
     know(monkeypatch, MAMBA, revision="b" * digits)
-    wanted = ("b" if digits == 40 else "a") * 40
     assert Path(models.folder_of(MAMBA, laptop(tmp_path))).name == wanted
     assert origins.recorded(MAMBA, laptop(tmp_path))["revision"] == wanted
-    assert ("is at revision aaaa" in caplog.text and "begins with bbbbbbb: it may hold" in caplog.text) == (digits == 7)
+    assert (f"is at revision {wanted}" in caplog.text and "begins with bbbbbbb: it may hold" in caplog.text) == (digits == 7)
     assert (f"--revision {'b' * 40}" in hub.command(MAMBA)) == (digits == 40)
     assert not [line for line in asked if "/resolve/" in line and wanted not in line]
 
 
-def test_the_first_revision_stays_when_the_main_branch_moves_on(asked, repositories, tmp_path, cache):
+def test_the_first_revision_stays_when_the_main_branch_moves_on(asked, repositories, tmp_path, cache, monkeypatch):
+    first = revision(MAMBA)
+    know(monkeypatch, MAMBA, revision="")
     folder = models.folder_of(MAMBA, laptop(tmp_path))
-    repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits["a" * 40]
+    repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits[first]
     repositories[MAMBA].main = "b" * 40
     hub.HfApi().snapshot_download(MAMBA, cache_dir=cache)  # by another program
     assert hub.cached_model(MAMBA).name == "b" * 40
-    assert models.folder_of(MAMBA, laptop(tmp_path)) == folder and Path(folder).name == "a" * 40
+    assert models.folder_of(MAMBA, laptop(tmp_path)) == folder and Path(folder).name == first
     shutil.rmtree(folder)
     assert models.folder_of(MAMBA, laptop(tmp_path)) == folder  # fetched again, at the same revision
 
@@ -260,10 +264,11 @@ def test_text_is_streamed_at_the_known_revision_or_the_given_one(asked, reposito
     assert "1000" in corpus.load_tokenizer(profile).decode(other.tokens[0]) and "is at revision" not in caplog.text
 
 
-def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog):
+def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog, monkeypatch):
+    know(monkeypatch, hub.OPENWEBTEXT, revision=TEXT_REVISION[:7])
     repositories[hub.OPENWEBTEXT].main = "c" * 40
     assert origins.text_revision(laptop(tmp_path)) == "c" * 40
-    assert "Skylion007/openwebtext is at revision cccc" in caplog.text and "begins with 79d93d7" in caplog.text
+    assert "Skylion007/openwebtext is at revision cccc" in caplog.text and f"begins with {TEXT_REVISION[:7]}" in caplog.text
 
 
 # ------------------------------------------------------------------------ repositories without safetensors
@@ -279,7 +284,8 @@ def test_pickled_weights_become_the_same_safetensors_each_time(asked, made, tmp_
 
 
 def test_a_cache_that_cannot_be_written_to_and_a_hub_that_is_away_do(cache, made, tmp_path):
-    fill_hub_cache(cache, RWKV, files_of(made[RWKV], tmp_path / "copy"))
+    for name in (RWKV, laptop(tmp_path).pythia):  # whose tokenizer cuts the text
+        fill_hub_cache(cache, name, files_of(made[name], tmp_path / "copy" / name))
     before = {path: path.lstat().st_mtime_ns for path in cache.rglob("*")}
     assert models.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
     assert {path: path.lstat().st_mtime_ns for path in cache.rglob("*")} == before  # nothing was written there
@@ -294,10 +300,10 @@ def test_two_at_once_convert_once(asked, tmp_path, caplog):
     assert caplog.text.count("was read as tensors only") == 1 and "waiting for it" in caplog.text
 
 
-def bot_request(repository, made, author="SFconvertbot", committer=None, onto="a" * 40):
+def bot_request(repository, made, author="SFconvertbot", committer=None, onto=OTHER):
     """Add a pull request with safetensors to a repository."""
     tensors = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
-    repository.commits["d" * 40] = repository.commits["a" * 40] | {hub.WEIGHTS: save(tensors, {"format": "pt"})}
+    repository.commits["d" * 40] = repository.commits[OTHER] | {hub.WEIGHTS: save(tensors, {"format": "pt"})}
     repository.requests[3] = author, [("d" * 40, committer or author), (onto, "someone")]
 
 
@@ -364,7 +370,7 @@ def test_a_pickle_of_something_else_is_refused_in_one_sentence(asked, repositori
     tensors = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
     spoil(tensors)
     torch.save(tensors, tmp_path / "x.bin")
-    repositories[RWKV].commits["a" * 40] = repositories[RWKV].commits["a" * 40] | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
+    repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
     with pytest.raises(CannotRun, match=said) as caught:
         reproduce.check_hub(laptop(tmp_path))
     assert str(caught.value).startswith(f"cannot load {RWKV}: ") and "\n" not in str(caught.value)
@@ -375,14 +381,14 @@ def test_old_files_and_tied_tensors_are_read_and_a_cut_file_is_refused(asked, re
     tensors = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
     tensors["tied.weight"] = tensors["head.weight"]
     tensors["part.weight"] = tensors["head.weight"][5:9].T
-    files = repositories[RWKV].commits["a" * 40]
+    files = repositories[RWKV].commits[OTHER]
     for k, new in enumerate((True, False)):
         torch.save(tensors, tmp_path / "x.bin", _use_new_zipfile_serialization=new)
-        repositories[RWKV].commits["a" * 40] = files | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
+        repositories[RWKV].commits[OTHER] = files | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
         shutil.rmtree(hub.CACHE, ignore_errors=True)
         kept = load_file(Path(models.folder_of(RWKV, laptop(tmp_path / str(k)))) / hub.WEIGHTS)
         assert all(torch.equal(kept[key], value) for key, value in tensors.items())
-    repositories[RWKV].commits["a" * 40] = files | {hub.PICKLE: files[hub.PICKLE][:-999]}
+    repositories[RWKV].commits[OTHER] = files | {hub.PICKLE: files[hub.PICKLE][:-999]}
     shutil.rmtree(hub.CACHE)
     with pytest.raises(models.ModelNotFound, match="pytorch_model.bin is damaged, or no file of torch.save: download it again."):
         models.folder_of(RWKV, laptop(tmp_path))
@@ -401,7 +407,7 @@ def test_a_full_digest_in_the_table_is_demanded(asked, made, tmp_path, monkeypat
 
 
 def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path):
-    del repositories[RWKV].commits["a" * 40][hub.PICKLE]
+    del repositories[RWKV].commits[OTHER][hub.PICKLE]
     with pytest.raises(models.ModelNotFound, match="has no model.safetensors on the hub, nor a pytorch_model.bin"):
         models.folder_of(RWKV, laptop(tmp_path))
 
@@ -483,3 +489,8 @@ def test_no_kernel_is_downloaded_unless_the_user_asks(tmp_path, allowed):
     else:
         assert log.read_text() == ""
         assert got.stdout.count("kernels from the hub are code and stay switched off; set USE_HUB_KERNELS=1") == 2
+
+
+def test_the_readme_s_commands_are_the_ones_that_messages_give():
+    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    assert [name for name in (*NAMES, hub.OPENWEBTEXT) if f"\n{hub.command(name)}" not in readme] == []
