@@ -73,7 +73,7 @@ def _models(profile: Profile) -> Iterator[str]:
 
 def _tokenizers(profile: Profile) -> Iterator[str]:
     """Of the models that are here and were trained; nothing is fetched."""
-    remote = [name for name in models.hub_names(profile) if hub.cached_model(name) is None]
+    remote = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
     if profile.corpus != "docstrings" and profile.pythia in remote:
         return  # it cuts the text
     for name in dict.fromkeys(profile.model_names):

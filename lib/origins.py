@@ -134,7 +134,7 @@ def _convert(name: str, folder: Path, target: Path) -> None:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))
+    return sorted([*folder.glob("*.json"), *folder.glob("merges.txt")])
 
 
 def _write(record: dict[str, Any], target: Path) -> None:

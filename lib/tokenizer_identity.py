@@ -1,10 +1,10 @@
 """Whether a model was trained with the tokenizer that cuts the text: token ids mean nothing to it otherwise.
 
-Two tokenizers are one if they give every text the same ids. So the vocabulary (added and special tokens included),
-the merges, the model's other settings, the normalizer and the pre-tokenizer are compared, as the `tokenizers` library
-reads them; that library also reads older files. Names, the order of entries, padding, truncation, decoders and what is
-put around a text do not count. Additional tokens do count, however harmless they look: one for a run of spaces changes
-the ids of indented text, and fine-tuned models have special tokens (`assistant`) that stand in any text.
+What makes another tokenizer is another vocabulary (a token that one of them lacks or that has another id) or other
+merges, as the `tokenizers` library reads them; that library also reads older files. Names, the order of entries,
+padding, truncation, decoders and what is put around a text do not count. Where two tokenizers agree on these and still
+cut some texts in other ways, by a token added after the training (a run of spaces, a chat's `assistant`), a normalizer
+or a pre-tokenizer, the model knows every id that it is given, so it is read, and that is said.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,8 @@ def require_same(name: str, folder: Path, profile: Profile) -> None:
     if not own:
         room = json.loads((folder / "config.json").read_text())["vocab_size"]
         _allow_without(name, room, label, _read(cutter).get_vocab_size())
-    elif found := _difference(own, cutter):
-        raise TokenizerError(
-            f"the text is cut by {label}, and the tokenizer of {name} is another ({found}): two tokenizers cannot be "
-            f"paired yet, so choose a model that was trained with the first."
-        )
+    elif [digest for _, digest in own] != [digest for _, digest in cutter]:
+        _compare(name, label, own, cutter)
 
 
 @functools.cache
@@ -67,29 +63,49 @@ def _allow_without(name: str, room: int, label: str, n_tokens: int) -> None:
     log.warning("%s brings no tokenizer: it is taken to have been trained with %s, which cuts the text.", name, label)
 
 
+@functools.cache
+def _compare(name: str, label: str, own: Files, cutter: Files) -> None:
+    a, b = _read(own), _read(cutter)
+    if found := difference(a, b):
+        raise TokenizerError(
+            f"the text is cut by {label}, and the tokenizer of {name} is another ({found}): two tokenizers cannot be "
+            f"paired yet, so choose a model that was trained with the first."
+        )
+    if found := deviation(a, b):
+        log.warning(
+            "The text is cut by %s; the tokenizer of %s has its vocabulary and merges but would cut some texts in other "
+            "ways (%s).", label, name, found,
+        )  # fmt: skip
+
+
 def difference(a: Tokenizer, b: Tokenizer) -> str | None:
-    """The first thing in which two tokenizers differ, in a few words, or None where they give the same ids."""
+    """What makes them two tokenizers, in a few words: vocabulary or merges. None where they share both."""
+    own, other = (tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (a, b))
+    learnt = {*a.get_vocab(with_added_tokens=False), *b.get_vocab(with_added_tokens=False)}
+    lacking = {token for token in learnt if token not in own or token not in other}
+    moved = {token for token in own.keys() & other.keys() if own[token] != other[token]}
+    tokens_of = {index: token for token, index in other.items()}
+    moved |= {token for token, index in own.items() if tokens_of.get(index, token) != token}
+    if found := lacking | moved:
+        return f"tokens that only one of them has, or with other ids: {len(found)}, {min(found)!r} among them"
+    merges = [json.loads(tokenizer.to_str())["model"].get("merges") for tokenizer in (a, b)]
+    return "they differ in their merges" if merges[0] != merges[1] else None
+
+
+def deviation(a: Tokenizer, b: Tokenizer) -> str | None:
+    """What else two tokenizers of one vocabulary differ in that can change how a text is cut, in a few words, or None."""
     own, other = _behaviour(a), _behaviour(b)
-    tokens = {token for token, _ in own["vocabulary"].items() ^ other["vocabulary"].items()}
-    if tokens:
-        return f"tokens that only one of them has, or with other ids: {len(tokens)}, {min(tokens)!r} among them"
     return next((f"they differ in their {part}" for part in own if own[part] != other[part]), None)
 
 
 def _behaviour(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the ids depend on; `trim_offsets` changes only which characters a token is said to come from."""
+    """What the cutting depends on; `trim_offsets` changes only which characters a token is said to come from."""
     parts = json.loads(tokenizer.to_str(), object_hook=lambda d: {k: v for k, v in d.items() if k != "trim_offsets"})
-    vocabulary, model = tokenizer.get_vocab(with_added_tokens=True), parts["model"]
-    if isinstance(model["vocab"], Mapping):  # else it holds scores, too
-        del model["vocab"]
-    if set(ByteLevel.alphabet()) <= vocabulary.keys():  # then nothing is unknown
+    model = {key: value or None for key, value in parts["model"].items() if key not in ("vocab", "merges")}
+    if set(ByteLevel.alphabet()) <= tokenizer.get_vocab().keys():  # then nothing is unknown
         model = {key: value for key, value in model.items() if key not in ("unk_token", "fuse_unk")}
     added = {token["content"]: [token[key] for key in ("single_word", "lstrip", "rstrip")] for token in parts["added_tokens"]}
-    return {
-        "vocabulary": vocabulary, "added tokens": added, "normalizer": parts["normalizer"],
-        "pre-tokenizer": parts["pre_tokenizer"], "merges": model.pop("merges", None),
-        "model": {key: value or None for key, value in model.items()},
-    }  # fmt: skip
+    return {"added tokens": added, "normalizer": parts["normalizer"], "pre-tokenizer": parts["pre_tokenizer"], "model": model}
 
 
 Files = tuple[tuple[Path, str], ...]
@@ -100,17 +116,6 @@ def _files(folder: Path) -> Files:
     """What the folder's tokenizer is read from; nothing where it has none."""
     complete = (names for names in FILES if all((folder / name).is_file() for name in names))
     return tuple((folder / name, sha256_of(folder / name)) for name in next(complete, ()))
-
-
-def _difference(own: Files, other: Files) -> str | None:
-    if [digest for _, digest in own] == [digest for _, digest in other]:
-        return None
-    return _compared(own, other)
-
-
-@functools.cache
-def _compared(own: Files, other: Files) -> str | None:
-    return difference(_read(own), _read(other))
 
 
 @functools.cache

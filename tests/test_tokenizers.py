@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lib import corpus, environment, models, recipes, reproduce, tokenizer_identity
 from lib.profiles import get_profile
-from lib.tokenizer_identity import TokenizerError, difference
+from lib.tokenizer_identity import TokenizerError, deviation, difference
 
 FILE = corpus.TOKENIZER / "tokenizer.json"
 
@@ -40,6 +40,7 @@ def with_other_surroundings(content):
 def test_what_changes_no_id_is_no_difference(change):
     shipped, other = Tokenizer.from_file(str(FILE)), changed(change)
     assert difference(shipped, other) is difference(other, shipped) is None
+    assert deviation(shipped, other) is deviation(other, shipped) is None
     text = "def f(x):\n        return 'naïve <|endoftext|> ﬁ'"
     assert shipped.encode(text).ids == other.encode(text).ids
 
@@ -59,21 +60,36 @@ def token(content, text, **settings):
     content["added_tokens"].append(about | settings)
 
 
+def without_the_last(content):
+    *merges, pair = content["model"]["merges"]
+    content["model"]["merges"] = merges
+    del content["model"]["vocab"]["".join(pair)]
+
+
 @pytest.mark.parametrize("change, said", [
     (swapped, "or with other ids: 2, 'Ġof' among them"),
-    (lambda content: token(content, " " * 24), f"tokens that only one of them has, or with other ids: 1, {' ' * 24!r} among them"),
-    (lambda content: token(content, "assistant", special=True), "other ids: 1, 'assistant' among them"),
+    (without_the_last, "tokens that only one of them has, or with other ids: 1, "),
+    (lambda content: content["model"]["vocab"].update({"Ġneverseen": 4096}), "other ids: 1, 'Ġneverseen' among them"),
     (other_order_of_merges, "they differ in their merges"),
-    (lambda content: content.update(normalizer={"type": "NFKC"}), "they differ in their normalizer"),
-    (lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "they differ in their pre-tokenizer"),
+])  # fmt: skip
+def test_another_vocabulary_or_other_merges_are_another_tokenizer(change, said):
+    shipped, other = Tokenizer.from_file(str(FILE)), changed(change)
+    assert said in difference(shipped, other) and said in difference(other, shipped)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda content: token(content, " " * 24), "they differ in their added tokens"),
+    (lambda content: token(content, "assistant", special=True), "they differ in their added tokens"),
     (lambda content: content["added_tokens"].pop(), "they differ in their added tokens"),
     (lambda content: content["added_tokens"][0].update(lstrip=True), "they differ in their added tokens"),
+    (lambda content: content.update(normalizer={"type": "NFKC"}), "they differ in their normalizer"),
+    (lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "they differ in their pre-tokenizer"),
     (lambda content: content["model"].update(ignore_merges=True), "they differ in their model"),
 ])  # fmt: skip
-def test_what_changes_ids_is_a_difference_whatever_the_name(change, said):
-    found = difference(Tokenizer.from_file(str(FILE)), changed(change))
-    with pytest.raises(AssertionError, match=said):
-        raise AssertionError(found)
+def test_what_cuts_some_texts_in_other_ways_with_one_vocabulary_is_told_apart(change, said):
+    shipped, other = Tokenizer.from_file(str(FILE)), changed(change)
+    assert difference(shipped, other) is difference(other, shipped) is None
+    assert deviation(shipped, other) == deviation(other, shipped) == said
 
 
 @pytest.fixture
@@ -140,6 +156,18 @@ def test_vocabulary_and_merges_in_two_files_are_a_tokenizer_too(stranger):
     (stranger / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=f"{stranger} has its vocab.json and no merges.txt, so put that beside it"):
         models.require_tokenizer(str(stranger), MINI)
+
+
+def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger, caplog):
+    content = json.loads((stranger / "tokenizer.json").read_text())
+    token(content, "assistant", special=True)
+    (stranger / "tokenizer.json").write_text(json.dumps(content))
+    for _ in range(2):
+        assert len(models.load(str(stranger), MINI).tokenizer) == corpus.VOCABULARY
+    assert [record.message for record in caplog.records] == [
+        f"The text is cut by data/models/tokenizer; the tokenizer of {stranger} has its vocabulary and merges but would "
+        f"cut some texts in other ways (they differ in their added tokens)."
+    ]
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(stranger):
