@@ -58,7 +58,7 @@ def test_a_model_with_another_tokenizer_is_named(tmp_path, smoke):
     merges[0], merges[5] = merges[5], merges[0]
     (other / "tokenizer.json").write_text(json.dumps(content))
     line = line_of(environment.check(smoke.model_copy(update={"rwkv": str(other)})), "tokenizer for both")
-    assert line.startswith("[missing]") and str(other) in line and "they differ in their normalizer" in line
+    assert line.startswith("[missing]") and str(other) in line and "they differ in their merges" in line
 
 
 @pytest.mark.parametrize("lines, code", [(["[ok] a", "[optional] b: c"], 0), (["[ok] a", "[missing] b: c"], 1)])
