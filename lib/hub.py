@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import HfApi, constants, file_download
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
 from lib.needs import GB, existing_folder
 from lib.profiles import DATA, Profile
@@ -97,6 +97,11 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
                 folder = Path(fetch(revision=conversion, allow_patterns=WANTED))
             else:
                 fetch(revision=folder.name, allow_patterns=[PICKLE])
+    except RevisionNotFoundError:
+        raise ModelNotFound(
+            f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its line in "
+            f"{FACTS}, or run with --fresh if the cache began with a revision that is gone."
+        ) from None
     except (*UNREACHABLE, ValueError) as error:
         raise ModelNotFound(
             f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; {how_to_get(name)}."

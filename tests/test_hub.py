@@ -247,6 +247,12 @@ def test_the_first_revision_stays_when_the_main_branch_moves_on(asked, repositor
     assert models.folder_of(MAMBA, laptop(tmp_path)) == folder  # fetched again, at the same revision
 
 
+def test_a_revision_that_the_hub_does_not_have_is_said(asked, tmp_path, monkeypatch):
+    know(monkeypatch, MAMBA, revision="e" * 40)
+    with pytest.raises(models.ModelNotFound, match=f"the hub has no revision {'e' * 40} of it; correct or empty its line in"):
+        models.folder_of(MAMBA, laptop(tmp_path))
+
+
 def test_what_is_no_revision_is_said(monkeypatch):
     know(monkeypatch, RWKV, revision="main")
     with pytest.raises(models.ModelNotFound, match="hub.csv: 'main' is no revision of RWKV/rwkv-4-169m-pile; give the 40"):
