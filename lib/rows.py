@@ -161,7 +161,7 @@ class Batches:
         self._text_before = np.cumsum([0, *(self.counts(step)["text"] for step in range(recipe.steps))])
 
     def counts(self, step: int) -> dict[str, int]:
-        """How many rows of each kind a step's batch has: synthetic ones become fewer over the first half of training."""
+        """How many rows of each kind a step's batch has: synthetic ones become fewer in the first half of training."""
         r = self.recipe
         progress = min(1.0, 2 * step / r.steps)
         share = r.synthetic_share_start + (r.synthetic_share_end - r.synthetic_share_start) * progress

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lib import abilities, corpus, documentation, models, scans
-from lib.corpus import TOKENIZER
 from lib.profiles import DATA, Profile, get_profile
 from lib.recipes import MODELS, NEXT, NEXT_RECIPES, RECIPES, Recipe, build, export
 from lib.rows import IGNORE, Batches, sentences
@@ -175,20 +174,27 @@ def train(
 
 
 def make(name: str, profile: Profile) -> dict:
-    """Train one model of the zoo into data/models/<name> and measure it; returns its record."""
-    return _make(name, RECIPES[name], MODELS, TOKENIZER, profile)
+    """Train one model of the zoo into data/models/<name>; returns `models.quality` of it, as it is kept there."""
+    recipe = RECIPES[name]
+    documents = corpus.document_tokens(profile, "train")
+    model, losses = train(recipe, documents, CHECKPOINTS / name, device=models.device_of(profile))
+    record = {"recipe": asdict(recipe), "tokens": recipe.tokens}
+    export(model, MODELS / name, record | {"training_losses": losses})
+    quality = models.quality(models.load(name, profile), corpus.load_blocks(profile, "held_out", 100_000))
+    record |= {"quality": quality, "training_losses": losses}
+    (MODELS / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return quality
 
 
 def make_next(name: str, profile: Profile) -> dict:
-    """Train one model of the zoo in the making into data/models/next/<name>, with that zoo's tokenizer."""
-    return _make(name, NEXT_RECIPES[name], NEXT, NEXT / "tokenizer", profile)
+    """Train one model of the zoo in the making into data/models/next/<name>, with that zoo's tokenizer.
 
-
-def _make(name: str, recipe: Recipe, zoo: Path, tokenizer_folder: Path, profile: Profile) -> dict:
+    Returns its `abilities.abilities`, as they are kept there; its names are one token each in that tokenizer only.
+    """
+    recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", models.device_of(profile)
     documents = corpus.document_tokens(profile, "train", tokenizer_folder)
     held_out = corpus.cut(corpus.document_tokens(profile, "held_out", tokenizer_folder), 100_000, profile, tokenizer_folder)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    device = models.device_of(profile)
 
     def measure(model: PreTrainedModel, few: bool = True) -> dict:
         logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731
@@ -197,11 +203,11 @@ def _make(name: str, recipe: Recipe, zoo: Path, tokenizer_folder: Path, profile:
         return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
 
     model, losses = train(
-        recipe, documents, CHECKPOINTS / zoo.name / name, tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure
+        recipe, documents, CHECKPOINTS / NEXT.name / name, tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure
     )
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
-    export(model, zoo / name, record | {"training_losses": losses}, tokenizer_folder)
-    return record
+    export(model, NEXT / name, record | {"training_losses": losses}, tokenizer_folder)
+    return record["abilities"]
 
 
 def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
@@ -237,7 +243,7 @@ def main(
         typer.echo(f"{'unknown model ' + unknown[0] if unknown else 'name a model'}; the zoo has {', '.join(known)}.")
         raise typer.Exit(2)
     for name in names:
-        print(name, build_one(name, get_profile("mini"))["abilities"])
+        print(name, build_one(name, get_profile("mini")))
 
 
 if __name__ == "__main__":

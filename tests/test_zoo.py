@@ -67,6 +67,16 @@ def test_export_is_a_hugging_face_folder_with_its_tokenizer(smoke, tmp_path):
     assert record["trained"] is False and record["recipe"]["seed"] == 0
 
 
+def test_a_shipped_model_can_be_trained_again(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(recipes.RECIPES["mini-pythia"], steps=2)
+    for module, name, value in ((zoo, "MODELS", tmp_path), (recipes, "MODELS", tmp_path), (zoo, "CHECKPOINTS", tmp_path / "c")):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setitem(zoo.RECIPES, "mini-pythia", recipe)
+    quality = zoo.make("mini-pythia", get_profile("mini", device="cpu", cache_dir=tmp_path / "cache"))
+    record = json.loads((tmp_path / "mini-pythia" / "training.json").read_text())
+    assert record["quality"] == quality and record["tokens"] == 2 * 32 * 256
+
+
 def test_every_shipped_model_has_its_marks():
     assert {path.parent.name for path in recipes.MODELS.glob("*/training.json")} == set(MARKS)
 
