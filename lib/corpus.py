@@ -21,9 +21,9 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import hub, origins
-from lib.profiles import DATA, Profile
-from lib.store import Store, sha256_of
+from lib.models import hub, origins
+from lib.workbook.profiles import DATA, Profile
+from lib.workbook.store import Store, sha256_of
 
 log = logging.getLogger("workbook.corpus")
 

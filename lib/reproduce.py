@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from lib.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
-from lib.notebooks import (
+from lib.workbook.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
+from lib.workbook.notebooks import (
     FOLDER,
     CannotRun,
     NotebookFailed,
@@ -24,9 +24,9 @@ from lib.notebooks import (
     run_notebook,
     title_of,
 )
-from lib.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
-from lib.progress import Progress
-from lib.store import Store, atomic_write
+from lib.workbook.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
+from lib.workbook.progress import Progress
+from lib.workbook.store import Store, atomic_write
 
 DEFAULT = "mini"
 FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
@@ -75,7 +75,7 @@ def main(
         check_hub(size)
         check_tokenizers(size)
         if size.ray:
-            from lib import cluster  # only where it is used: Ray is an optional install
+            from lib.workbook import cluster  # only where it is used: Ray is an optional install
 
             cluster.check(size)
         if fresh:
@@ -120,7 +120,9 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
 def write_report(profile: Profile, folder: Path) -> None:
     """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
     try:
-        from lib import report  # here: its packages take a second to import, and --list and errors need none of them
+        from lib.workbook import (
+            report,  # here: its packages take a second to import, and --list and errors need none of them
+        )
 
         page = report.build(profile, folder)
     except Exception as error:  # whatever it is, the run is finished and its results are there
@@ -161,8 +163,8 @@ def check_packages(requirements: Path) -> None:
 
 def check_room(profile: Profile) -> None:
     """Raise `CannotRun` where disk or memory will surely not do (not half of what the plan says) or nothing can be written."""
-    from lib import plan  # takes seconds: it knows the models
-    from lib.hub import ModelNotFound
+    from lib.models.hub import ModelNotFound
+    from lib.workbook import plan  # takes seconds: it knows the models
 
     for folder in (profile.cache_dir, profile.figures_dir):
         if not writable(folder):
@@ -187,9 +189,9 @@ def check_room(profile: Profile) -> None:
 
 def show_plan(profile: Profile) -> None:
     """Print what a run takes, from short measurements of this machine; runs nothing else."""
-    from lib import plan
-    from lib.calibration import measure
-    from lib.hub import ModelNotFound
+    from lib.models.hub import ModelNotFound
+    from lib.workbook import plan
+    from lib.workbook.calibration import measure
 
     typer.echo("Measuring this machine …", err=True)
     try:
@@ -200,7 +202,8 @@ def show_plan(profile: Profile) -> None:
 
 def check_hub(profile: Profile) -> None:
     """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib import hub, models, origins  # heavy
+    from lib import models  # heavy
+    from lib.models import hub, origins
 
     names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
     text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
@@ -221,7 +224,8 @@ def check_hub(profile: Profile) -> None:
 
 def check_tokenizers(profile: Profile) -> None:
     """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    from lib import hub, models  # heavy
+    from lib import models  # heavy
+    from lib.models import hub
 
     try:
         for name in dict.fromkeys(profile.model_names):
@@ -235,7 +239,7 @@ def _check(profile: Profile) -> None:
     if missing:  # then the rest cannot be looked at
         typer.echo(f"[missing] {', '.join(missing)}: {INSTALL}")
         raise typer.Exit(1)
-    from lib import environment  # heavy
+    from lib.workbook import environment  # heavy
 
     lines = environment.check(profile)
     typer.echo("\n".join(lines))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from selenium import webdriver
 
-from lib import hub
-from lib.profiles import get_profile
+from lib.models import hub
+from lib.workbook.profiles import get_profile
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU

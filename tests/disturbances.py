@@ -21,10 +21,25 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from lib.profiles import HOME
+from lib.workbook.profiles import HOME
 from tests.robustness import (
-    KILLS_PER_NOTEBOOK, NOTEBOOKS, QUICK, TABLE, TOLERANCE, Place, command, differences, finish, kernel_of, kill_at_random,
-    kill_in_new_stage, read_table, said_last, small_disk, start, wait_for,
+    KILLS_PER_NOTEBOOK,
+    NOTEBOOKS,
+    QUICK,
+    TABLE,
+    TOLERANCE,
+    Place,
+    command,
+    differences,
+    finish,
+    kernel_of,
+    kill_at_random,
+    kill_in_new_stage,
+    read_table,
+    said_last,
+    small_disk,
+    start,
+    wait_for,
 )  # fmt: skip
 
 THIRD = next(path for path in NOTEBOOKS if path.stem.startswith("03"))

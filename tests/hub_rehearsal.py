@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hub_server import NAMES, TEXT_REVISION, Repository, documents, lay_out, repository_of, serving, write_text
 
-from lib import hub
-from lib.profiles import HOME
+from lib.models import hub
+from lib.workbook.profiles import HOME
 
 FEW = (
     "device=cpu,context_length=64,layers=5,expansion=4,sae_tokens=4096,sae_batch_size=64,buffer_tokens=2048,sae_warmup=0,"

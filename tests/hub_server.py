@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import hub, recipes
+from lib.models import hub, recipes
 
 NAMES = ("EleutherAI/pythia-160m", "EleutherAI/pythia-160m-seed1", "state-spaces/mamba-130m-hf", "RWKV/rwkv-4-169m-pile")
 SMALL = ("smoke-pythia", "smoke-pythia-seed1", "smoke-mamba", "smoke-rwkv")

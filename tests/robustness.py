@@ -26,9 +26,13 @@ import pandas as pd
 import psutil
 import torch
 
-from lib import circuit_plots, complexity_plots, explorer, names, plots, sae_training, space_plots, sweep  # noqa: F401
-from lib.notebooks import code_cells, find_notebooks
-from lib.profiles import HOME, Profile
+from lib import plots  # noqa: F401
+from lib.circuits import names
+from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots
+from lib.sae import training as sae_training
+from lib.workbook import explorer, sweep
+from lib.workbook.notebooks import code_cells, find_notebooks
+from lib.workbook.profiles import HOME, Profile
 
 TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
 QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT

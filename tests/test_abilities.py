@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from lib import abilities, corpus, recipes
+from lib import corpus
+from lib.models import recipes
+from lib.zoo import abilities
 
 V = 300
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib import models
-from lib.activations import ShuffleBuffer, iterate_activations
 from lib.corpus import Blocks
+from lib.models.activations import ShuffleBuffer, iterate_activations
 
 CONTEXT = 16
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.background import ahead
+from lib.mppc.background import ahead
 
 
 def test_one_item_is_made_while_the_one_before_is_in_use():

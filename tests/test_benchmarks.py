@@ -5,8 +5,7 @@ import sys
 import pandas as pd
 import pytest
 
-from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import sae_step
+from tests.benchmarks import __main__ as benchmarks, sae_step
 
 COLUMNS = ["benchmark", "case", "value", "unit"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from lib import circuit_plots
-from lib.names import effects_table
+from lib.circuits.names import effects_table
+from lib.plots import circuits as circuit_plots
 
 
 def words(axes):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from lib import circuits, models, path_patching, plain_patching
-from lib.architectures import architecture_of
-from lib.profiles import get_profile
-from lib.prompts import ROLES, induction_prompts
+from lib import circuits, models
+from lib.circuits import path_patching, plain_patching
+from lib.circuits.prompts import ROLES, induction_prompts
+from lib.models.architectures import architecture_of
+from lib.workbook.profiles import get_profile
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from lib import corpus, pipeline, reproduce
-from lib.profiles import HOME, ProfileError
+from lib import corpus, reproduce
+from lib.workbook import artifacts
+from lib.workbook.profiles import HOME, ProfileError
 
 REQUIREMENTS = "tests/cluster/requirements.txt"
 MISSING = f"Ray is not installed: pip install -r {REQUIREMENTS}"
@@ -25,9 +26,9 @@ SMALL = {"sae_tokens": 8_192, "shard_tokens": 512, "device": "cpu"}
 CELLS = (
     "profile, overrides = 'smoke', {}",
     f"import sys; sys.path.insert(0, {str(HOME)!r})\n"
-    "from lib import pipeline; from lib.profiles import get_profile\n"
+    "from lib import pipeline; from lib.workbook.profiles import get_profile\n"
     "settings = get_profile(profile, overrides)\n"
-    "frames = [pipeline.mppc(settings.pythia, settings.mamba, settings, null=null) for null in (False, True)]",
+    "frames = [artifacts.mppc(settings.pythia, settings.mamba, settings, null=null) for null in (False, True)]",
 )
 
 
@@ -48,7 +49,7 @@ def cluster():
 def caches(smoke, tmp_path):
     """Cache folders for a run here and one there, in which the text and the models' weights lie already."""
     for name in (smoke.pythia, smoke.mamba):
-        pipeline.model_fields(name, smoke)
+        artifacts.model_fields(name, smoke)
     corpus.load_blocks(smoke, "held_out", 1)
     for cache in ("here", "there"):
         for kind in ("corpus", smoke.pythia, smoke.mamba):
@@ -91,7 +92,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, address, reason):
 @needs_ray
 @pytest.mark.parametrize("device, expected", [("auto", (10, 8.0, 1)), ("cuda", (10, 8.0, 1)), ("cpu", (2, 32.0, 0))])
 def test_a_piece_takes_a_gpu_with_its_share_of_the_cores_or_a_node(smoke, monkeypatch, device, expected):
-    from lib import cluster
+    from lib.workbook import cluster
 
     nodes = [{"GPU": 8, "CPU": 64}, {"GPU": 2, "CPU": 32}, {"CPU": 0}, {"GPU": 1, "CPU": 1}]  # the last one is dead
     found = [{"NodeID": str(k), "Alive": k < 3, "Resources": has} for k, has in enumerate(nodes)]
@@ -103,14 +104,14 @@ def test_a_piece_takes_a_gpu_with_its_share_of_the_cores_or_a_node(smoke, monkey
 
 @needs_ray
 def test_a_failure_there_is_one_sentence_here(joined, tmp_path, monkeypatch):
-    from lib import cluster
+    from lib.workbook import cluster
 
     workers = cluster.RayWorkers(joined)
     assert (workers.count, workers.cpus, workers.gpus) == (2, 1, 0)
     (tmp_path / "seed00_layer00").mkdir()
     piece = (joined.mamba, joined, tmp_path, 0, [], tmp_path / "features")
     with pytest.raises(cluster.ClusterError) as caught:
-        list(workers.each(pipeline.capture, {"shards 0 to 3": piece}, "features of smoke-mamba"))
+        list(workers.each(artifacts.capture, {"shards 0 to 3": piece}, "features of smoke-mamba"))
     assert str(caught.value) == (
         "features of smoke-mamba, shards 0 to 3, failed on the cluster: FileNotFoundError: "
         f"{tmp_path / 'seed00_layer00'} is no SAE folder: cfg.json is missing."
@@ -168,7 +169,7 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(clus
     options = ["--profile", "smoke", "--ray", cluster.address, "--notebooks", str(tmp_path / "notebooks")]
     options += [word for setting in settings for word in ("--set", setting)]
     code = (
-        "import pathlib, sys; from lib import reproduce; from lib.profiles import Profile\n"
+        "import pathlib, sys; from lib import reproduce; from lib.workbook.profiles import Profile\n"
         f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path / 'figures')!r}))\n"
         "reproduce.app(sys.argv[1:])"
     )

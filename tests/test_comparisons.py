@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import comparisons, corpus, neurons, sweep
-from lib.comparisons import Direction
+from lib import corpus
+from lib.mppc import neurons
+from lib.workbook import comparisons, sweep
+from lib.workbook.comparisons import Direction
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import complexity, complexity_plots
-from lib.judges import Example, RuleJudge
-from lib.profiles import get_profile
-from lib.sampling import stratified_features
+from lib.interpret import complexity
+from lib.interpret.judges import Example, RuleJudge
+from lib.interpret.sampling import stratified_features
+from lib.plots import complexity as complexity_plots
+from lib.workbook.profiles import get_profile
 
 LABELS = list(complexity.variants(get_profile("mini")).values())
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib import corpus
-from lib.profiles import get_profile
+from lib.workbook.profiles import get_profile
 
 
 def test_split_depends_on_the_text_alone_and_holds_out_a_tenth():

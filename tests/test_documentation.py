@@ -5,7 +5,8 @@ import lzma
 import re
 from collections import Counter
 
-from lib import corpus, documentation
+from lib import corpus
+from lib.zoo import documentation
 
 
 def test_docstrings_are_those_of_the_source(tmp_path):

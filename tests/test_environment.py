@@ -7,7 +7,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from lib import environment, needs, recipes, reproduce
+from lib import reproduce
+from lib.models import recipes
+from lib.workbook import environment, needs
 
 
 def line_of(lines, word):

@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from lib import exercises, feature_spaces, induction, pipeline, plots, sweep
+from lib import exercises, plots
 from lib.exercises.answers import EXACT, plain, same
-from lib.features import SparseFeatures, feature_statistics, rolled
-from lib.mppc import max_pairwise_correlations
-from lib.notebooks import find_notebooks
-from lib.profiles import HOME, ROLES, LeftOut
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures, feature_statistics, rolled
+from lib.spaces import semantic
+from lib.workbook import artifacts, induction, sweep
+from lib.workbook.notebooks import find_notebooks
+from lib.workbook.profiles import HOME, ROLES, LeftOut
 
 HEADING = re.compile(r"^### Exercise (\d\d\.\d) \((easy|medium|hard), (\d+) minutes\)$", re.M)
 SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)\n```", re.S)
@@ -74,7 +76,7 @@ def cheap(monkeypatch):
     table = pd.DataFrame(rows, columns=["choice", "value", "reproducibility"])
     table["explained_variance"] = 0.9 - table["value"] / 1_000
     monkeypatch.setattr(sweep, "sae_trade_off", lambda profile: table)
-    monkeypatch.setattr(feature_spaces, "umap", lambda rows, seed: rows[:, :2])
+    monkeypatch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
 
 
 # ------------------------------------------------------------------------------------------- solutions
@@ -159,7 +161,7 @@ def made_up():
 
 
 @pytest.fixture
-def artifacts(made_up, monkeypatch):
+def made_up_artifacts(made_up, monkeypatch):
     """The made-up features in the place of the smoke profile's, and tables in which all mistakes differ."""
 
     def features(name, profile, seed=None):
@@ -184,10 +186,10 @@ def artifacts(made_up, monkeypatch):
         p = {"RSA": [0.001, 0.0011, 0.3, np.nan], "SVCCA": [0.2, 0.02, 0.9, np.nan]}
         return pd.DataFrame([{"measure": m, "p": value + 1e-5 * len(name_b)} for m in p for value in p[m]])
 
-    monkeypatch.setattr(pipeline, "features", features)
-    monkeypatch.setattr(pipeline, "mppc", mppc)
+    monkeypatch.setattr(artifacts, "features", features)
+    monkeypatch.setattr(artifacts, "mppc", mppc)
     monkeypatch.setattr(induction, "head_effects", heads)
-    monkeypatch.setattr(feature_spaces, "subspace_scores", subspaces)
+    monkeypatch.setattr(semantic, "subspace_scores", subspaces)
 
 
 def with_rates(result, layers):
@@ -201,7 +203,7 @@ MADE_UP = ("03", "04", "05", "07.1", "09", "10.2")
 @each_exercise
 def test_every_mistake_is_recognised(name, smoke, request):
     if name.startswith(MADE_UP):
-        request.getfixturevalue("artifacts")
+        request.getfixturevalue("made_up_artifacts")
     exercise = exercises.EXERCISES[name]
     right = plain(exercise.right(smoke))
     assert exercises.verdict(name, right, smoke).right and len(exercise.mistakes) >= 2

@@ -14,10 +14,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lib import explorer, space_plots
 from lib.corpus import Blocks
-from lib.features import SparseFeatures
-from lib.interpret import top_places
+from lib.interpret.snippets import top_places
+from lib.mppc.features import SparseFeatures
+from lib.plots import spaces as space_plots
+from lib.workbook import explorer
 
 EVIL = "<script>window.pwned = 1</script>"
 

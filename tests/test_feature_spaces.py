@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from lib import concepts, feature_spaces, space_plots
-from lib.features import SparseFeatures
-from lib.feature_spaces import FeatureSpace
+from lib.mppc.features import SparseFeatures
+from lib.plots import spaces as space_plots
+from lib.spaces import concepts, semantic
+from lib.spaces.semantic import FeatureSpace
 
 WORDS = np.array([True] * 8 + [False] * 2)  # tokens 8 and 9 are punctuation
 
@@ -29,9 +30,9 @@ def space(name, seed=0, n=40, noise=0.0, turn=False):
 
 def test_turned_spaces_of_the_same_features_are_alike():
     a, b = space("a"), space("b", seed=1, noise=0.1, turn=True)
-    pairs, left = feature_spaces.matched_pairs(a, b, (0, 0), WORDS)
+    pairs, left = semantic.matched_pairs(a, b, (0, 0), WORDS)
     assert (pairs["a"] == pairs["b"]).all() and len(pairs) == 40 and left["one to one"] == 40
-    for row in feature_spaces._scored(*feature_spaces.decoder_rows(a, b, (0, 0), pairs), runs=50, seed=0):
+    for row in semantic._scored(*semantic.decoder_rows(a, b, (0, 0), pairs), runs=50, seed=0):
         assert row["score"] > 0.9 > row["null_95"] and row["p"] == pytest.approx(1 / 51)
 
 
@@ -45,29 +46,29 @@ def test_each_filter_takes_what_it_should():
     dense[:, 5] = dense[:, 4] + 0.3 * dense[:, 5]  # its best in A is now feature 4, which 4 has already
     b = FeatureSpace("b", [SparseFeatures.from_scipy(scipy.sparse.csr_array(dense))], b.decoders, b.top_tokens)
     b.top_tokens[0][5] = b.top_tokens[0][4]
-    pairs, left = feature_spaces.matched_pairs(a, b, (0, 0), WORDS)
+    pairs, left = semantic.matched_pairs(a, b, (0, 0), WORDS)
     assert left == {"alive": 39, "correlated": 39, "concept tokens": 37, "shared token": 36, "one to one": 35}
     assert not {0, 1, 2, 3, 5} & set(pairs["b"]) and not pairs["a"].duplicated().any()
     assert pairs.set_index("a").loc[4, "b"] == 4  # the best of the two stays
 
 
 def test_too_few_pairs_are_not_scored():
-    rows = feature_spaces._scored(np.ones((5, 3)), np.ones((5, 3)), 10, 0)
+    rows = semantic._scored(np.ones((5, 3)), np.ones((5, 3)), 10, 0)
     assert [row["measure"] for row in rows] == ["SVCCA", "RSA"] and all(np.isnan(row["p"]) and row["n"] == 5 for row in rows)
 
 
 def test_layers_of_the_same_depth():
-    assert feature_spaces.same_depth(4, 8) == [(0, 1), (1, 3), (2, 5), (3, 7)]
-    assert feature_spaces.same_depth(4, 4) == [(k, k) for k in range(4)]
-    assert feature_spaces.same_depth(3, 1)[-1] == (2, 0) and (0, -1) not in feature_spaces.same_depth(3, 1)
+    assert semantic.same_depth(4, 8) == [(0, 1), (1, 3), (2, 5), (3, 7)]
+    assert semantic.same_depth(4, 4) == [(k, k) for k in range(4)]
+    assert semantic.same_depth(3, 1)[-1] == (2, 0) and (0, -1) not in semantic.same_depth(3, 1)
 
 
 def test_subspaces_are_matched_within():
     a, b = space("a"), space("b", noise=0.05)
-    pairs = feature_spaces._pairs_within(a, b, (0, 0), np.arange(0, 20), np.arange(10, 30))
+    pairs = semantic._pairs_within(a, b, (0, 0), np.arange(0, 20), np.arange(10, 30))
     assert set(zip(pairs["a"], pairs["b"])) >= {(k, k) for k in range(10, 20)}
     assert pairs["a"].max() < 20 and pairs["b"].min() >= 10
-    assert len(feature_spaces._pairs_within(a, b, (0, 0), np.arange(0), np.arange(3))) == 0
+    assert len(semantic._pairs_within(a, b, (0, 0), np.arange(0), np.arange(3))) == 0
 
 
 def test_concepts_by_their_words():
@@ -82,12 +83,12 @@ def test_concepts_by_their_words():
 
 
 def test_the_whole_pipeline_runs_and_is_kept(smoke):
-    scores, filters = feature_spaces.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
+    scores, filters = semantic.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
     n_a, n_b = (filters[c].nunique() for c in ("layer_a", "layer_b"))
     assert len(filters) == n_a * n_b and len(scores) == 2 * n_a * n_b
-    steps = filters[list(feature_spaces.STEPS)].to_numpy()
+    steps = filters[list(semantic.STEPS)].to_numpy()
     assert (np.diff(steps, axis=1) <= 0).all()
-    again, _ = feature_spaces.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
+    again, _ = semantic.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
     pd.testing.assert_frame_equal(scores, again)
 
 

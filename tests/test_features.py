@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse
 import torch
 
-from lib.feature_shards import feature_bytes, finished_shards
-from lib.feature_store import FeatureWriter, layer_folder, open_features, read_features, verify_features
-from lib.features import SparseFeatures, feature_statistics
-from lib.mppc import max_pairwise_correlation
+from lib.mppc.correlation import max_pairwise_correlation
+from lib.mppc.feature_files import FeatureWriter, layer_folder, open_features, read_features, verify_features
+from lib.mppc.feature_shards import feature_bytes, finished_shards
+from lib.mppc.features import SparseFeatures, feature_statistics
 
 
 def activations(n_tokens, d_sae, rate=0.1, seed=0):

@@ -13,13 +13,26 @@ import hub_rehearsal
 import pytest
 import torch
 from conftest import fill_hub_cache
-from hub_server import NAMES, OTHER, SMALL, TEXT_REVISION, Repository, documents, lay_out, repository_of, revision, serving, write_text
+from hub_server import (
+    NAMES,
+    OTHER,
+    SMALL,
+    TEXT_REVISION,
+    Repository,
+    documents,
+    lay_out,
+    repository_of,
+    revision,
+    serving,
+    write_text,
+)
 from safetensors.torch import load_file, save
 
-from lib import corpus, hub, models, origins, reproduce
-from lib.notebooks import CannotRun
-from lib.profiles import HOME, get_profile
-from lib.store import sha256_of
+from lib import corpus, models, reproduce
+from lib.models import hub, origins
+from lib.workbook.notebooks import CannotRun
+from lib.workbook.profiles import HOME, get_profile
+from lib.workbook.store import sha256_of
 
 MAMBA, RWKV = NAMES[2:]
 
@@ -112,7 +125,7 @@ def run(home, *options, code=None, **env):
 LOAD = f"""
 import os
 from lib import corpus, models
-from lib.profiles import get_profile
+from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 print(models.load({NAMES[2]!r}, profile).cfg.n_layers, len(corpus.load_blocks(profile, "train", 200)))
 """
@@ -158,8 +171,10 @@ def server(repositories):
 CHECK = """
 import logging, os, sys
 logging.basicConfig(format="%(message)s")
-from lib import corpus, environment, hub, models, origins, reproduce
-from lib.profiles import get_profile
+from lib import corpus, models, reproduce
+from lib.models import hub, origins
+from lib.workbook import environment
+from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", device="cpu", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 try:
     reproduce.check_hub(profile)
@@ -458,8 +473,9 @@ from transformers.models.rwkv import modeling_rwkv
 modeling_rwkv.is_ninja_available = modeling_rwkv.is_torch_cuda_available = lambda: True
 from transformers.utils.import_utils import is_kernels_available
 assert is_kernels_available()
-from lib import models, recipes
-from lib.profiles import get_profile
+from lib import models
+from lib.models import recipes
+from lib.workbook.profiles import get_profile
 from transformers.integrations import hub_kernels
 recipes.build(recipes.RECIPES["smoke-rwkv"])
 config = recipes.config_of(recipes.RECIPES["smoke-pythia"])

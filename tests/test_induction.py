@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import attention, circuit_maps, induction, models, path_patching, scans
-from lib.architectures import architecture_of, time_step
-from lib.profiles import get_profile
-from lib.prompts import ROLES, induction_prompts
+from lib import models
+from lib.circuits import heads, maps as circuit_maps, path_patching
+from lib.circuits.prompts import ROLES, induction_prompts
+from lib.models import scans
+from lib.models.architectures import architecture_of, time_step
+from lib.workbook import induction
+from lib.workbook.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,9 @@ def test_heads_of_mini_pythia(small):
     assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
     model = models.load("mini-pythia", small)
     p = induction.prompts_for(model, small)[16]
-    look = attention.patterns(model, p.clean, receiver[0])[receiver[1]]
+    look = heads.patterns(model, p.clean, receiver[0])[receiver[1]]
     assert look.shape == (19, 19) and torch.allclose(look.sum(1), torch.ones(19), atol=1e-4)
-    assert look[-1, p.positions["B1"]] > 0.5 and attention.patterns(model, p.clean, previous[0])[previous[1]][2, 1] > 0.5
+    assert look[-1, p.positions["B1"]] > 0.5 and heads.patterns(model, p.clean, previous[0])[previous[1]][2, 1] > 0.5
 
 
 def test_published_tables_agree_with_themselves_and_roughly_with_the_released_run():
@@ -87,7 +90,7 @@ def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
         shared = [x.expand(len(alone), -1, -1) for x in (dt, B, C)]
         alpha = scans.selective_scan(alone, shared[0], -mixer.A_log.exp(), *shared[1:])[:, -1].abs()
     expected = (alpha / alpha.sum(0)).mean(1)
-    torch.testing.assert_close(attention.hidden_attention(model, tokens, 5), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(heads.hidden_attention(model, tokens, 5), expected, atol=1e-5, rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------- maps

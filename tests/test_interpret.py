@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from lib import corpus, interpret
-from lib.features import SparseFeatures
+from lib.mppc.features import SparseFeatures
 
 
 @pytest.fixture

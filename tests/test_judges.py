@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from lib import judges
-from lib.chat_judge import ChatJudge, JudgeUnavailable, parse
-from lib.judges import Example, RuleJudge, Score
+from lib.interpret import judges
+from lib.interpret.chat_judge import ChatJudge, JudgeUnavailable, parse
+from lib.interpret.judges import Example, RuleJudge, Score
 
 
 def feature(*lines, centre=1):

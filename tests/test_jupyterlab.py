@@ -17,8 +17,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lib import pipeline
-from lib.profiles import HOME
+from lib.workbook import artifacts
+from lib.workbook.profiles import HOME
 
 SECONDS = 240  # a loaded machine is slow; on a free one each notebook takes about 20
 SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythia: "}
@@ -27,7 +27,7 @@ SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythi
 @pytest.fixture(scope="module")
 def workbook(tmp_path_factory, smoke):
     """A copy of the workbook whose two notebooks are set to smoke and hold no outputs, its artifacts made beforehand."""
-    pipeline.mppc(smoke.pythia, smoke.mamba, smoke)
+    artifacts.mppc(smoke.pythia, smoke.mamba, smoke)
     root = tmp_path_factory.mktemp("workbook")
     shutil.copytree(HOME / "lib", root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(HOME / "requirements.txt", root)

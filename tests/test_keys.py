@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 
-from lib import (
-    concepts, corpus, feature_spaces, induction, models, names, neurons, pipeline, prompts, sae_training, sweep,
-    uncertainty,
-)  # fmt: skip
-from lib.store import Store, content_key
+from lib import corpus, models  # fmt: skip
+from lib.circuits import names, prompts
+from lib.mppc import neurons, uncertainty
+from lib.sae import training as sae_training
+from lib.spaces import concepts, semantic
+from lib.workbook import artifacts, induction, sweep
+from lib.workbook.store import Store, content_key
 
 
 class Asked(Exception):
@@ -38,15 +40,15 @@ def key_of(monkeypatch, smoke):
     return ask
 
 
-def artifacts(profile):
+def made(profile):
     a, b = profile.pythia, profile.mamba
     return {
         "corpus": lambda: corpus.document_tokens(profile, "train"),
-        "quality": lambda: pipeline.model_quality(a, profile),
-        "saes": lambda: pipeline.trained_saes(a, profile),
-        "features": lambda: pipeline.features(a, profile),
-        "mppc": lambda: pipeline.mppc(a, b, profile),
-        "resampled": lambda: pipeline.resampled_mppc(a, b, profile),
+        "quality": lambda: artifacts.model_quality(a, profile),
+        "saes": lambda: artifacts.trained_saes(a, profile),
+        "features": lambda: artifacts.features(a, profile),
+        "mppc": lambda: artifacts.mppc(a, b, profile),
+        "resampled": lambda: artifacts.resampled_mppc(a, b, profile),
         "neurons": lambda: neurons.neuron_mppc(a, b, profile),
         "sweep": lambda: sweep.sae_trade_off(profile),
         "by_tokens": lambda: sweep.similarity_by_tokens(profile),
@@ -55,13 +57,13 @@ def artifacts(profile):
         "heads": lambda: induction.head_effects(a, profile),
         "names": lambda: names.task_table(names.IOI, [a], profile),
         "name_effects": lambda: names.effects_of(b, names.IOI, profile),
-        "spaces": lambda: feature_spaces.layer_scores(a, b, profile),
-        "subspaces": lambda: feature_spaces.subspace_scores(a, b, profile),
+        "spaces": lambda: semantic.layer_scores(a, b, profile),
+        "subspaces": lambda: semantic.subspace_scores(a, b, profile),
     }
 
 
 def keys(profile, key_of):
-    return {kind: key_of(call, kind) for kind, call in artifacts(profile).items()}
+    return {kind: key_of(call, kind) for kind, call in made(profile).items()}
 
 
 def changed(before, after):
@@ -94,10 +96,10 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (sae_training, "LOGGED_STEPS", 100, FROM_SAES),
         (uncertainty, "N_GROUPS", 50, {"resampled", "neurons"}),
         (uncertainty, "N_RESAMPLES", 500, {"resampled", "neurons"}),
-        (feature_spaces, "N_TOP", 4, {"spaces", "subspaces"}),
-        (feature_spaces, "LOWEST", 0.2, {"spaces", "subspaces"}),
-        (feature_spaces, "FEWEST", 9, {"spaces", "subspaces"}),
-        (feature_spaces, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
+        (semantic, "N_TOP", 4, {"spaces", "subspaces"}),
+        (semantic, "LOWEST", 0.2, {"spaces", "subspaces"}),
+        (semantic, "FEWEST", 9, {"spaces", "subspaces"}),
+        (semantic, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
         (concepts, "LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
         (names, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
         (names, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),

@@ -11,11 +11,21 @@ from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from lib import comparisons, complexity, feature_spaces, left_out, models, report, scorecard, stages
-from lib.left_out import LeavingOut
-from lib.notebooks import FOLDER, cells_with_places, executed_copy, find_notebooks, left_out_places, printed_lines
-from lib.profiles import HOME, ROLES, LeftOut, Profile, ProfileError, get_profile
+from lib import models
+from lib.interpret import complexity
 from lib.reproduce import say_what_is_left_out
+from lib.spaces import semantic
+from lib.workbook import comparisons, left_out, report, scorecard, stages
+from lib.workbook.left_out import LeavingOut
+from lib.workbook.notebooks import (
+    FOLDER,
+    cells_with_places,
+    executed_copy,
+    find_notebooks,
+    left_out_places,
+    printed_lines,
+)
+from lib.workbook.profiles import HOME, ROLES, LeftOut, Profile, ProfileError, get_profile
 
 each_role = pytest.mark.parametrize("role", ROLES)
 
@@ -210,7 +220,7 @@ def execute(notebook, overrides, target, monkeypatch):
 @pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), ("mamba",), tuple(ROLES)], ids="-".join)
 def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path, monkeypatch):
     monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
-    monkeypatch.setattr(feature_spaces, "umap", lambda rows, seed: rows[:, :2])
+    monkeypatch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
     overrides = {"cache_dir": str(smoke.cache_dir), "device": "cpu"} | dict.fromkeys(roles, "none")
     profile = get_profile("smoke", overrides)
     found = {}

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from lib.profiles import HOME
+from lib.workbook.profiles import HOME
 
 PAGES = [HOME / "README.md", *sorted((HOME / "notebooks").glob("*.md"))]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES} | {

@@ -8,7 +8,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from lib import architectures, corpus, models, sizes
+from lib import corpus, models
+from lib.models import architectures
+from lib.workbook import sizes
 
 ROLES = ("pythia", "mamba", "rwkv")
 

@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from lib.feature_store import FeatureWriter, read_features
-from lib.features import SparseFeatures
-from lib.mppc import dense_max_pairwise_correlations, max_pairwise_correlation, max_pairwise_correlations
+from lib.mppc.correlation import dense_max_pairwise_correlations, max_pairwise_correlation, max_pairwise_correlations
+from lib.mppc.feature_files import FeatureWriter, read_features
+from lib.mppc.features import SparseFeatures
 
 TOLERANCE = 1e-6
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import mppc_gpu
-from lib.mppc import max_pairwise_correlations
+from lib.mppc import gpu as mppc_gpu
+from lib.mppc.correlation import max_pairwise_correlations
 from tests.test_mppc import TOLERANCE, adversarial, assert_exact, sparse
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +56,7 @@ def test_work_is_cut_into_tiles_chunks_and_columns(on_device, monkeypatch):
     monkeypatch.setattr(mppc_gpu, "TILE_BYTES", 8 * 90 * 5)
     monkeypatch.setattr(mppc_gpu, "BLOCK", 32)
     if mppc_gpu.find_spec("triton"):
-        monkeypatch.setattr("lib.triton_kernels.COLUMNS", 64)
+        monkeypatch.setattr("lib.mppc.triton_kernels.COLUMNS", 64)
     a, b = [adversarial(90, 3, 1)], [adversarial(90, 60, 2)]
     assert_like_cpu(on_device(a, b), a, b)
 
@@ -78,7 +78,7 @@ def test_kernels_compile_for_an_h100(name, types, tmp_path):
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lib import triton_kernels
+from lib.mppc import triton_kernels
 kernel = triton_kernels.{name}
 signature = dict(zip(kernel.arg_names, {types.split()}))
 sizes = {{"entries": triton_kernels.ENTRIES, "columns": triton_kernels.COLUMNS}}

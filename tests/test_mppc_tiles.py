@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from lib.mppc import max_pairwise_correlations
-from lib.mppc_tiles import merge_tiles
-from lib.workers import split
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.workbook.mppc_tiles import merge_tiles
+from lib.workbook.workers import split
 
 
 def layers(random, n_layers, d_sae):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lib import corpus, models, names
-from lib.profiles import get_profile
+from lib import corpus, models
+from lib.circuits import names
+from lib.workbook.profiles import get_profile
 
 MINI = get_profile("mini", device="cpu")
 

@@ -7,7 +7,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from lib.profiles import HOME
+from lib.workbook.profiles import HOME
 
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
 ROOTS = "/(?:home|Users|root|tmp|private|mnt|opt|srv|usr|var|workspace)"

@@ -12,36 +12,37 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import corpus, models, pipeline, sizes, sweep
-from lib.profiles import HOME, ProfileError
-from lib.sae import SparseAutoencoder
+from lib import corpus, models
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.workbook import artifacts, sizes, sweep
+from lib.workbook.profiles import HOME, ProfileError
 
 
 @pytest.fixture(scope="module")
 def correlated(smoke):
-    return pipeline.mppc(smoke.pythia, smoke.mamba, smoke)
+    return artifacts.mppc(smoke.pythia, smoke.mamba, smoke)
 
 
 def test_every_layer_and_seed_gets_an_sae_with_metrics(smoke):
-    saes, history = pipeline.trained_saes(smoke.pythia, smoke)
+    saes, history = artifacts.trained_saes(smoke.pythia, smoke)
     assert [(s.info.seed, s.info.layer) for s in saes] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    quality = pipeline.sae_quality(saes)
+    quality = artifacts.sae_quality(saes)
     assert quality[["l0", "explained_variance", "ce_recovered", "dead"]].notna().all().all()
     assert set(history.layer) == {0, 1} and set(history.seed) == {0, 1}
-    mamba, _ = pipeline.trained_saes(smoke.mamba, smoke)
+    mamba, _ = artifacts.trained_saes(smoke.mamba, smoke)
     assert [(s.info.seed, s.info.layer) for s in mamba] == [(0, 0), (0, 1), (0, 2), (0, 3)]
 
 
 def test_quality_of_a_model_is_kept(smoke, monkeypatch):
-    quality = pipeline.model_quality(smoke.rwkv, smoke)
+    quality = artifacts.model_quality(smoke.rwkv, smoke)
     held_out = corpus.load_blocks(smoke, "held_out", smoke.eval_tokens)
     assert quality == models.quality(models.load(smoke.rwkv, smoke), held_out)
     monkeypatch.delattr(models, "quality")
-    assert pipeline.model_quality(smoke.rwkv, smoke) == quality
+    assert artifacts.model_quality(smoke.rwkv, smoke) == quality
 
 
 def test_mppc_is_numpys_correlation(smoke, correlated):
-    a, b = pipeline.features(smoke.pythia, smoke), pipeline.features(smoke.mamba, smoke)
+    a, b = artifacts.features(smoke.pythia, smoke), artifacts.features(smoke.mamba, smoke)
     to_b, _ = correlated
     everything = np.concatenate([layer.to_scipy().toarray() for layer in b], axis=1).astype(float)
     everything = everything[:, everything.std(0) > 0]
@@ -56,13 +57,13 @@ def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypat
     few = smoke.model_copy(update={"mppc_tokens": 1_000})
     names = few.pythia, few.mamba
     for name in names:
-        pipeline.saes_folder(name, few)
-    own, load = pipeline.features(few.pythia, few), corpus.load_blocks
+        artifacts.saes_folder(name, few)
+    own, load = artifacts.features(few.pythia, few), corpus.load_blocks
     with monkeypatch.context() as patched:
         patched.setattr(corpus, "load_blocks", lambda *args: (text := load(*args))[np.arange(len(text))[::-1]])
-        other = pipeline.features(few.mamba, few)
+        other = artifacts.features(few.mamba, few)
     assert own[0].n_tokens == other[0].n_tokens
-    for pair in (pipeline.mppc, pipeline.resampled_mppc):
+    for pair in (artifacts.mppc, artifacts.resampled_mppc):
         with pytest.raises(ValueError, match="read different tokens or count different positions, so nothing can be paired"):
             pair(*names, few)
 
@@ -75,25 +76,25 @@ def test_both_directions_have_a_row_per_feature(smoke, correlated):
 
 
 def test_a_feature_correlates_fully_with_itself(smoke):
-    same, _ = pipeline.mppc(smoke.pythia, smoke.pythia, smoke)
+    same, _ = artifacts.mppc(smoke.pythia, smoke.pythia, smoke)
     assert same.mppc.dropna().min() > 1 - 1e-6
 
 
 def test_results_are_found_again_and_settings_make_others(smoke, correlated):
     before = {path.name: path.stat().st_mtime_ns for path in smoke.cache_dir.glob("*/manifest.json")}
-    pipeline.mppc(smoke.pythia, smoke.mamba, smoke)
+    artifacts.mppc(smoke.pythia, smoke.mamba, smoke)
     assert before == {path.name: path.stat().st_mtime_ns for path in smoke.cache_dir.glob("*/manifest.json")}
     other = smoke.model_copy(update={"expansion": 2})
-    assert pipeline.sae_fields(smoke.pythia, smoke) != pipeline.sae_fields(smoke.pythia, other)
-    json.dumps(pipeline.sae_fields(smoke.pythia, smoke), default=str)
+    assert artifacts.sae_fields(smoke.pythia, smoke) != artifacts.sae_fields(smoke.pythia, other)
+    json.dumps(artifacts.sae_fields(smoke.pythia, smoke), default=str)
 
 
 def test_chosen_layers_lie_at_the_same_depth(smoke):
     chosen = smoke.model_copy(update={"layers": (1,)})
-    assert pipeline.layers_of(models.load(smoke.pythia, smoke), chosen) == [1]
-    assert pipeline.layers_of(models.load(smoke.mamba, smoke), chosen) == [3]
+    assert artifacts.layers_of(models.load(smoke.pythia, smoke), chosen) == [1]
+    assert artifacts.layers_of(models.load(smoke.mamba, smoke), chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
-        pipeline.layers_of(models.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
+        artifacts.layers_of(models.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
 
 
 def test_sweep_moves_one_setting_at_a_time(smoke):
@@ -108,9 +109,9 @@ def test_sweep_moves_one_setting_at_a_time(smoke):
 
 KILLED = """
 import os, signal, sys
-from lib import pipeline
-from lib.feature_store import FeatureWriter
-from lib.profiles import get_profile
+from lib.workbook import artifacts
+from lib.mppc.feature_files import FeatureWriter
+from lib.workbook.profiles import get_profile
 profile = get_profile("smoke", sys.argv[1])
 ended, end_shard = [], FeatureWriter.end_shard
 def end_shard_and_die(self):
@@ -121,14 +122,14 @@ def end_shard_and_die(self):
     end_shard(self)
     ended.append(self)
 FeatureWriter.end_shard = end_shard_and_die
-pipeline.features(profile.mamba, profile)
+artifacts.features(profile.mamba, profile)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
 def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     whole = smoke.model_copy(update={"mppc_tokens": 3_000, "shard_tokens": 1_024})
-    pipeline.features(smoke.mamba, whole)
+    artifacts.features(smoke.mamba, whole)
     (sound,) = newest(smoke, "features-*")
     files = {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
     shutil.rmtree(sound)
@@ -136,10 +137,10 @@ def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     run = subprocess.run([sys.executable, "-c", KILLED, settings], cwd=HOME, capture_output=True)
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-500:]
     captured = []
-    capture = pipeline.capture_shard
-    monkeypatch.setattr(pipeline, "capture_shard", lambda *args: captured.append(args) or capture(*args))
-    pipeline.features(smoke.mamba, whole)
-    shards = pipeline.capture_shards(corpus.load_blocks(whole, "held_out", 3_000), whole)
+    capture = artifacts.capture_shard
+    monkeypatch.setattr(artifacts, "capture_shard", lambda *args: captured.append(args) or capture(*args))
+    artifacts.features(smoke.mamba, whole)
+    shards = artifacts.capture_shards(corpus.load_blocks(whole, "held_out", 3_000), whole)
     assert len(shards) > 2 and len(captured) == len(shards) - 1
     assert files == {name: (sound / name).read_bytes() for name in files}
 
@@ -152,12 +153,12 @@ def test_groups_of_layers_get_the_saes_of_all_layers_at_once(smoke, monkeypatch,
     """Some layers at a time read the text again for each group, and a group that is done is not done again."""
     few = {"sae_tokens": 4_096, "sae_warmup": 0, "eval_tokens": 256}
     model = models.load(smoke.mamba, smoke)
-    trained, train = [], pipeline.train_saes
-    monkeypatch.setattr(pipeline, "train_saes", lambda *args: trained.append(list(args[4])) or train(*args))
+    trained, train = [], artifacts.train_saes
+    monkeypatch.setattr(artifacts, "train_saes", lambda *args: trained.append(list(args[4])) or train(*args))
     for size, folder in ((None, tmp_path / "all"), (3, tmp_path / "groups")):
         folder.mkdir()
-        pipeline._train(smoke.mamba, smoke.model_copy(update=few | {"sae_group_layers": size}), folder)
-    pipeline._train(smoke.mamba, smoke.model_copy(update=few), tmp_path / "groups")
+        artifacts._train(smoke.mamba, smoke.model_copy(update=few | {"sae_group_layers": size}), folder)
+    artifacts._train(smoke.mamba, smoke.model_copy(update=few), tmp_path / "groups")
     assert trained == [[0, 1, 2, 3], [0, 1], [2, 3]]
     for path in sorted((tmp_path / "all").glob("seed*")):
         one, other = (SparseAutoencoder.load(tmp_path / part / path.name) for part in ("all", "groups"))

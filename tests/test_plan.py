@@ -9,9 +9,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from lib import calibration, models, pipeline, plan, reproduce, sizes, stages
-from lib.calibration import H100, Machine
-from lib.profiles import get_profile
+from lib import models, reproduce
+from lib.workbook import artifacts, calibration, plan, sizes, stages
+from lib.workbook.calibration import H100, Machine
+from lib.workbook.profiles import get_profile
 
 SLOW = Machine("a slow one", 1e9, 1e9, 1e9, 1e9)
 FACTOR = 2  # what the plan's own output promises
@@ -40,7 +41,7 @@ def test_shapes_are_those_of_the_models(smoke):
         assert (shape.n_layers, shape.d_model, shape.architecture) == (
             models.n_layers(model), model.cfg.d_model, models.architecture(model),
         )  # fmt: skip
-        assert shape.sae_layers == len(pipeline.layers_of(model, smoke))
+        assert shape.sae_layers == len(artifacts.layers_of(model, smoke))
         neurons = models.neurons(model, 0)
         _, cache = model.run_with_cache(model.to_tokens("a") * 0, names_filter=list(neurons.hooks))
         assert shape.n_neurons == neurons.read(cache).shape[-1]
@@ -64,9 +65,9 @@ def test_work_at_the_papers_scale_is_that_of_the_issue(paper):
 
 
 def test_disk_is_what_a_run_leaves(smoke):
-    folder = pipeline.features_folder(smoke.mamba, smoke)
+    folder = artifacts.features_folder(smoke.mamba, smoke)
     manifest = json.loads((folder / "manifest.json").read_text())
-    l0 = np.mean([layer.nnz / layer.n_tokens for layer in pipeline.features(smoke.mamba, smoke)])
+    l0 = np.mean([layer.nnz / layer.n_tokens for layer in artifacts.features(smoke.mamba, smoke)])
     written = sum(file["bytes"] for name, file in manifest["files"].items() if name.endswith(".bin"))
     planned = by_name(smoke.model_copy(update={"target_l0": l0}))["smoke-mamba: features captured"].disk
     assert planned == pytest.approx(written, rel=0.02)  # the last block holds a few tokens more than were asked for

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from lib.profiles import HOME, PROFILES, ProfileError, get_profile, parse_overrides
+from lib.workbook.profiles import HOME, PROFILES, ProfileError, get_profile, parse_overrides
 
 
 @pytest.mark.parametrize("name", PROFILES)

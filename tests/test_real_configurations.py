@@ -8,10 +8,12 @@ import torch
 from conftest import fill_hub_cache
 from transformers import AutoModelForCausalLM
 
-from lib import models, path_patching, pipeline
-from lib.architectures import architecture_of
-from lib.profiles import get_profile
-from lib.prompts import induction_prompts
+from lib import models
+from lib.circuits import path_patching
+from lib.circuits.prompts import induction_prompts
+from lib.models.architectures import architecture_of
+from lib.workbook import artifacts
+from lib.workbook.profiles import get_profile
 
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
 
@@ -32,7 +34,7 @@ def test_random_models_are_marked_read_local_text_and_leave_real_results_alone(l
     assert laptop.figures_dir != real.figures_dir
     assert get_profile("laptop", models="random").cache_dir != real.cache_dir
     seeds = [models.folder_of(name, laptop) for name in (laptop.pythia, laptop.pythia_seed)]
-    keys = [pipeline.model_fields(name, laptop)["weights"] for name in (laptop.pythia, laptop.pythia_seed)]
+    keys = [artifacts.model_fields(name, laptop)["weights"] for name in (laptop.pythia, laptop.pythia_seed)]
     assert seeds[0] != seeds[1] and keys[0] != keys[1]
     with pytest.raises(models.ModelNotFound, match="no configuration of gpt5 is known"):
         models.folder_of("gpt5", laptop)
@@ -61,10 +63,10 @@ def test_a_filled_cache_of_the_hub_is_used(name, laptop, tmp_path, monkeypatch):
 
 
 def test_features_of_the_real_sizes_are_correlated(laptop):
-    to_mamba, to_pythia = pipeline.mppc(laptop.pythia, laptop.mamba, laptop)
+    to_mamba, to_pythia = artifacts.mppc(laptop.pythia, laptop.mamba, laptop)
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
-    layers = {name: pipeline.layers_of(models.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
+    layers = {name: artifacts.layers_of(models.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
     assert list(layers.values()) == [[5], [11], [5]]
 
 

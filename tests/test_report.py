@@ -12,9 +12,9 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import rendering, report, scorecard
-from lib.notebooks import find_notebooks, printed_lines
-from lib.profiles import HOME, Profile, get_profile
+from lib.workbook import rendering, report, scorecard
+from lib.workbook.notebooks import find_notebooks, printed_lines
+from lib.workbook.profiles import HOME, Profile, get_profile
 
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
 WIDTHS, SCHEMES = (360, 1440), ("light", "dark")

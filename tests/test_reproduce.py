@@ -14,10 +14,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from lib import progress, report, reproduce
-from lib.notebooks import CannotRun, find_notebooks, refresh_notebook, run_notebook, title_of
-from lib.profiles import HOME, Profile, get_profile
-from lib.progress import Progress, clock
+from lib import reproduce
+from lib.workbook import progress, report
+from lib.workbook.notebooks import CannotRun, find_notebooks, refresh_notebook, run_notebook, title_of
+from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.progress import Progress, clock
 
 PARAMETERS = 'profile = "mini"\noverrides = {}'
 
@@ -205,7 +206,7 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     write(tmp_path / "notebooks" / "00_slow.ipynb", wait)
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job would ignore it
-        "import sys, pathlib; from lib import reproduce; from lib.profiles import Profile\n"
+        "import sys, pathlib; from lib import reproduce; from lib.workbook.profiles import Profile\n"
         f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path)!r}))\n"
         f"reproduce.app(['--notebooks', {str(tmp_path / 'notebooks')!r}, '--set', 'cache_dir={tmp_path}'])"
     )

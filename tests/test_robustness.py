@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from lib import corpus
-from lib.notebooks import ADVICE, advice
-from lib.profiles import HOME
+from lib.workbook.notebooks import ADVICE, advice
+from lib.workbook.profiles import HOME
 from tests.disturbances import _apart
 from tests.robustness import Place
 

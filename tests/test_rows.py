@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from lib import corpus, recipes, rows
+from lib import corpus
+from lib.models import recipes
+from lib.zoo import rows
 
 TINY = recipes.Recipe(
     "pythia", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, longest_period=20, recall_share=0.5,

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import models, sae_training
+from lib import models
 from lib.corpus import Blocks
-from lib.sae import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
-from lib.sae_dense import dense_step, gpu_step
-from lib.sae_kernels import SparseStep
-from lib.sae_training import _Trainee, train_saes
+from lib.sae import training as sae_training
+from lib.sae.autoencoder import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
+from lib.sae.dense_step import dense_step, gpu_step
+from lib.sae.sparse_step import SparseStep
+from lib.sae.training import _Trainee, train_saes
 
 D_MODEL, D_SAE = 32, 256
 

@@ -6,7 +6,7 @@ from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausa
 from transformers.models.mamba import modeling_mamba
 from transformers.models.rwkv import modeling_rwkv
 
-from lib import scans
+from lib.models import scans
 
 
 def reference_scan(u, dt, A, B, C):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lib import results, scorecard
-from lib.notebooks import place_of
-from lib.profiles import HOME, Profile, get_profile
-from lib.scorecard import DIFFERS, NOT_RUN, RANDOM, REPRODUCED, SCALE, UNSTATED
+from lib.workbook import results, scorecard
+from lib.workbook.notebooks import place_of
+from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.scorecard import DIFFERS, NOT_RUN, RANDOM, REPRODUCED, SCALE, UNSTATED
 
 MINI = HOME / "figures" / "mini"
 REFERENCE = HOME / "data" / "reference"

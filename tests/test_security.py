@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import models, plots, recipes
-from lib.profiles import HOME
-from lib.safe_weights import check_file, check_values
+from lib import models, plots
+from lib.models import recipes
+from lib.models.safe_weights import check_file, check_values
+from lib.workbook.profiles import HOME
 
 EVIL = "<script>window.pwned = 1</script>"
 FORBIDDEN_MODULES = {"pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}

@@ -6,7 +6,7 @@ import scipy.spatial
 from scipy.stats import ortho_group, spearmanr
 from sklearn.cross_decomposition import CCA
 
-from lib import similarity as S
+from lib.spaces import similarity as S
 
 MEASURES = {
     "svcca": S.svcca, "rsa": S.rsa, "linear_cka": S.linear_cka, "rbf_cka": S.rbf_cka,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.profiles import HOME
-from lib.store import Store, atomic_write, content_key
+from lib.workbook.profiles import HOME
+from lib.workbook.store import Store, atomic_write, content_key
 
 
 def counting(calls, text="result"):
@@ -125,7 +125,7 @@ def test_failed_build_leaves_no_artifact_and_is_resumed(tmp_path):
 
 SLOW_BUILD = """
 import pathlib, sys, time
-from lib.store import Store, atomic_write
+from lib.workbook.store import Store, atomic_write
 
 def build(folder):
     done = folder / "checkpoint" / "done"

@@ -7,9 +7,11 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from lib import corpus, environment, models, recipes, reproduce, tokenizer_identity
-from lib.profiles import get_profile
-from lib.tokenizer_identity import TokenizerError, deviation, difference
+from lib import corpus, models, reproduce
+from lib.models import recipes, tokenizer_identity
+from lib.models.tokenizer_identity import TokenizerError, deviation, difference
+from lib.workbook import environment
+from lib.workbook.profiles import get_profile
 
 FILE = corpus.TOKENIZER / "tokenizer.json"
 

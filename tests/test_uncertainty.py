@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from lib import uncertainty
 from lib.corpus import Blocks
-from lib.features import SparseFeatures, rolled
-from lib.mppc import max_pairwise_correlation
+from lib.mppc import uncertainty
+from lib.mppc.correlation import max_pairwise_correlation
+from lib.mppc.features import SparseFeatures, rolled
 
 
 def sparse(rng, n_tokens, d_sae, density=0.1):

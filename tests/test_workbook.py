@@ -8,8 +8,8 @@ import sys
 import nbformat
 import pytest
 
-from lib.notebooks import find_notebooks
-from lib.profiles import HOME
+from lib.workbook.notebooks import find_notebooks
+from lib.workbook.profiles import HOME
 
 NOTEBOOKS = find_notebooks(HOME / "notebooks", [], None)
 OUT = HOME / "figures" / "smoke"

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib import corpus, models, recipes, zoo
-from lib.profiles import get_profile
+from lib import corpus, models
+from lib.models import recipes
+from lib.workbook.profiles import get_profile
+from lib.zoo import training as zoo
 
 TINY = recipes.Recipe("pythia", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, warmup_steps=3)
 MARKS = {  # held-out loss at most, induction accuracy at least

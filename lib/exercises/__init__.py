@@ -14,7 +14,7 @@ from lib.exercises import circuits, foundations, matching, meaning
 from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.exercises.exercise import Exercise
 from lib.exercises.foundations import reconstructions
-from lib.profiles import LeftOut, Profile
+from lib.workbook.profiles import LeftOut, Profile
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "reconstructions", "verdict"]
 

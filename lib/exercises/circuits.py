@@ -8,10 +8,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import attention, induction, models, plain_patching
+from lib import models
+from lib.circuits import heads, plain_patching
+from lib.circuits.prompts import InductionPrompts
 from lib.exercises.exercise import Exercise
-from lib.profiles import Profile
-from lib.prompts import InductionPrompts
+from lib.workbook import induction
+from lib.workbook.profiles import Profile
 
 FEW, WANTED_ERROR, TAP_DISTANCE = 4, 0.05, 16
 
@@ -93,7 +95,7 @@ def _hidden_ratio(profile: Profile, upper: str = "B1+1", lower: str | None = "B1
     """Hidden attention on one role over that on another, or over an even share."""
     model = models.load(profile.mamba, profile)
     prompts = _few(model, profile)
-    row = attention.hidden_attention(model, prompts.corrupt_a if corrupt else prompts.clean, _key_layer(profile))
+    row = heads.hidden_attention(model, prompts.corrupt_a if corrupt else prompts.clean, _key_layer(profile))
     return float(row[prompts.positions[upper]] / (row[prompts.positions[lower]] if lower else 1 / len(row)))
 
 

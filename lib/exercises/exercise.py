@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib.profiles import Profile
+from lib.workbook.profiles import Profile
 
 Answer = Callable[[Profile], Any]
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lib import corpus, models, pipeline, sweep
+from lib import corpus, models
 from lib.exercises.exercise import Exercise
-from lib.profiles import Profile, ProfileError, get_profile
+from lib.workbook import artifacts, sweep
+from lib.workbook.profiles import Profile, ProfileError, get_profile
 
 CHANGED, OTHER_TOKEN = 10, 77  # where exercise 01.2 puts another token
 
@@ -40,7 +41,7 @@ def _proposed(setting: str) -> str:
 
 
 def _loss(name: str, profile: Profile) -> float:
-    return pipeline.model_quality(name, profile)["held_out_loss"]
+    return artifacts.model_quality(name, profile)["held_out_loss"]
 
 
 def _changed_positions(profile: Profile, hook: str) -> Int[ndarray, " positions"]:
@@ -64,8 +65,8 @@ def _decay(profile: Profile) -> Float[ndarray, " d_model"]:
 
 def _worst_layers(profile: Profile, highest: bool = False, role: str = "pythia", start: int = 0) -> list[int]:
     """Positions of the layers of least explained variance and of least agreement between two SAE seeds."""
-    quality = pipeline.sae_quality(pipeline.trained_saes(getattr(profile, role), profile)[0]).groupby("layer").explained_variance.mean()
-    seeds = pipeline.mppc(profile.pythia, profile.pythia, profile, seed_b=profile.sae_seeds[-1])[0]
+    quality = artifacts.sae_quality(artifacts.trained_saes(getattr(profile, role), profile)[0]).groupby("layer").explained_variance.mean()
+    seeds = artifacts.mppc(profile.pythia, profile.pythia, profile, seed_b=profile.sae_seeds[-1])[0]
     pick = np.argmax if highest else np.argmin
     return [int(pick(values)) + start for values in (quality, seeds.groupby("layer").mppc.mean())]
 

@@ -7,10 +7,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from lib import comparisons, interpret, pipeline
+from lib import interpret
 from lib.exercises.exercise import Exercise
-from lib.mppc import max_pairwise_correlation
-from lib.profiles import LeftOut, Profile
+from lib.mppc.correlation import max_pairwise_correlation
+from lib.workbook import artifacts, comparisons
+from lib.workbook.profiles import LeftOut, Profile
 
 PLACE = ["match_layer", "match_index"]
 OFTEN, HIGH = 100, 0.7
@@ -21,7 +22,7 @@ def _frame(profile: Profile, name: str = "mamba", direction: int = 0) -> pd.Data
     c = comparisons.comparisons(profile).get(name)
     if c is None:
         raise LeftOut(profile.left_out())
-    return pipeline.mppc(c.a, c.b, profile, c.seed_b)[direction]
+    return artifacts.mppc(c.a, c.b, profile, c.seed_b)[direction]
 
 
 def _alive(profile: Profile, name: str = "mamba", direction: int = 0) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def _shared(frame: pd.DataFrame, columns: list[str] = PLACE, keep: str | bool = 
 def _best_pair(profile: Profile, which: str) -> float:
     """Correlation of the best pair over tokens on which one or both of its features fire."""
     row = _alive(profile).sort_values("mppc", ascending=False, kind="stable").iloc[0]
-    own, other = pipeline.features(profile.pythia, profile), pipeline.features(profile.mamba, profile)
+    own, other = artifacts.features(profile.pythia, profile), artifacts.features(profile.mamba, profile)
     u = interpret.token_activations(own[int(row["layer"])], int(row["index"])).astype(float)
     v = interpret.token_activations(other[int(row["match_layer"])], int(row["match_index"])).astype(float)
     kept = {"either": (u > 0) | (v > 0), "both": (u > 0) & (v > 0), "first": u > 0, "all": u >= 0}[which]
@@ -61,7 +62,7 @@ def _differences(profile: Profile, other: str = "model_seed") -> pd.Series:
 
 def _shifted(profile: Profile, offset: int) -> Float[ndarray, " features"]:
     """MPPC of Pythia's features with Mamba's, whose tokens are shifted."""
-    own, other = pipeline.features(profile.pythia, profile), pipeline.features(profile.mamba, profile)
+    own, other = artifacts.features(profile.pythia, profile), artifacts.features(profile.mamba, profile)
     return max_pairwise_correlation(own, other, shift=offset).value
 
 
@@ -85,7 +86,7 @@ def _ridge(profile: Profile, layer: int) -> int:
 
 def _without_layer(profile: Profile, layer: int = 1, shift: int = 0, only: bool = False) -> float:
     """Mean MPPC of a layer of Pythia where the layer of Mamba with most of its matches is left out."""
-    own, other = pipeline.features(profile.pythia, profile), pipeline.features(profile.mamba, profile)
+    own, other = artifacts.features(profile.pythia, profile), artifacts.features(profile.mamba, profile)
     ridge = (_ridge(profile, layer) + shift) % len(other)
     kept = [other[k] for k in range(len(other)) if (k == ridge) == only]
     return float(np.nanmean(max_pairwise_correlation([own[layer]], kept).value))
@@ -106,7 +107,7 @@ def _correlated(profile: Profile, name: str = "mamba", method: str = "spearman")
 
 
 def _every_other(profile: Profile, start: int = 1, role: str = "mamba") -> float:
-    own, other = pipeline.features(profile.pythia, profile), pipeline.features(getattr(profile, role), profile)
+    own, other = artifacts.features(profile.pythia, profile), artifacts.features(getattr(profile, role), profile)
     return float(np.nanmean(max_pairwise_correlation(own, other[start::2]).value))
 
 
@@ -165,7 +166,7 @@ EXERCISES = {
         lambda profile: np.nanmean(_shifted(profile, 1)),
         {"that is the mean without any shift": lambda profile: _alive(profile).mppc.mean(),
          "that is the null of this notebook, shifted by far more than one token":
-             lambda profile: pipeline.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
+             lambda profile: artifacts.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
          "dead features are counted as 0": lambda profile: np.nan_to_num(_shifted(profile, 1)).mean(),
          "it is shifted the other way": lambda profile: np.nanmean(_shifted(profile, -1))},
         "mamba",

@@ -8,11 +8,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from sklearn.metrics import cohen_kappa_score
 
-from lib import complexity, concepts, corpus, feature_spaces, judges, similarity
+from lib import corpus
 from lib.exercises.exercise import Exercise
-from lib.interpret import vocabulary
-from lib.profiles import Profile
-from lib.similarity import benjamini_hochberg
+from lib.interpret import complexity, judges
+from lib.interpret.snippets import vocabulary
+from lib.spaces import concepts, semantic, similarity
+from lib.spaces.similarity import benjamini_hochberg
+from lib.workbook.profiles import Profile
 
 ACROSS = "Pythia → Mamba"
 SHUFFLES, AS_HIGH = 100, 2  # exercise 10.1
@@ -59,7 +61,7 @@ def _among(profile: Profile, which: str = "frequent", method: str = "spearman") 
 
 def _tests(profile: Profile, measure: str = "RSA") -> pd.DataFrame:
     others = (profile.pythia_seed, profile.mamba, profile.rwkv)
-    tables = [feature_spaces.subspace_scores(profile.pythia, name, profile) for name in others if name]
+    tables = [semantic.subspace_scores(profile.pythia, name, profile) for name in others if name]
     return pd.concat(tables).query("measure == @measure")
 
 
@@ -70,11 +72,11 @@ def _smallest(p: pd.Series, untested: bool = False) -> float:
 
 def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
     """Decoder rows of the matched features of the Transformer's middle layer and Mamba's of the same depth."""
-    a, b = (feature_spaces.FeatureSpace.load(name, profile) for name in (profile.pythia, profile.mamba))
-    depths = feature_spaces.same_depth(len(a.activations), len(b.activations))
+    a, b = (semantic.FeatureSpace.load(name, profile) for name in (profile.pythia, profile.mamba))
+    depths = semantic.same_depth(len(a.activations), len(b.activations))
     layers = depths[len(depths) // 2]
     words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
-    return feature_spaces.decoder_rows(a, b, layers, feature_spaces.matched_pairs(a, b, layers, words)[0])
+    return semantic.decoder_rows(a, b, layers, semantic.matched_pairs(a, b, layers, words)[0])
 
 
 EXERCISES = {

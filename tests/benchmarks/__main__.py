@@ -15,7 +15,7 @@ from pathlib import Path
 import numba
 import pandas as pd
 
-from lib.profiles import HOME
+from lib.workbook.profiles import HOME
 
 NAMES = ("mppc", "mppc_job", "growth", "sae_step", "sae_libraries", "circuits", "gpu")
 TABLE = HOME / "figures/benchmarks/benchmarks.csv"

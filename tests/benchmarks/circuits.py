@@ -12,9 +12,10 @@ import time
 
 import pandas as pd
 
-from lib import circuits, models, plain_patching
-from lib.profiles import get_profile
-from lib.prompts import induction_prompts
+from lib import circuits, models
+from lib.circuits import plain_patching
+from lib.circuits.prompts import induction_prompts
+from lib.workbook.profiles import get_profile
 
 
 def measure(distance: int = 64, samples: int = 128, plain_samples: int = 4) -> pd.DataFrame:

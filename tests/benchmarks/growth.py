@@ -20,10 +20,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lib.features import SparseFeatures
-from lib.mppc import max_pairwise_correlations
-from lib.plots import PALETTE, save_figure, use_theme
-from lib.profiles import get_profile
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures
+from lib.plots.style import PALETTE, save_figure, use_theme
+from lib.workbook.profiles import get_profile
 from tests.benchmarks.mppc import power_law_features
 
 CENTRE = {"tokens": 40_000, "d_sae": 8192, "l0": 32, "cores": 1}

@@ -17,9 +17,9 @@ import scipy.sparse
 import torch
 from numba import njit, prange
 
-from lib.features import SparseFeatures
-from lib.mppc import max_pairwise_correlations
-from lib.sparse_pearson import best_matches, transpose, varying_features
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures
+from lib.mppc.sparse_pearson import best_matches, transpose, varying_features
 
 
 def power_law_features(n_tokens: int, d_sae: int, l0: float, seed: int) -> scipy.sparse.csr_array:

@@ -21,9 +21,9 @@ import numba
 import numpy as np
 import pandas as pd
 
-from lib.feature_store import FeatureWriter, layer_folder, open_features
-from lib.features import SparseFeatures
-from lib.mppc import max_pairwise_correlations
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.feature_files import FeatureWriter, layer_folder, open_features
+from lib.mppc.features import SparseFeatures
 from tests.benchmarks.mppc import power_law_features, scatter_limit
 
 PAPER_LAYERS_B = 24

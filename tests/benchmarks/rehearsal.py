@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import comparisons, induction, models, neurons, pipeline
-from lib.calibration import hardware
-from lib.profiles import HOME, Profile, get_profile
-from lib.store import atomic_write
+from lib import models
+from lib.mppc import neurons
+from lib.workbook import artifacts, comparisons, induction
+from lib.workbook.calibration import hardware
+from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.store import atomic_write
 
 # Few steps at a high rate and a large λ: enough for most features to fall silent, as those of a trained SAE are.
 FEW = dict(
@@ -36,13 +38,13 @@ def stages(p: Profile) -> dict[str, Callable[[], object]]:
     names = {"pythia": p.pythia, "pythia-seed1": p.pythia_seed, "mamba": p.mamba, "rwkv": p.rwkv}
     found = {f"{short}: checkpoint built": lambda name=name: models.folder_of(name, p) for short, name in names.items()}
     for short, name in names.items():
-        found[f"{short}: SAEs trained and evaluated"] = lambda name=name: pipeline.trained_saes(name, p, p.sae_seeds[0])
-        for seed in pipeline.seeds_of(name, p):
-            found[f"{short}: features captured, SAE seed {seed}"] = lambda name=name, seed=seed: pipeline.features(name, p, seed)
+        found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(name, p, p.sae_seeds[0])
+        for seed in artifacts.seeds_of(name, p):
+            found[f"{short}: features captured, SAE seed {seed}"] = lambda name=name, seed=seed: artifacts.features(name, p, seed)
     known = comparisons.comparisons(p).values()
     for c in (c for c in known if not c.neurons):
-        found[f"{c.label}: MPPC, both directions"] = lambda c=c: pipeline.mppc(c.a, c.b, p, c.seed_b)
-        found[f"{c.label}: null"] = lambda c=c: pipeline.mppc(c.a, c.b, p, c.seed_b, null=True)
+        found[f"{c.label}: MPPC, both directions"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b)
+        found[f"{c.label}: null"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b, null=True)
         found[f"{c.label}: bootstrap and summary"] = lambda c=c: [*map(comparisons.summarise, comparisons.compare(c, p))]
     for short in ("pythia", "mamba", "rwkv"):
         found[f"{short}: circuits"] = lambda name=names[short]: induction.path_effects(name, p)

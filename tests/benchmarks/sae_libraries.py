@@ -24,8 +24,8 @@ import numba
 import pandas as pd
 import torch
 
-from lib.profiles import HOME
-from lib.sae_kernels import SparseStep
+from lib.sae.sparse_step import SparseStep
+from lib.workbook.profiles import HOME
 from tests.benchmarks.sae_step import trainee
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ class Library:
 
 
 def our_step(sizes: dict[str, int], bf16: bool | None) -> Callable[[], Spent]:
-    """The sparse step of `lib.sae_kernels`, as a function that makes one and returns what it took."""
+    """The sparse step of `lib.sae.sparse_step`, as a function that makes one and returns what it took."""
     d_model, d_sae, batch, l0, _ = sizes.values()
     x = torch.randn(batch, d_model)
     t, step = trainee(d_model, d_sae, x, l0), SparseStep(batch, d_model, d_sae, bf16)

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from lib.profiles import get_profile
-from lib.sae import SaeInfo
-from lib.sae_dense import dense_step
-from lib.sae_kernels import SparseStep
-from lib.sae_training import _Trainee
+from lib.sae.autoencoder import SaeInfo
+from lib.sae.dense_step import dense_step
+from lib.sae.sparse_step import SparseStep
+from lib.sae.training import _Trainee
+from lib.workbook.profiles import get_profile
 
 
 def trainee(d_model: int, d_sae: int, x: torch.Tensor, l0: float) -> _Trainee:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from sae_lens import SAE
+from safetensors.torch import load_file
 
 folder = Path(sys.argv[1])
 expected = load_file(folder / "expected.safetensors")

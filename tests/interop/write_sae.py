@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lib import pipeline
-from lib.profiles import get_profile
+from lib.workbook import artifacts
+from lib.workbook.profiles import get_profile
 
 
 @torch.no_grad()
 def write(folder: Path) -> None:
     """Files sae/ (a SAELens folder) and expected.safetensors (x, f, x_hat)."""
     profile = get_profile("mini")
-    sae = pipeline.trained_saes(profile.mamba, profile)[0][-1]
+    sae = artifacts.trained_saes(profile.mamba, profile)[0][-1]
     sae.save(folder / "sae")
     x = torch.randn(64, sae.d_model, generator=torch.Generator().manual_seed(0))
     save_file({"x": x, "f": sae.encode(x), "x_hat": sae(x)}, folder / "expected.safetensors")

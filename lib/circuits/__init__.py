@@ -1,0 +1,10 @@
+"""Induction circuits by path patching (W §6)."""
+
+from lib._lazy import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "effects": ["conv_input_effects", "final_state_effects", "head_effects", "head_to_head_effects", "mixer_input_effects", "ssm_input_effects"],
+    },
+)

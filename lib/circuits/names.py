@@ -1,0 +1,216 @@
+"""Two names and one of them again: indirect object identification and a plainer task (W App. H, Fig. 13)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib import models
+from lib.circuits.path_patching import CHUNK, Cache, clean_logits
+from lib.circuits.prompts import Tokens
+from lib.models.activations import model_device
+from lib.models.architectures import Mamba, architecture_of, time_step
+from lib.workbook.artifacts import model_fields
+from lib.workbook.profiles import Profile
+from lib.workbook.store import Store
+
+IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
+TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
+NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon Brian Carl
+Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George Graham Grant Henry Jack
+Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan Jordan Joseph Josh Justin Kate Kelly Kevin
+Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria Mark Martin Mary Matt Matthew Max Michael Michelle Morgan
+Nathan Nick Nicole Patrick Paul Peter Prince Rachel Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott
+Sean Simon Stephanie Stephen Steven Taylor Thomas Tim Tyler Victoria Warren William""".split()
+IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left right start first min
+max mean rows columns width height low high alpha lower input output source target train test new""".split()
+SIDES = ("IO", "S")
+
+
+@dataclass(frozen=True)
+class NamePrompts:
+    """Prompts of one template; corrupted ones have two other names in the same places."""
+
+    clean: Tokens
+    corrupt: Tokens
+    names: Int[Tensor, "samples 2"]
+    """Token ids of IO and S."""
+    words: list[str]
+    """The first prompt's tokens, in print."""
+
+
+def one_token_words(words: Sequence[str], tokenizer) -> dict[str, int]:
+    """The words that are one token after a space, with its id."""
+    ids = {word: tokenizer(" " + word, add_special_tokens=False)["input_ids"] for word in words}
+    return {word: tokens[0] for word, tokens in ids.items() if len(tokens) == 1}
+
+
+def name_prompts(template: str, tokenizer, seed: int, n_samples: int) -> NamePrompts:
+    """Random pairs of first names in a template; of identifiers where the tokenizer knows fewer than eight names.
+
+    IO, S, IO′ and S′ differ. The answer that IOI asks for is IO. Raises `ValueError` if prompts differ in length.
+    """
+    known = one_token_words(NAMES, tokenizer)
+    known = known if len(known) >= 8 else one_token_words(IDENTIFIERS, tokenizer)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(list(known), 4, replace=False) for _ in range(n_samples)]
+
+    def encode(io: str, s: str) -> list[int]:
+        text = template.format(IO=io, S=s)
+        return [tokenizer.bos_token_id or 0, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    clean, corrupt = [encode(*row[:2]) for row in drawn], [encode(*row[2:]) for row in drawn]
+    if len({len(row) for row in clean + corrupt}) > 1:
+        raise ValueError(f"the names make prompts of different lengths in {template!r}.")
+    names = torch.tensor([[known[io], known[s]] for io, s, _, _ in drawn])
+    words = ["BOS", *(tokenizer.decode([token]) for token in clean[0][1:])]
+    return NamePrompts(torch.tensor(clean), torch.tensor(corrupt), names, words)
+
+
+def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, float]:
+    """Does the model do the task? Mean logit differences at the last position, and how often they are positive.
+
+    `io_minus_s`: IOI itself. `io_over_absent`, `s_over_absent`: how much higher the name's logit is than in the
+    corrupted prompt, where it does not occur: copying.
+    """
+    clean, corrupt = (clean_logits(model, tokens, prompts.names) for tokens in (prompts.clean, prompts.corrupt))
+    values = {"io_minus_s": clean[:, 0] - clean[:, 1]}
+    values |= {f"{side.lower()}_over_absent": clean[:, k] - corrupt[:, k] for k, side in enumerate(SIDES)}
+    shares = {f"{name}_share": float((value > 0).float().mean()) for name, value in values.items()}
+    return {name: float(value.mean()) for name, value in values.items()} | shares
+
+
+def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.DataFrame:
+    """`task_quality` of several models on one template; kept."""
+    fields = _fields(template, profile)
+
+    def measure(name: str, folder: Path) -> None:
+        model = models.load(name, profile)
+        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
+        (folder / "quality.json").write_text(json.dumps(task_quality(model, prompts)))
+
+    folders = {
+        name: Store(profile.cache_dir).get("names", fields | model_fields(name, profile), partial(measure, name))
+        for name in names
+    }
+    rows = [json.loads((folder / "quality.json").read_text()) for folder in folders.values()]
+    return pd.DataFrame(rows, index=pd.Index(list(folders), name="model"))
+
+
+def _fields(template: str, profile: Profile) -> dict[str, Any]:
+    """What prompts depend on beside the model."""
+    words = {"names": NAMES, "identifiers": IDENTIFIERS}
+    return {"template": template, "samples": profile.circuit_samples, "seed": profile.seed} | words
+
+
+# ------------------------------------------------------------------------------------------- Fig. 13
+
+
+def effects_of(name: str, template: str, profile: Profile) -> pd.DataFrame:
+    """`input_effects` of a Mamba on one template, as `effects_table`; kept."""
+    fields = _fields(template, profile) | model_fields(name, profile)
+
+    def measure(folder: Path) -> None:
+        model = models.load(name, profile)
+        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
+        table = effects_table(input_effects(model, prompts), prompts.words)
+        table.to_parquet(folder / "effects.parquet", index=False)
+
+    return pd.read_parquet(Store(profile.cache_dir).get("name_effects", fields, measure) / "effects.parquet")
+
+
+@torch.no_grad()
+def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tensor, "n_layers n_positions 2"]:
+    """Fig. 13: the SSM input c of one layer and position patched; what the logits of IO and S gain, mean over samples.
+
+    The patch acts through every path but the other layers' SSMs: their states stay, at all positions, what they were
+    in the clean run. Raises `ValueError` for a model that is not a Mamba.
+    """
+    architecture = architecture_of(model)
+    if not isinstance(architecture, Mamba):
+        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+    device = model_device(model)
+    total = 0
+    chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))
+    for tokens, others, names in tqdm(chunks, "path patching, names", mininterval=5):
+        clean, corrupt = architecture.run(tokens), architecture.run(others)
+        total = total + _chunk_effects(architecture, clean, corrupt, names)
+    return (total / len(prompts.clean)).cpu()
+
+
+def _chunk_effects(architecture: Mamba, clean: Cache, corrupt: Cache, names: Tensor) -> Float[Tensor, "n_layers n_positions 2"]:
+    """Sum over samples."""
+    n_layers = len(architecture.blocks)
+    states = [_states(architecture.blocks[k].mixer, architecture.inputs(clean, k)) for k in range(n_layers)]
+    last = _whole_step(architecture, n_layers - 1, clean[f"blocks.{n_layers - 1}.hook_in"], states[-1])
+    usual, rows = _two_logits(architecture, last, names), []
+    for layer in range(n_layers):
+        for position in range(states[0].shape[1]):
+            c = architecture.inputs(clean, layer).clone()
+            c[:, position] = architecture.inputs(corrupt, layer)[:, position]
+            mixer = architecture.blocks[layer].mixer
+            resid = _after(architecture, layer, clean[f"blocks.{layer}.hook_in"], c, _states(mixer, c))
+            for later in range(layer + 1, n_layers):
+                resid = _whole_step(architecture, later, resid, states[later])
+            rows.append((_two_logits(architecture, resid, names) - usual).sum(0))
+    return torch.stack(rows).unflatten(0, (n_layers, -1))
+
+
+def _states(mixer, c: Float[Tensor, "samples tokens d_inner"]) -> Float[Tensor, "samples tokens d_inner d_state"]:
+    """The SSM's state after every token."""
+    dt, B, _ = time_step(mixer, c)
+    A, h, found = -mixer.A_log.exp(), 0, []
+    for t in range(c.shape[1]):
+        h = torch.exp(dt[:, t, :, None] * A) * h + (dt * c)[:, t, :, None] * B[:, t, None]
+        found.append(h)
+    return torch.stack(found, dim=1)
+
+
+def _whole_step(architecture: Mamba, layer: int, resid: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+    """The residual stream after a block at all positions, with given states."""
+    block = architecture.blocks[layer]
+    x = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[0]
+    c = F.silu(block.mixer.conv1d(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
+    return _after(architecture, layer, resid, c, states)
+
+
+def _after(architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+    block = architecture.blocks[layer]
+    gate = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[1]
+    _, _, C = time_step(block.mixer, c)
+    y = torch.einsum("btdn,btn->btd", states, C) + block.mixer.D * c
+    return resid + block.mixer.out_proj(y * F.silu(gate))
+
+
+def _two_logits(architecture: Mamba, resid: Tensor, names: Int[Tensor, "samples 2"]) -> Float[Tensor, "samples 2"]:
+    weight = architecture.model.original_model.get_output_embeddings().weight
+    return torch.einsum("sd,skd->sk", architecture.norm(resid[:, -1]), weight[names])
+
+
+def effects_table(effects: Float[Tensor, "n_layers n_positions 2"], words: Sequence[str]) -> pd.DataFrame:
+    """Tidy: layer, position, token, name (IO or S), mean_logit_diff."""
+    return pd.DataFrame(
+        {"layer": layer, "position": position, "token": words[position], "name": side, "mean_logit_diff": float(value)}
+        for layer, positions in enumerate(effects)
+        for position, sides in enumerate(positions)
+        for side, value in zip(SIDES, sides, strict=True)
+    )
+
+
+def first_position(template: str, side: str, tokenizer, profile: Profile) -> int:
+    """Where IO or S first stands in the template's prompts."""
+    prompts = name_prompts(template, tokenizer, profile.seed, profile.circuit_samples)
+    return int((prompts.clean == prompts.names[:, SIDES.index(side), None]).all(0).nonzero()[0, 0])

@@ -1,0 +1,150 @@
+"""Path patching in Mamba, plain: hooks on `TransformerBridge`, one run per patch. For reading, and to check the fast one.
+
+Sender patched, other layers' final states frozen to the clean run, everything else recomputed (W App. G). A sender at
+an earlier position acts through its layer's final state, and through nothing else: first the state that it makes is
+read, then that state is put into a clean run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib.circuits.prompts import Tokens
+
+
+def state_hook(layer: int) -> str:
+    return f"blocks.{layer}.mixer.hook_ssm_state"
+
+
+def write_hook(layer: int) -> str:
+    return f"blocks.{layer}.mixer.hook_ssm_write"
+
+
+def in_proj_hook(layer: int) -> str:
+    return f"blocks.{layer}.mixer.in_proj.hook_out"
+
+
+def conv_hook(layer: int) -> str:
+    return f"blocks.{layer}.mixer.conv1d.hook_out"
+
+
+@contextmanager
+def readable_states(model: TransformerBridge) -> Iterator[None]:
+    """Let the hooks of the SSM state fire: the scan is then done step by step."""
+    mixers = [block.mixer for block in model.blocks]
+    for mixer in mixers:
+        mixer.eager_scan = True
+    try:
+        yield
+    finally:
+        for mixer in mixers:
+            mixer.eager_scan = False
+
+
+@torch.no_grad()
+def patched_state(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int) -> Float[Tensor, "..."]:
+    """Table 1's sender: the corrupted run's state before the last token, then the clean run's last update."""
+    states, writes, steps = state_hook(layer), write_hook(layer), f"blocks.{layer}.mixer.dt_proj.hook_out"
+    with readable_states(model):
+        _, cache = model.run_with_cache(clean, names_filter=[writes, steps])
+        _, other = model.run_with_cache(corrupt, names_filter=[states])
+    dt = torch.nn.functional.softplus(cache[steps][:, -1])
+    decay = torch.exp(-dt[:, :, None] * model.blocks[layer].mixer.A_log.exp())
+    return decay * other[states][:, :, -2] + cache[writes][:, :, -1]
+
+
+@torch.no_grad()
+def logits_with_state(
+    model: TransformerBridge, clean: Tokens, layer: int, state: Float[Tensor, "samples d_inner d_state"]
+) -> Float[Tensor, "samples vocabulary"]:
+    """Logits at the last position of the clean run with another final state in `layer`, all other layers' frozen."""
+    with readable_states(model):
+        names = [state_hook(k) for k in range(model.cfg.n_layers)]
+        _, cache = model.run_with_cache(clean, names_filter=names)
+
+        def put(value: Tensor, hook) -> Tensor:
+            value[:, :, -1] = state if hook.name == state_hook(layer) else cache[hook.name][:, :, -1]
+            return value
+
+        return model.run_with_hooks(clean, fwd_hooks=[(name, put) for name in names])[:, -1]
+
+
+@torch.no_grad()
+def state_after(
+    model: TransformerBridge, clean: Tokens, layer: int, hook_name: str, change: Callable[[Tensor], None]
+) -> Float[Tensor, "samples d_inner d_state"]:
+    """Final state of `layer` in a clean run in which `change` edits one hook's value in place."""
+    seen = {}
+
+    def edit(value: Tensor, hook) -> Tensor:
+        change(value)
+        return value
+
+    def keep(value: Tensor, hook) -> None:
+        seen["state"] = value[:, :, -1].clone()
+
+    with readable_states(model):
+        model.run_with_hooks(clean, fwd_hooks=[(hook_name, edit), (state_hook(layer), keep)])
+    return seen["state"]
+
+
+def final_state_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int) -> Tensor:
+    """Table 1, one layer."""
+    return logits_with_state(model, clean, layer, patched_state(model, clean, corrupt, layer))
+
+
+@torch.no_grad()
+def conv_outputs(model: TransformerBridge, tokens: Tokens, layer: int, change: Callable | None = None) -> Tensor:
+    """The convolution's output [samples, d_inner, tokens + 3], with `change` applied to in_proj's output."""
+    seen = {}
+
+    def edit(value: Tensor, hook) -> Tensor:
+        if change:
+            change(value)
+        return value
+
+    def keep(value: Tensor, hook) -> None:
+        seen["conv"] = value.clone()
+
+    with readable_states(model):
+        model.run_with_hooks(tokens, fwd_hooks=[(in_proj_hook(layer), edit), (conv_hook(layer), keep)])
+    return seen["conv"]
+
+
+def ssm_input_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int, position: int) -> Tensor:
+    """Table 2, one position: c = SiLU(convolution's output) comes from the corrupted run; it acts through the final state."""
+    return _through_conv(model, clean, layer, position, conv_outputs(model, corrupt, layer))
+
+
+@torch.no_grad()
+def conv_input_logits(
+    model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int, position: int, through: int
+) -> Tensor:
+    """Tables 3 and 4, one position: a corrupted conv input, let through at the output `through` only."""
+    _, other = model.run_with_cache(corrupt, names_filter=[in_proj_hook(layer)])
+    x = other[in_proj_hook(layer)][:, position].chunk(2, dim=-1)[0]  # the other half is the gate, which stays
+
+    def corrupt_input(value: Tensor) -> None:
+        value[:, position, : x.shape[-1]] = x
+
+    return _through_conv(model, clean, layer, through, conv_outputs(model, clean, layer, corrupt_input))
+
+
+def _through_conv(model: TransformerBridge, clean: Tokens, layer: int, position: int, conv: Tensor) -> Tensor:
+    """Logits with the convolution's output at one position taken from `conv`, through the layer's final state."""
+
+    def put(value: Tensor) -> None:
+        value[:, :, position] = conv[:, :, position]
+
+    return logits_with_state(model, clean, layer, state_after(model, clean, layer, conv_hook(layer), put))
+
+
+def effect(logits: Tensor, clean_logits: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
+    """logit(target | patched) − logit(target | clean), from logits at the last position."""
+    return (logits - clean_logits).gather(1, target[:, None])[:, 0]

@@ -1,0 +1,171 @@
+"""Judges of features: how complex is what a feature reacts to, and how consistently does it do so (W §5.1, App. E).
+
+Both judges read the same thing, a feature's ten highest snippets. `RuleJudge` is an offline stand-in with fixed rules;
+`lib.interpret.chat_judge` asks a language model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import cohen_kappa_score
+
+from lib.interpret.snippets import Snippet
+from lib.workbook.profiles import DATA
+
+SCORES = (1, 2, 3, 4, 5)
+ASPECTS = ("complexity", "monosemanticity")
+RUBRICS = {  # App. E's two scales, in our own words
+    "complexity": {
+        1: "one token or part of a word, always the same, e.g. the token 'increase'",
+        2: "one word in several spellings, cases or languages, e.g. 'URL', 'url', 'URLs'",
+        3: "a phrase, a category or a place in a structure, e.g. the colon of a list's entry",
+        4: "something about the meaning or the role of a passage, e.g. return statements",
+        5: "a theme that unites many kinds of context; also where no simpler description can be found",
+    },
+    "monosemanticity": {
+        1: "no pattern that can be seen",
+        2: "a loose theme, or two or more unrelated patterns side by side",
+        3: "a pattern, but several of the ten do not fit it",
+        4: "a clear pattern with one or two exceptions",
+        5: "a clear pattern without exceptions",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One snippet as text."""
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    centre: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """1 to 5 each; None where a judge gave no valid answer."""
+
+    complexity: int | None
+    monosemanticity: int | None
+
+
+class Judge(Protocol):
+    """Whoever scores features."""
+
+    name: str
+
+    def score(self, features: Sequence[Sequence[Example]]) -> list[Score]:
+        """A score for each feature, from its snippets, highest first."""
+        ...
+
+
+def examples_of(snippets: Sequence[Snippet], words: Sequence[str]) -> list[Example]:
+    """Snippets as text, token by token; `words` is `interpret.vocabulary`."""
+    return [
+        Example(tuple(words[t] for t in s.tokens), tuple(round(float(a), 2) for a in s.activations), s.centre)
+        for s in snippets
+    ]
+
+
+class RuleJudge:
+    """A stand-in for a language model: counts of tokens and of their neighbours, and fixed thresholds.
+
+    It sees spelling, not meaning. The pattern is the best of four: the same token; the same token but for case, spaces
+    and endings; the same neighbour before or after; the same kind of token (digits, brackets and signs, names with
+    capitals, words). Its share among the snippets is the consistency; what kind of pattern it is, the complexity.
+    """
+
+    name = "rule-based stand-in"
+    consistent = 0.7  # share of the snippets from which on a pattern explains a feature
+
+    def score(self, features: Sequence[Sequence[Example]]) -> list[Score]:
+        return [self._score(examples) for examples in features]
+
+    def _score(self, examples: Sequence[Example]) -> Score:
+        if not examples:
+            return Score(None, None)
+        shares = pattern_shares(examples)
+        return Score(self._complexity(shares), self._monosemanticity(shares))
+
+    def _complexity(self, shares: dict[str, float]) -> int:
+        if shares["variants"] >= self.consistent:
+            if shares["neighbour"] >= self.consistent and shares["is_sign"] >= self.consistent:
+                return 3  # a sign means something only where it stands
+            return 1 if shares["token"] >= self.consistent else 2
+        if max(shares["neighbour"], shares["two_tokens"]) >= self.consistent:
+            return 3
+        return 4 if shares["kind"] >= self.consistent else 5
+
+    def _monosemanticity(self, shares: dict[str, float]) -> int:
+        strict = max(shares["variants"], shares["neighbour"])
+        loose = max(shares["two_tokens"], shares["kind"])
+        if strict >= 0.95:
+            return 5
+        if strict >= self.consistent:
+            return 4
+        if strict >= 0.5:
+            return 3
+        return 2 if loose >= self.consistent or strict >= 0.3 else 1
+
+
+def pattern_shares(examples: Sequence[Example]) -> dict[str, float]:
+    """What share of the snippets the commonest token, variant, neighbour, pair of tokens and kind of token has."""
+    centres = [example.tokens[example.centre] for example in examples]
+    variants = Counter(map(variant, centres))
+    before = [example.tokens[example.centre - 1] if example.centre else "" for example in examples]
+    after = [example.tokens[example.centre + 1] if example.centre + 1 < len(example.tokens) else "" for example in examples]
+    kinds = Counter(map(kind_of, centres))
+    return {
+        "token": _top_share(Counter(centres)),
+        "variants": _top_share(variants),
+        "two_tokens": sum(count for _, count in variants.most_common(2)) / len(centres),
+        "neighbour": max(_top_share(Counter(map(variant, side))) for side in (before, after)),
+        "kind": _top_share(kinds),
+        "is_sign": kinds["sign"] / len(centres),
+    }
+
+
+def _top_share(counts: Counter) -> float:
+    return counts.most_common(1)[0][1] / counts.total()
+
+
+def variant(token: str) -> str:
+    """A token without what spelling changes: spaces around it, case, a plural s."""
+    bare = token.strip(" ").lower()
+    return bare[:-1] if len(bare) > 3 and bare.endswith("s") else bare
+
+
+def kind_of(token: str) -> str:
+    """number, sign, capitals or word."""
+    bare = token.strip()
+    if re.fullmatch(r"[\d.]*\d[\d.]*", bare):
+        return "number"
+    if not any(character.isalnum() for character in bare):
+        return "sign"
+    return "capitals" if bare[0].isupper() else "word"
+
+
+# ------------------------------------------------------------------------------------------- judging a judge
+
+
+def hand_labels() -> pd.DataFrame:
+    """Sixty features labelled by hand from their snippets, before any judge: complexity, monosemanticity, examples."""
+    labels = pd.read_csv(DATA / "reference" / "complexity_labels.csv")
+    read = lambda text: [Example(tuple(s["tokens"]), tuple(s["activations"]), s["centre"]) for s in json.loads(text)]  # noqa: E731
+    return labels.assign(examples=labels.pop("snippets").map(read))
+
+
+def agreement(ours: Sequence[int | None], theirs: Sequence[int | None]) -> dict[str, float]:
+    """Two judges' scores of the same features: quadratically weighted kappa, share equal, share within one, n."""
+    pairs = np.array([(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None])
+    off = np.abs(pairs[:, 0] - pairs[:, 1])
+    kappa = cohen_kappa_score(*pairs.T, labels=list(SCORES), weights="quadratic")
+    return {"weighted_kappa": float(kappa), "equal": float((off == 0).mean()), "within_one": float((off <= 1).mean()), "n": len(off)}

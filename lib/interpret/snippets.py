@@ -1,0 +1,144 @@
+"""What features react to: the places in the text where they fire most (W §5.1, App. E)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Int
+from numba import njit
+from numpy import ndarray
+
+from lib.corpus import Blocks
+from lib.mppc.features import SparseFeatures
+
+N_SNIPPETS, WIDTH = 10, 17  # App. E: ten snippets of 17 tokens, the activation at the ninth
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Tokens around a place where a feature fires, itself in the middle unless the block begins or ends before."""
+
+    tokens: Int[ndarray, " width"]
+    activations: Float32[ndarray, " width"]
+    centre: int
+
+    @property
+    def activation(self) -> float:
+        """At the centre."""
+        return float(self.activations[self.centre])
+
+    def marked(self, tokenizer) -> str:
+        """The text on one line, with the token at the centre between ⟦ and ⟧."""
+        before, at, after = (
+            tokenizer.decode(part)
+            for part in (self.tokens[: self.centre], self.tokens[self.centre : self.centre + 1], self.tokens[self.centre + 1 :])
+        )
+        return f"{before}⟦{at}⟧{after}".replace("\n", "↵")
+
+
+@dataclass(frozen=True, eq=False)
+class TopPlaces:
+    """For every feature of a layer its highest places, one per document, highest first; −1 where it has fewer."""
+
+    features: SparseFeatures
+    blocks: Blocks
+    rows: Int[ndarray, "d_sae n"]
+
+    def snippets(self, index: int, n: int | None = None, width: int = WIDTH) -> list[Snippet]:
+        """The feature's `n` highest places (default: all that are kept) with `width` tokens around each."""
+        return [self._snippet(index, int(row), width) for row in self.rows[index][:n] if row >= 0]
+
+    def _snippet(self, index: int, row: int, width: int) -> Snippet:
+        block = int(np.searchsorted(self._ends, row, side="right"))
+        counted = np.flatnonzero(self.blocks.mask[block])
+        first_row = int(self._ends[block]) - len(counted)
+        position = int(counted[row - first_row])
+        start = max(1, position - width // 2)  # 0 is BOS
+        end = min(int(counted[-1]) + 1, start + width)
+        activations = np.zeros(end - start, np.float32)
+        rows, values = self._entries(index, *(first_row + np.searchsorted(counted, (start, end))))
+        activations[counted[rows - first_row] - start] = values
+        return Snippet(self.blocks.tokens[block, start:end], activations, position - start)
+
+    def _entries(self, index: int, first: int, end: int) -> tuple[ndarray, ndarray]:
+        """Rows from `first` to `end` on which the feature fires, and its activations there."""
+        indptr = self.features.indptr
+        part = slice(indptr[first], indptr[end])
+        found = np.flatnonzero(self.features.indices[part] == index)
+        rows = first + np.searchsorted(indptr[first : end + 1], indptr[first] + found, side="right") - 1
+        return rows, self.features.values[part][found]
+
+    @cached_property
+    def _ends(self) -> Int[ndarray, " blocks"]:
+        return np.cumsum(self.blocks.mask.sum(1))
+
+
+def top_places(features: SparseFeatures, blocks: Blocks, n: int = N_SNIPPETS) -> TopPlaces:
+    """The `n` places where each feature of a layer fires most, one per document, in one pass over the entries.
+
+    `features` are those of `blocks`: a row per counted position, in order. Ties go to the earlier place. Memory: n rows
+    and values per feature. Raises `ValueError` if they have another number of positions, if they are known to be of
+    another text, or if a document's blocks do not lie side by side.
+    """
+    if features.n_tokens != blocks.n_positions:
+        raise ValueError(f"the features have {features.n_tokens} positions and the text {blocks.n_positions}.")
+    if features.text not in (None, blocks.digest):
+        raise ValueError("the features are those of another text than the one they are to be shown in.")
+    if (np.diff(blocks.document) < 0).any():
+        raise ValueError("the blocks of a document must lie side by side, documents in order.")
+    document = np.repeat(blocks.document, blocks.mask.sum(1)).astype(np.int64)
+    rows = np.full((features.d_sae, n), -1, np.int64)
+    _collect(features.indptr, features.indices, features.values, document, rows)
+    return TopPlaces(features, blocks, rows)
+
+
+@njit(cache=True)
+def _collect(indptr, indices, values, document, rows):
+    """Each feature keeps its best place in the present document, and hands it in when the next document begins."""
+    d_sae, n = rows.shape
+    best = np.zeros((d_sae, n), np.float32)
+    now_row, now_document, now_value = np.full(d_sae, -1), np.full(d_sae, -1), np.zeros(d_sae, np.float32)
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            j, value = indices[entry], values[entry]
+            if now_document[j] != document[row]:
+                _hand_in(rows[j], best[j], now_row[j], now_value[j])
+                now_document[j], now_row[j], now_value[j] = document[row], row, value
+            elif value > now_value[j]:
+                now_row[j], now_value[j] = row, value
+    for j in range(d_sae):
+        _hand_in(rows[j], best[j], now_row[j], now_value[j])
+
+
+@njit(cache=True)
+def _hand_in(rows, best, row, value):
+    """Put a place into the sorted list, after those that are as high; the last one falls out."""
+    at = len(rows)
+    while at > 0 and (rows[at - 1] < 0 or best[at - 1] < value):
+        at -= 1
+    if row < 0 or at == len(rows):
+        return
+    for k in range(len(rows) - 1, at, -1):
+        rows[k], best[k] = rows[k - 1], best[k - 1]
+    rows[at], best[at] = row, value
+
+
+def vocabulary(tokenizer) -> list[str]:
+    """Every token as text, by its id."""
+    return [tokenizer.decode([token]) for token in range(len(tokenizer))]
+
+
+def describe(snippets: Sequence[Snippet], tokenizer) -> list[str]:
+    """Snippets as lines of text, highest activation first."""
+    return [f"{snippet.activation:5.1f}  {snippet.marked(tokenizer)}" for snippet in snippets]
+
+
+def token_activations(features: SparseFeatures, index: int) -> Float32[ndarray, " n_tokens"]:
+    """One feature's activation on every counted position."""
+    dense = np.zeros(features.n_tokens, np.float32)
+    entries = np.flatnonzero(features.indices == index)
+    dense[np.searchsorted(features.indptr, entries, side="right") - 1] = features.values[entries]
+    return dense

@@ -1,0 +1,132 @@
+"""Residual-stream activations: one forward pass feeds every layer, a shuffle buffer mixes the text (paper, App. A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+from lib.corpus import Blocks
+from lib.models.loading import resid_post
+
+Activations = dict[int, Float[Tensor, "positions d_model"]]  # layer → activations; a row is the same token in all layers
+
+
+def model_device(model: TransformerBridge) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
+
+
+def batches_of(blocks: Blocks, batch_blocks: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and mask, `batch_blocks` at a time, cut after the last position that counts.
+
+    Models that read from left to right are not changed by what is cut off; padding just costs time.
+    """
+    for first in range(0, len(blocks), batch_blocks):
+        mask = blocks.mask[first : first + batch_blocks]
+        width = int(np.flatnonzero(mask.any(0)).max(initial=0)) + 1
+        tokens = torch.from_numpy(blocks.tokens[first : first + batch_blocks, :width].astype(np.int64))
+        yield tokens.to(device), torch.from_numpy(mask[:, :width]).to(device)
+
+
+@torch.no_grad()
+def run_to(
+    model: TransformerBridge, tokens: Int[Tensor, "blocks context"], layers: Sequence[int]
+) -> dict[int, Float[Tensor, "blocks context d_model"]]:
+    """resid_post of the given layers; the forward pass ends with the last of them, before the unembedding."""
+    found: dict[int, Tensor] = {}
+    last = max(layers)
+
+    def keep(layer: int):
+        def hook(value: Tensor, hook: object) -> None:
+            found[layer] = value.detach().float()
+            if layer == last:
+                raise StopAtLayerException(value)
+
+        return hook
+
+    model.run_with_hooks(tokens, return_type=None, fwd_hooks=[(resid_post(i), keep(i)) for i in layers])
+    return found
+
+
+def iterate_activations(
+    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int
+) -> Iterator[Activations]:
+    """Yield the layers' resid_post at the positions that count, in text order, `batch_blocks` blocks at a time.
+
+    Values are float32 on the model's device. Every layer's rows belong to the same tokens.
+    """
+    for tokens, mask in batches_of(blocks, batch_blocks, model_device(model)):
+        yield {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
+
+
+class ShuffleBuffer:
+    """Endless random batches of activations of all layers, mixed anew at every refill (paper, App. A.1).
+
+    Blocks are read in a random order, a new one in each epoch. A refill reads about two thirds of `buffer_tokens`
+    positions. Half of them, and the half that the previous refill left behind, are served in random order; the other
+    half is left behind. So a batch mixes two refills of text, an epoch serves every activation once (but for a rest
+    of less than one batch in each refill), and nothing lies in the buffer for longer than one refill. Going on after
+    a kill is therefore exact: the state is the number of refills done, and one refill of text is read again.
+
+    Memory: about buffer_tokens · n_layers · d_model · 4 bytes (mini Transformer 134 MB, the paper's Mamba 37 GB), and
+    for a moment one layer's share of it again.
+    """
+
+    def __init__(
+        self, model: TransformerBridge, blocks: Blocks, layers: Sequence[int], *,
+        buffer_tokens: int, batch_size: int, batch_blocks: int, seed: int = 0, refills_done: int = 0,
+    ) -> None:  # fmt: skip
+        if buffer_tokens < 4 * batch_size:
+            raise ValueError(f"buffer_tokens={buffer_tokens} must hold at least four batches of {batch_size} tokens.")
+        if not blocks.n_positions:
+            raise ValueError("the text holds no position that counts, so there is nothing to train on.")
+        self.model, self.blocks, self.layers = model, blocks, tuple(layers)
+        self.batch_size, self.batch_blocks, self.seed = batch_size, batch_blocks, seed
+        self.lengths = blocks.mask.sum(1)
+        self.blocks_per_refill = max(1, int(buffer_tokens * 2 / 3 / self.lengths.mean()))
+        self.refills_done = refills_done
+        self._left = {layer: half[1] for layer, half in self._read(refills_done - 1)} if refills_done else {}
+
+    def next_refill(self) -> Iterator[Activations]:
+        """Read one refill of text; return its batches, [batch_size, d_model] for each layer."""
+        served: Activations = {}
+        for layer, (now, later) in self._read(self.refills_done):
+            served[layer] = torch.cat([now, self._left.pop(layer, now[:0])])
+            served[layer] = served[layer][self._permutation(len(served[layer]), 2, self.refills_done)]
+            self._left[layer] = later
+        self.refills_done += 1
+        starts = range(0, len(served[self.layers[0]]) - self.batch_size + 1, self.batch_size)
+        return ({layer: x[i : i + self.batch_size] for layer, x in served.items()} for i in starts)
+
+    def _read(self, refill: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Activations of one refill of text, layer by layer, each split into two random halves (now, later)."""
+        numbers = self._block_numbers(refill)
+        text = self.blocks[numbers]
+        parts = list(iterate_activations(self.model, text, self.layers, self.batch_blocks))
+        for layer in self.layers:
+            x = torch.cat([part.pop(layer) for part in parts])
+            order = self._permutation(len(x), 1, refill)
+            half = len(x) // 2
+            yield layer, (x[order[:half]], x[order[half:]])
+
+    def _block_numbers(self, refill: int) -> Int[ndarray, " blocks"]:
+        """Which blocks a refill reads, longest first, so that blocks of like length share a forward pass."""
+        n = len(self.blocks)
+        places = np.arange(refill * self.blocks_per_refill, (refill + 1) * self.blocks_per_refill)
+        orders = {epoch: self._random(0, epoch).permutation(n) for epoch in np.unique(places // n)}
+        numbers = np.array([orders[place // n][place % n] for place in places])
+        return numbers[np.argsort(-self.lengths[numbers], kind="stable")]
+
+    def _permutation(self, n: int, *key: int) -> Int[Tensor, " n"]:
+        """The same for all layers."""
+        return torch.from_numpy(self._random(*key).permutation(n)).to(model_device(self.model))
+
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *key])

@@ -1,0 +1,143 @@
+"""Which revision of each repository of the hub a run reads, fixed and recorded when it is first fetched.
+
+A record is an artifact of the cache folder (`hub-…`), so that all notebooks of a run, and later runs, read the same
+revision, whatever becomes of the hub's main branch. Weights that the hub has as a pickle only lie beside the record as
+safetensors; nothing is written into the hub's own cache.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lib.models import hub
+from lib.models.hub import PICKLE, WEIGHTS, ModelNotFound
+from lib.workbook.profiles import Profile
+from lib.workbook.store import Store, content_key, sha256_of
+
+log = logging.getLogger("workbook.hub")
+
+RECORD = "origin.json"
+
+
+def model_folder(name: str, profile: Profile) -> Path:
+    """Folder of a hub model's safetensors, configuration and tokenizer at its recorded revision; fetched if need be.
+
+    Raises `ModelNotFound`, in one sentence, where it cannot be had, or is a pickle of something else than this model.
+    """
+    folder = Store(profile.cache_dir).get("hub", _fields(name), partial(_record_model, name))
+    if (folder / WEIGHTS).exists():
+        return folder
+    return hub.fetch_model(name, revision=json.loads((folder / RECORD).read_text())["revision"])
+
+
+def safe_folder(folder: Path, profile: Profile) -> Path:
+    """A folder of a user's own or, where its weights are a pickle, an artifact with the same as safetensors."""
+    if hub.weights_in(folder) != folder / PICKLE or not (folder / "config.json").exists():
+        return folder
+    fields = {"folder": folder.name, "files": {path.name: sha256_of(path) for path in [folder / PICKLE, *_texts(folder)]}}
+    return Store(profile.cache_dir).get("weights", fields, partial(_convert, str(folder), folder))
+
+
+def text_revision(profile: Profile) -> str:
+    """The recorded revision of OpenWebText. Raises `TextNotFound` where there is no record and the hub does not answer."""
+    folder = Store(profile.cache_dir).get("hub", _fields(hub.OPENWEBTEXT), _record_text)
+    return json.loads((folder / RECORD).read_text())["revision"]
+
+
+def recorded(repository: str, profile: Profile) -> dict[str, Any] | None:
+    """The record of a repository, None if it has not been fetched; asks nothing of the hub."""
+    path = profile.cache_dir / f"hub-{content_key(_fields(repository), version=1)}" / RECORD
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def is_here(name: str, profile: Profile) -> bool:
+    """Whether a hub's model can be read without asking the hub."""
+    record = recorded(name, profile)
+    return bool(record and "converted" in record) or hub.cached_model(name, revision=record and record["revision"]) is not None
+
+
+def cached_text(profile: Profile) -> list[Path]:
+    """OpenWebText's files in the hub's cache that this run would read: those of the recorded revision, if there is one."""
+    record = recorded(hub.OPENWEBTEXT, profile)
+    return hub.cached_text(record and record["revision"])
+
+
+def describe(repository: str, profile: Profile) -> str:
+    """Revision and digests of a repository that has been fetched, to be shown; "" for any other."""
+    record = recorded(repository, profile) or {}
+    parts = [f"revision {record['revision']}"] if record else []
+    if "file" in record:
+        parts.append(f"{record['file']} with sha256 {record['sha256']}")
+    if "converted" in record:
+        parts.append(f"read as safetensors with sha256 {record['converted']}")
+    return ", ".join(parts)
+
+
+def lines(profile: Profile) -> Iterator[str]:
+    """A line for each repository of the hub that this run's models and text come from; none for a run without the hub."""
+    text = [hub.OPENWEBTEXT] if profile.corpus == "openwebtext" else []
+    for repository in dict.fromkeys([*profile.model_names, *text]):
+        if about := describe(repository, profile):
+            yield f"{repository}, {about}"
+
+
+def _fields(repository: str) -> dict[str, str]:
+    return {"repository": repository} | {what: hub.known(repository, what) for what in ("revision", "sha256")}
+
+
+def _record_model(name: str, target: Path) -> None:
+    folder = hub.fetch_model(name)
+    weights = hub.weights_in(folder)
+    digest = sha256_of(weights)
+    hub.compare_revision(name, folder.name)
+    hub.compare_weights(name, weights, digest)
+    record = {"repository": name, "revision": folder.name}
+    record |= {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest}
+    if weights.name == PICKLE:
+        _convert(name, folder, target)
+        record["converted"] = sha256_of(target / WEIGHTS)
+    _write(record, target)
+
+
+def _record_text(target: Path) -> None:
+    revision = hub.text_revision()
+    hub.compare_revision(hub.OPENWEBTEXT, revision)
+    _write({"repository": hub.OPENWEBTEXT, "revision": revision}, target)
+
+
+def _convert(name: str, folder: Path, target: Path) -> None:
+    """Keep a pickle's tensors as safetensors, with the model's configuration and tokenizer beside them."""
+    from safetensors import (
+        SafetensorError,  # here: transformers takes seconds to import, and text alone needs none of it
+    )
+    from transformers import AutoConfig
+
+    from lib.models.safe_weights import convert_pickle, expected_shapes
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"cannot load {name}: {str(error).strip().splitlines()[0]}") from None
+    try:
+        convert_pickle(folder / PICKLE, target / WEIGHTS, expected_shapes(config))
+    except ValueError as error:
+        raise ModelNotFound(f"cannot load {name}: {error}") from None
+    except SafetensorError as error:  # the disk is full
+        raise OSError(f"cannot write {target / WEIGHTS}: {error}") from None
+    for path in _texts(folder):
+        shutil.copyfile(path, target / path.name)
+    log.warning("%s has no %s: its %s was read as tensors only, which executes nothing, and is kept as safetensors.", name, WEIGHTS, PICKLE)
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.json"), *folder.glob("merges.txt")])
+
+
+def _write(record: dict[str, Any], target: Path) -> None:
+    (target / RECORD).write_text(json.dumps(record, indent=1) + "\n")

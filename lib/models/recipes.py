@@ -1,0 +1,180 @@
+"""What models are made of: the mini zoo's sizes and training settings, the real models' configurations, their folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
+
+from lib.corpus import TOKENIZER, VOCABULARY
+from lib.models import hub_kernels
+from lib.workbook.profiles import DATA
+
+hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
+
+MODELS = DATA / "models"
+NEXT = MODELS / "next"  # the zoo in the making, which nothing reads
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one mini model is made."""
+
+    architecture: str
+    n_layers: int
+    seed: int = 0
+    d_model: int = 128
+    tied: bool = False
+    """Whether the embeddings are the head's weights, too."""
+    embedding_deviation: float | None = None
+    """Standard deviation of the embeddings at the start; None: the architecture's own."""
+    context_length: int = 256
+    batch_rows: int = 32
+    steps: int = 3_200
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.4
+    weight_decay: float = 0.1
+    synthetic_share_start: float = 0.5
+    """Of a batch's rows, repeats and recall together."""
+    synthetic_share_end: float = 0.2
+    longest_period: int = 128
+    """Of repeats, tokens."""
+    recall_share: float = 0.0
+    """Of the synthetic rows; the others are repeats."""
+    most_pairs: int = 40
+    most_filler: float = 0.6
+    """Of a recall row's draws."""
+    sentence_share: float = 0.0
+    """Of all rows: sentences with two names."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen in training."""
+        return self.steps * self.batch_rows * self.context_length
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The model's configuration."""
+        common = dict(
+            vocab_size=VOCABULARY, hidden_size=self.d_model, num_hidden_layers=self.n_layers,
+            bos_token_id=0, eos_token_id=0, pad_token_id=1, **({"tie_word_embeddings": True} if self.tied else {}),
+        )  # fmt: skip
+        of_architecture = {
+            "pythia": dict(
+                num_attention_heads=4, intermediate_size=4 * self.d_model, rotary_pct=0.25,
+                max_position_embeddings=2 * self.context_length, tie_word_embeddings=self.tied,
+            ),
+            "mamba": dict(state_size=16, initializer_range=0.05, use_cache=False),
+            "rwkv": dict(context_length=2 * self.context_length, rescale_every=0, use_cache=False),
+        }  # fmt: skip
+        return common | of_architecture[self.architecture]
+
+
+RECIPES = {
+    "mini-pythia": Recipe("pythia", n_layers=4),
+    "mini-pythia-seed1": Recipe("pythia", n_layers=4, seed=1),
+    "mini-mamba": Recipe("mamba", n_layers=8, learning_rate=4e-3, steps=3_400),
+    "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3),
+    "smoke-pythia": Recipe("pythia", n_layers=2, d_model=64),
+    "smoke-pythia-seed1": Recipe("pythia", n_layers=2, d_model=64, seed=1),
+    "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
+    "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
+}
+
+
+_ROWS = dict(synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025)
+_PYTHIA = partial(Recipe, "pythia", n_layers=4, steps=4_800, **_ROWS)
+_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_500, learning_rate=4e-3, **_ROWS)
+_RWKV = partial(Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS)
+
+NEXT_RECIPES = {
+    "mini-pythia": _PYTHIA(),
+    "mini-pythia-seed1": _PYTHIA(seed=1),
+    "mini-pythia-half": _PYTHIA(steps=2_400),
+    "mini-mamba": _MAMBA(),
+    "mini-mamba-seed1": _MAMBA(seed=1),
+    "mini-rwkv": _RWKV(),
+    "mini-rwkv-seed1": _RWKV(seed=1),
+    "deep-pythia": _PYTHIA(n_layers=6, steps=3_200),  # tried once: do more layers show a clearer ridge of depth?
+    "deep-mamba": _MAMBA(n_layers=12, steps=3_200),
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model of the hub, for random weights: the numbers of its config.json."""
+
+    architecture: str
+    settings: dict[str, Any]
+    seed: int = 0
+
+
+_COMMON = dict(hidden_size=768, bos_token_id=0, eos_token_id=0)
+_PYTHIA_160M = _COMMON | dict(
+    vocab_size=50_304, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3_072,
+    max_position_embeddings=2_048, rotary_pct=0.25, use_parallel_residual=True, tie_word_embeddings=False,
+)  # fmt: skip
+_MAMBA_130M = _COMMON | dict(vocab_size=50_280, num_hidden_layers=24, state_size=16, conv_kernel=4, expand=2)
+_RWKV_169M = _COMMON | dict(vocab_size=50_277, num_hidden_layers=12, context_length=1_024, rescale_every=6)
+
+CONFIGURATIONS = {
+    "EleutherAI/pythia-160m": Configuration("pythia", _PYTHIA_160M),
+    "EleutherAI/pythia-160m-seed1": Configuration("pythia", _PYTHIA_160M, seed=1),
+    "state-spaces/mamba-130m-hf": Configuration("mamba", _MAMBA_130M),
+    "RWKV/rwkv-4-169m-pile": Configuration("rwkv", _RWKV_169M),
+}
+
+_CLASSES = {
+    "pythia": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "mamba": (MambaConfig, MambaForCausalLM),
+    "rwkv": (RwkvConfig, RwkvForCausalLM),
+}
+
+
+def build(recipe: Recipe | Configuration) -> PreTrainedModel:
+    """An untrained Hugging Face model of the recipe's configuration and seed."""
+    torch.manual_seed(recipe.seed)
+    model = _CLASSES[recipe.architecture][1](config_of(recipe))
+    if deviation := getattr(recipe, "embedding_deviation", None):
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=deviation)
+    return model
+
+
+def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
+    """The Hugging Face configuration of a recipe."""
+    return _CLASSES[recipe.architecture][0](**recipe.settings)
+
+
+def export(model: PreTrainedModel, folder: Path, record: dict, tokenizer: Path = TOKENIZER) -> None:
+    """Write a Hugging Face folder: fp16 safetensors, tokenizer, training.json."""
+    model.half().save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / file, folder / file)
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def recipe_of(name: str) -> Recipe | Configuration | None:
+    """What is known of a model of the zoo or the hub: enough to build it with random weights."""
+    return RECIPES.get(name) or CONFIGURATIONS.get(name)
+
+
+def random_checkpoint(name: str, folder: Path) -> None:
+    """A checkpoint with random weights of the zoo's or the real model's shape, with this workbook's tokenizer."""
+    recipe = recipe_of(name)
+    export(build(recipe), folder, {"recipe": asdict(recipe), "trained": False})

@@ -1,0 +1,303 @@
+"""One look for all figures, and one way to save them: PNG and PDF, with the drawn numbers beside them as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lib.workbook.profiles import Profile
+
+PALETTE = dict(zip(("pythia", "mamba", "rwkv", "seed"), sns.color_palette("colorblind", 4), strict=True))
+WIDTH = 7.0  # inches; a page's text width
+
+
+def use_theme() -> None:
+    """Set the workbook's look; colours are told apart without colour vision, and lines differ in dashes too."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "axes.spines.top": False, "axes.spines.right": False})
+    pd.set_option("styler.format.escape", "html")  # text of a table is no markup, wherever it comes from
+
+
+def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
+    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the figure.
+
+    Figures of models with random weights say so across the picture.
+    """
+    if not profile.meaningful:
+        figure.text(0.5, 0.5, "random weights", fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)
+    profile.figures_dir.mkdir(parents=True, exist_ok=True)
+    figure.savefig(profile.figures_dir / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(profile.figures_dir / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    plt.close(figure)
+    return figure
+
+
+def save_table(table: pd.DataFrame, name: str, profile: Profile) -> pd.DataFrame:
+    """Write figures/<profile>/<name>.csv with 6 digits; returns the table."""
+    profile.figures_dir.mkdir(parents=True, exist_ok=True)
+    table.to_csv(profile.figures_dir / f"{name}.csv", index=False, float_format="%.6g")
+    return table
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, and the minus of print, as on the axes."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def fig_training_losses(losses: pd.DataFrame) -> Figure:
+    """Training loss against tokens; columns model, tokens, loss."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    sns.lineplot(losses, x="tokens", y="loss", hue="model", style="model", ax=axes)
+    axes.set(xlabel="tokens seen", ylabel="training loss (nats per token)")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:.0f}M")
+    axes.legend(title=None, frameon=False)
+    return figure
+
+
+def fig_sae_quality(quality: pd.DataFrame) -> Figure:
+    """Four panels against relative depth: L0, explained variance, cross-entropy recovered, dead share."""
+    panels = {
+        "l0": "L0 (active features)",
+        "explained_variance": "explained variance",
+        "ce_recovered": "cross-entropy recovered",
+        "dead": "dead share",
+    }
+    depth = quality.groupby("model")["layer"].transform(lambda layer: (layer + 1) / (layer.max() + 1))
+    figure, grid = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, layout="constrained")
+    for axes, (column, label) in zip(grid.flat, panels.items(), strict=True):
+        data = quality.assign(depth=depth, SAE=quality["model"] + ", seed " + quality["seed"].astype(str))
+        sns.lineplot(data, x="depth", y=column, hue="SAE", style="SAE", markers=True, ax=axes, legend=axes is grid[0, 0])
+        axes.set(ylabel=label, xlabel="relative depth")
+        axes.set_ylim(0, 1.1 * data[column].max() or 1)
+    grid[0, 0].legend(title=None, frameon=False, fontsize=7)
+    return figure
+
+
+def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
+    """What each choice does to reproducibility, explained variance, L0 and time; columns choice, value, measures."""
+    measures = {
+        "reproducibility": "mean MPPC\nof two seeds",
+        "explained_variance": "explained\nvariance",
+        "l0": "L0",
+        "seconds": "training\n(seconds)",
+    }
+    choices = list(dict.fromkeys(sweep["choice"]))
+    figure, grid = plt.subplots(len(measures), len(choices), figsize=(WIDTH, 6.4), sharey="row", sharex="col", layout="constrained")
+    for column, choice in enumerate(choices):
+        data = sweep[sweep["choice"] == choice].sort_values("value")
+        for row, (measure, label) in enumerate(measures.items()):
+            axes = grid[row, column]
+            axes.plot(data["value"], data[measure], marker="o")
+            axes.set(xscale="log", ylabel=label if column == 0 else None)
+            axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
+            axes.minorticks_off()
+            axes.tick_params(axis="x", labelsize=7)
+        grid[-1, column].set_xlabel(choice)
+    for axes in grid[1:, 0]:
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def _short(value: float) -> str:
+    """A number for a narrow axis: 250k for 250,000."""
+    return f"{value / 1e3:,.3g}k" if value >= 10_000 else f"{value:g}"
+
+
+def fig_sae_training(history: pd.DataFrame) -> Figure:
+    """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
+    figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, sharey="row", squeeze=False, layout="constrained")
+    for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
+        for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
+            full = measure == "l0" and "full"
+            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="crest", ax=axes, legend=full)
+            axes.set(xlabel="tokens", ylabel=measure.replace("_", " ").replace("l0", "L0"))
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
+        grid[0, column].set(title=model, yscale="log")
+        grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
+        grid[1, column].set_ylim(0, 1.02)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- similarity
+
+Interval = tuple[float, float]
+DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
+LOOKS = {  # a comparison looks the same in every figure: number of its colour, number of its dashes
+    "Pythia → Mamba": (0, 0),
+    "Mamba → Pythia": (0, 1),
+    "model seed": (2, 1),
+    "model seed, reverse": (2, 3),
+    "SAE seed": (1, 2),
+    "Pythia → RWKV": (4, 0),
+    "neurons, Pythia → Mamba": (7, 3),
+    "neurons, Pythia → RWKV": (7, 3),
+}
+
+
+def _densities(
+    axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
+) -> None:
+    """A density per label, in the label's own colour and dashes if it has some, else in order."""
+    colours, room = sns.color_palette(), 1.05 + 0.085 * (len(values) + bool(intervals))  # the legend lies above what is drawn
+    for k, (label, mppc) in enumerate(values.items()):
+        colour, style = LOOKS.get(label, (k, k))
+        look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}
+        _density(axes, mppc, label, look, (intervals or {}).get(label), 1 / room)
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
+    axes.set_ylim(0, room * max(np.max(line.get_ydata()) for line in axes.lines))
+    title = "mean [95 % interval, documents resampled]" if intervals else None
+    look = dict(frameon=False, fontsize=small, title_fontsize=small, alignment="left")
+    axes.legend(**look, loc="upper left", borderaxespad=0, title=title)
+
+
+def _density(
+    axes: Axes, mppc: Sequence[float], label: str, look: dict, interval: Interval | None, height: float
+) -> None:
+    """Histogram of MPPC as a line, with its mean up to a part of the height; NaN (dead features) are left out."""
+    mppc = np.asarray(mppc, float)
+    mppc = mppc[~np.isnan(mppc)]
+    heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
+    centres = (edges[1:] + edges[:-1]) / 2
+    about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    axes.plot(centres, heights, **look, label=f"{label}: mean {mppc.mean():.3f}{about}, n = {len(mppc):,}")
+    axes.fill_between(centres, heights, color=look["color"], alpha=0.1)
+    axes.axvline(mppc.mean(), ymax=height, **look, linewidth=0.8)
+
+
+def fig_mppc_density(
+    values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, title: str = ""
+) -> Figure:
+    """Densities of MPPC, one per comparison, with their means and the means' intervals (W, Fig. 3a)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    _densities(axes, values, intervals)
+    axes.set_title(title)
+    return figure
+
+
+def fig_share_above(values: Mapping[str, Sequence[float]]) -> Figure:
+    """Share of features whose MPPC lies above each value, one line per label: densities too unlike for one axis."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+    for k, (label, mppc) in enumerate(values.items()):
+        colour, style = LOOKS.get(label.removeprefix("null: "), (k, k))
+        style = 3 if label.startswith("null: ") else style
+        sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=sns.color_palette()[colour], linestyle=DASHES[style],
+                     label=f"{label}, n = {pd.Series(mppc).count():,}")  # fmt: skip
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="share of features above", xlim=(-0.05, 1))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _difference(axes: Axes, differences: pd.Series) -> None:
+    low, high = differences.quantile([0.05, 0.95])
+    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, color=PALETTE["mamba"], alpha=0.6)
+    axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
+    about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
+    axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
+    axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend above what is drawn
+    axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
+
+
+def fig_mppc_difference(differences: pd.Series, title: str = "") -> Figure:
+    """Per feature, MPPC in one comparison minus MPPC in another, with the middle 90 % (W, Fig. 3b)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    _difference(axes, differences)
+    axes.set_title(title)
+    return figure
+
+
+def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str) -> None:
+    """Heatmap of `comparisons.depth_map`, and the line of equal relative depth."""
+    sns.heatmap(shares.T, ax=axes, cmap="viridis", vmin=0, cbar_kws={"label": "share of the layer's features"})
+    n, m = shares.shape
+    layers = np.arange(n)
+    axes.plot(layers + 0.5, (layers + 1) / n * m - 0.5, "w--", linewidth=1.5, label="same relative depth")
+    axes.invert_yaxis()
+    place = dict(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)  # above the map, not on it
+    axes.legend(**place, fontsize=8, labelcolor="w", facecolor="0.35", edgecolor="none")
+    axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
+
+
+def fig_depth_map(shares: np.ndarray, own: str, other: str) -> Figure:
+    """In which layer of the other model each layer's features find their best match (W, Figs. 3c and 10)."""
+    figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 4.2))
+    _depth_map(axes, shares, own, other)
+    return figure
+
+
+def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
+    """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
+    names = [f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}" for layers in groups]
+    with sns.color_palette("viridis", len(groups)):
+        _densities(axes, {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)})
+    return figure
+
+
+def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), sharey=True, squeeze=False, layout="constrained")
+    for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
+        _densities(axes, values, small=7)
+        axes.set(title=title, xlabel="MPPC")
+        axes.label_outer()
+    grid[0, 0].set_ylim(0, max(np.max(line.get_ydata()) for axes in grid[0] for line in axes.lines) * 1.2)
+    return figure
+
+
+def fig_three_panels(
+    values: Mapping[str, Sequence[float]], differences: pd.Series | None, shares: np.ndarray, own: str, other: str
+) -> Figure:
+    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11); None leaves (b) empty."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
+    _densities(left, values, small=7)
+    left.set_xlabel("MPPC")
+    if differences is None:
+        middle.set_axis_off()
+    else:
+        _difference(middle, differences)
+    _depth_map(right, shares, own, other)
+    for letter, axes in zip("abc", (left, middle, right), strict=True):
+        axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)
+    return figure
+
+
+def fig_hierarchy(means: Mapping[str, float]) -> Figure:
+    """What differs between two SAEs, as nested circles, each with its measured mean MPPC (W, Fig. 2); outermost first."""
+    figure, axes = plt.subplots(figsize=(5, 5))
+    radii = np.linspace(1, 0.4, len(means))
+    for (label, mean), radius, colour in zip(means.items(), radii, sns.color_palette("Blues", len(means)), strict=True):
+        axes.add_patch(plt.Circle((0, radius - 1), radius, facecolor=colour, edgecolor="k", linewidth=0.8))
+        dark = sum(colour[:3]) < 1.5
+        place = dict(ha="center", va="center", fontsize=9, color="w" if dark else "k")
+        axes.text(0, 2 * radius - 1.27, f"{label}\nmean MPPC {mean:.2f}", **place)
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+    axes.axis("off")
+    return figure
+
+
+def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
+    """Mean MPPC against three choices: tokens used, L0, dead features left out or counted as 0.
+
+    Columns comparison, value, mppc (by_l0: also l0, the L0 that was reached).
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.4 * WIDTH, 3.4), sharey=True, layout="constrained")
+    sns.lineplot(by_tokens, x="value", y="mppc", hue="comparison", style="comparison", markers=True, ax=left)
+    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
+    tokens = sorted(set(by_tokens["value"]))
+    left.set_xticks(tokens, [_short(v) for v in tokens])
+    left.minorticks_off()
+    sns.lineplot(by_l0, x="l0", y="mppc", hue="comparison", style="comparison", markers=True, ax=middle)
+    middle.set(xlabel="L0 of the SAEs")
+    sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right, saturation=1, legend=False)
+    right.set(xlabel="dead features")
+    middle.get_legend().remove()
+    left.legend(title=None, frameon=False, fontsize=8)
+    return figure

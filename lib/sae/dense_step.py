@@ -1,0 +1,64 @@
+"""One training step of an SAE by dense products: by autograd, for reference, and by hand, for a GPU.
+
+On a GPU the dense step is the right one, unlike on a CPU (`lib.sae.sparse_step`). At the paper's size (768 → 24,576, batch
+4,096, 64 features active) one product is 155 GFLOP: 0.25 ms at 600 TFLOP/s, which is about what an H100's tensor cores
+reach in practice. A step on active features saves four products of five, 1 ms. In their place it reads a weight's or a
+token's row of 768 floats for every active pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3 TB/s, and more
+where plain torch writes what it gathered; and it has to find the active pairs first.
+
+What can be saved is memory traffic. Autograd keeps and reads some ten arrays of batch × d_sae; here it is two, in
+bfloat16, changed in place: the sparsity term needs Σ_t f only, and ReLU's mask is f itself. None of this has been timed
+on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.sparse_step import StepStats
+
+
+def dense_step(
+    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
+) -> StepStats:
+    """One Adam step by autograd on ‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, both means over the batch's tokens."""
+    f = sae.encode(x)
+    mse = (sae.decode(f) - x).square().sum(1).mean()
+    sparsity = (f * sae.W_dec.norm(dim=1)).sum(1).mean()
+    adam.zero_grad()
+    (mse + l1 * sparsity).backward()
+    adam.step()
+    return StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
+
+
+@torch.no_grad()
+def gpu_step(
+    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float,
+    dtype: torch.dtype = torch.bfloat16,
+) -> StepStats:  # fmt: skip
+    """`dense_step` with products of `dtype`, which are summed in float32; weights, error and Adam stay float32.
+
+    Nothing waits for the GPU: the result stays on the device. Memory beside the SAE: 2 · batch · d_sae numbers of
+    `dtype`, the weights once more in `dtype`, and their gradients.
+    """
+    x_low, W_enc, b_enc, W_dec = (value.to(dtype) for value in (x, sae.W_enc, sae.b_enc, sae.W_dec))
+    f = torch.addmm(b_enc, x_low, W_enc).relu_()
+    residual = (f @ W_dec).to(x.dtype) + sae.b_dec - x
+    norms, share = sae.W_dec.norm(dim=1), 1 / len(x)
+    f_sum = f.sum(0, dtype=x.dtype)
+
+    pull = (l1 * share * f_sum / norms.clamp_min(1e-12))[:, None]
+    sae.W_dec.grad = torch.addcmul((f.T @ (2 * share * residual).to(dtype)).to(x.dtype), pull, sae.W_dec)
+    sae.b_dec.grad = 2 * share * residual.sum(0)
+    g = torch.addmm((l1 * share * norms).to(dtype), (2 * share * residual).to(dtype), W_dec.T)
+    g.masked_fill_(f == 0, 0)
+    sae.W_enc.grad = (g.T @ x_low).to(x.dtype).T  # transposed in memory, as the weights are
+    sae.b_enc.grad = g.sum(0, dtype=x.dtype)
+    adam.step()
+    adam.zero_grad()  # other SAEs need the memory
+
+    sparsity = share * (f_sum @ norms)
+    return StepStats(share * residual.square().sum(), sparsity, share * torch.count_nonzero(f))

@@ -1,0 +1,254 @@
+"""One training step of an SAE on the CPU, on its active features only.
+
+Of a step's work only the encoder product needs every feature. The rest (exact pre-activations, decoding, error,
+gradients, Adam) touches the `l0` features that fire on a token, a few dozen of thousands. Three sweeps:
+
+1. `_forward`, parallel over tokens: candidates from the dense product, then everything a token decides.
+2. `_by_feature`: the list of (token, feature) pairs turned from token order to feature order.
+3. `_update`, parallel over features: each feature gathers its gradient and takes its Adam step at once, so that no
+   gradient is ever stored. Features that did not fire get their step too: the result is that of dense Adam.
+
+The product runs in bfloat16 where the processor has the instructions. It decides only which features are looked at:
+every active pre-activation is computed again in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import get_num_threads, njit, prange
+from numba.core.registry import CPUDispatcher
+from torch import Tensor, nn
+
+from lib.models.loading import fast_dtype
+from lib.models.prefetch import prefetch
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
+
+# Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
+# looked at, and dropped if the float32 value is not positive.
+_MARGIN = 2**-6
+_AHEAD = 2  # rows of weights that are on their way from memory
+_CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
+_FLAGS = dict(error_model="numpy", cache=True)  # a division by zero is infinite: lets divisions become vector instructions
+_SUMS = {"reassoc", "contract", "nsz"}  # lets sums become vector instructions; NaN and infinity keep their meaning
+
+
+class _Kernel(NamedTuple):
+    """A compiled sweep: one that takes all threads, and one for callers that are threads themselves."""
+
+    parallel: CPUDispatcher
+    serial: CPUDispatcher
+
+
+def _kernel(function: FunctionType, **flags: Any) -> _Kernel:
+    # numba's cache on the disk knows kernels by name and line, not by options: each of the two needs a name.
+    alone = FunctionType(function.__code__, function.__globals__)
+    alone.__qualname__ = f"{function.__qualname__}_serial"
+    return _Kernel(njit(parallel=True, **_FLAGS, **flags)(function), njit(nogil=True, **_FLAGS, **flags)(alone))
+
+
+@partial(_kernel, fastmath=_SUMS)
+def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
+    """Tokens of one chunk: active features, their activations `f`, d loss / d pre-activation `g`, and x̂ − x.
+
+    `pre` holds the dense product's bits as integers, whose sign is the number's. `scale` is 1 / batch size.
+    """
+    n_tokens, d_model = x.shape
+    d_sae = W_enc.shape[0]
+    for t in prange(n_tokens):
+        row = pre[t]
+        found = index[t]
+        k = 0
+        for i in range(d_sae):  # no branch: the position advances only past positive entries
+            found[k] = i
+            k += row[i] > 0
+        n = 0
+        for c in range(k):
+            i = found[c]
+            for d in range(0, d_model, 16):
+                prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
+            value = np.float32(0)
+            for d in range(d_model):
+                value += x[t, d] * W_enc[i, d]
+            value += b_enc[i]
+            if value > 0:
+                found[n] = i
+                f[t, n] = value
+                n += 1
+        n_active[t] = n
+        for d in range(d_model):
+            residual[t, d] = b_dec[d] - x[t, d]
+        for c in range(n):
+            i = found[c]
+            for d in range(0, d_model, 16):
+                prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
+            value = f[t, c]
+            for d in range(d_model):
+                residual[t, d] += value * W_dec[i, d]
+        for c in range(n):
+            i = found[c]
+            value = np.float32(0)
+            for d in range(d_model):
+                value += residual[t, d] * W_dec[i, d]
+            g[t, c] = (2 * value + l1 * norms[i]) * scale
+
+
+@_kernel
+def _by_feature(index, n_active, d_sae, n_parts):
+    """Counting sort of the active pairs by feature: `start[i]:start[i + 1]` are feature i's slots in `token`, `slot`.
+
+    Parallel over `n_parts` groups of tokens; within a feature the tokens stay in order, so sums are reproducible.
+    """
+    n_tokens = index.shape[0]
+    count = np.zeros((n_parts + 1, d_sae), np.int64)
+    for p in prange(n_parts):
+        for t in range(p * n_tokens // n_parts, (p + 1) * n_tokens // n_parts):
+            for c in range(n_active[t]):
+                count[p + 1, index[t, c]] += 1
+    start = np.zeros(d_sae + 1, np.int64)
+    for i in range(d_sae):
+        for p in range(n_parts):
+            count[p + 1, i] += count[p, i]
+        start[i + 1] = start[i] + count[n_parts, i]
+    token = np.empty(start[d_sae], np.int32)
+    slot = np.empty(start[d_sae], np.int32)
+    for p in prange(n_parts):
+        place = start[:d_sae] + count[p]
+        for t in range(p * n_tokens // n_parts, (p + 1) * n_tokens // n_parts):
+            for c in range(n_active[t]):
+                i = index[t, c]
+                token[place[i]] = t
+                slot[place[i]] = c
+                place[i] += 1
+    return start, token, slot
+
+
+@njit(inline="always", **_FLAGS)
+def _adam(parameter, m, v, gradient, rate, correction):
+    """Adam's step for one row, in place; `rate` = lr / (1 − β1^t), `correction` = 1 / sqrt(1 − β2^t)."""
+    for d in range(parameter.shape[0]):
+        m[d] += np.float32(1 - BETA1) * (gradient[d] - m[d])
+        v[d] = np.float32(BETA2) * v[d] + np.float32(1 - BETA2) * gradient[d] * gradient[d]
+        parameter[d] -= rate * m[d] / (np.sqrt(v[d]) * correction + np.float32(EPS))
+
+
+@_kernel
+def _update(
+    start, token, slot, x, residual, f, g, norms, l1, scale, rate, correction, W_enc, b_enc, W_dec, m, v, f_sum
+):  # fmt: skip
+    """Gradient and Adam step of every feature's encoder row, bias and decoder row. `m`, `v`: (W_enc, b_enc, W_dec)."""
+    d_sae, d_model = W_enc.shape
+    m_enc, m_b, m_dec = m
+    v_enc, v_b, v_dec = v
+    for i in prange(d_sae):
+        grad_enc = np.zeros(d_model, np.float32)
+        grad_dec = np.zeros(d_model, np.float32)
+        grad_b = np.zeros(1, np.float32)
+        f_sum[i] = 0
+        for k in range(start[i], start[i + 1]):
+            t = token[k]
+            f_k = f[t, slot[k]]
+            g_k = g[t, slot[k]]
+            f_sum[i] += f_k
+            grad_b[0] += g_k
+            f_k *= 2 * scale
+            for d in range(d_model):
+                grad_enc[d] += g_k * x[t, d]
+                grad_dec[d] += f_k * residual[t, d]
+        pull = l1 * scale * f_sum[i] / max(norms[i], np.float32(1e-12))
+        for d in range(d_model):
+            grad_dec[d] += pull * W_dec[i, d]
+        _adam(W_enc[i], m_enc[i], v_enc[i], grad_enc, rate, correction)
+        _adam(W_dec[i], m_dec[i], v_dec[i], grad_dec, rate, correction)
+        _adam(b_enc[i : i + 1], m_b[i : i + 1], v_b[i : i + 1], grad_b, rate, correction)
+
+
+class StepStats(NamedTuple):
+    """One batch's means per token: Σ(x − x̂)², Σ f·‖W_dec‖ (before λ), number of active features; before the step."""
+
+    mse: float
+    sparsity: float
+    l0: float
+
+
+class SparseStep:
+    """The same step as `lib.sae.dense_step.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
+
+    Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
+    One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
+    thread each and may run at the same time: the better way where there are as many SAEs as threads.
+    """
+
+    def __init__(
+        self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None, parallel: bool = True
+    ) -> None:
+        self.n_parts = get_num_threads() if parallel else 1
+        self.forward, self.by_feature, self.update = (
+            kernel.parallel if parallel else kernel.serial for kernel in (_forward, _by_feature, _update)
+        )
+        self.dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
+        self.pre = torch.empty(min(_CHUNK, batch_size), d_sae, dtype=self.dtype)
+        self.index = np.empty((batch_size, d_sae), np.int32)
+        self.f = np.empty((batch_size, d_sae), np.float32)
+        self.g = np.empty((batch_size, d_sae), np.float32)
+        self.n_active = np.empty(batch_size, np.int32)
+        self.residual = np.empty((batch_size, d_model), np.float32)
+
+    def __call__(
+        self, sae: nn.Module, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
+    ) -> StepStats:
+        """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place on weights and Adam's state."""
+        names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
+        m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
+        rate, correction = _count_step(adam, names)
+        W_enc, b_enc, W_dec, b_dec = (_rows(p) for p in names)
+        norms = sae.W_dec.detach().norm(dim=1).numpy()
+        l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
+        x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
+        index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
+        for first, bits in self._candidates(sae, x):
+            part = slice(first, first + len(bits))
+            self.forward(
+                bits, x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
+                index[part], f[part], g[part], n_active[part], residual[part],
+            )  # fmt: skip
+        pairs = self.by_feature(index, n_active, len(W_dec), self.n_parts)
+        f_sum = np.empty_like(b_enc)
+        self.update(
+            *pairs, x_rows, residual, f, g, norms, l1, scale, rate, correction,
+            W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
+        )  # fmt: skip
+        _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
+        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ norms) / n, float(n_active.mean()))
+
+    def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        """The dense encoder product chunk by chunk, as integers with the same signs."""
+        W_enc, x = sae.W_enc.detach().to(self.dtype), x.to(self.dtype)
+        b_enc = (sae.b_enc.detach() + (_MARGIN if self.dtype is torch.bfloat16 else 0)).to(self.dtype)
+        bits = torch.int16 if self.dtype is torch.bfloat16 else torch.int32
+        for first in range(0, len(x), _CHUNK):
+            pre = self.pre[: len(x) - first]
+            torch.addmm(b_enc, x[first : first + _CHUNK], W_enc, out=pre)
+            yield first, pre.view(bits).numpy()
+
+
+def _rows(tensor: Tensor) -> np.ndarray:
+    """A view with one feature per row; W_enc is kept transposed in memory for this."""
+    array = tensor.detach().numpy()
+    return array if array.flags.c_contiguous else array.T
+
+
+def _count_step(adam: torch.optim.Adam, parameters: list[nn.Parameter]) -> tuple[np.float32, np.float32]:
+    """Advance Adam's step count; return lr / (1 − β1^t) and 1 / sqrt(1 − β2^t)."""
+    for parameter in parameters:
+        adam.state[parameter]["step"] += 1
+    t = float(adam.state[parameters[0]]["step"])
+    return np.float32(adam.param_groups[0]["lr"] / (1 - BETA1**t)), np.float32(1 / math.sqrt(1 - BETA2**t))

@@ -1,0 +1,1 @@
+"""Spaces of features compared: SVCCA, RSA, Procrustes, semantic subspaces (Lan et al.)."""

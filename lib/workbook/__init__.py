@@ -1,0 +1,1 @@
+"""The workbook around the science: profiles, artifacts, commands, scorecard, report."""

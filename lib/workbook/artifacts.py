@@ -1,0 +1,286 @@
+"""The main job's stages, each kept as an artifact: models' quality; trained SAEs → feature activations → MPPC.
+
+Every function loads its result if it is there and makes it if not, so that any notebook runs on its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib import corpus, models
+from lib.corpus import Blocks
+from lib.models.activations import iterate_activations
+from lib.mppc import uncertainty
+from lib.mppc.feature_files import TEXT, FeatureWriter, join_features, layer_folder, open_features
+from lib.mppc.feature_shards import finished_shards
+from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
+from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
+from lib.sae import training as sae_training
+from lib.sae.autoencoder import SparseAutoencoder, evaluate_saes
+from lib.sae.training import SETTINGS, train_saes
+from lib.workbook.mppc_tiles import correlate_in_tiles
+from lib.workbook.profiles import Profile, ProfileError
+from lib.workbook.sizes import config_of, group_size, shape_of
+from lib.workbook.store import Store, atomic_write, sha256_of
+from lib.workbook.workers import Workers, split, workers_of
+
+Resampled = Float32[np.ndarray, "resamples features"]
+CAPTURE = ("mppc_tokens", "feature_dtype")
+ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
+
+
+def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
+    """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
+    return _layers_of(models.n_layers(model), profile)
+
+
+def _layers_of(n: int, profile: Profile) -> list[int]:
+    """The same of a model with `n` layers."""
+    if profile.layers is None:
+        return list(range(n))
+    of_transformer = config_of(profile.pythia, profile).num_hidden_layers
+    wrong = [layer for layer in profile.layers if not 0 <= layer < of_transformer]
+    if wrong:
+        raise ProfileError(f"layers names {wrong[0]}, but {profile.pythia} has layers 0 to {of_transformer - 1}.")
+    return [round((layer + 1) * n / of_transformer) - 1 for layer in profile.layers]
+
+
+def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
+    """SAE seeds of a model: all of the profile's for the Transformer (the skyline's), the first for the others."""
+    return profile.sae_seeds if name == profile.pythia else profile.sae_seeds[:1]
+
+
+def model_fields(name: str, profile: Profile) -> dict[str, Any]:
+    """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
+    folder = Path(models.folder_of(name, profile))
+    digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
+    return {"model": name} | digests | corpus.text_fields(profile)
+
+
+def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
+    """What a model's trained SAEs depend on: the key of everything that is made of them."""
+    settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
+    return model_fields(name, profile) | settings | sae_training.constants() | {"seeds": seeds_of(name, profile)}
+
+
+def model_quality(name: str, profile: Profile) -> dict[str, float]:
+    """Held-out loss, induction accuracy and induction gap of a model: `models.quality`, kept."""
+    fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
+
+    def measure(folder: Path) -> None:
+        held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+        (folder / "quality.json").write_text(json.dumps(models.quality(models.load(name, profile), held_out)))
+
+    return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------- SAEs
+
+
+def trained_saes(
+    name: str, profile: Profile, seed: int | None = None
+) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
+    """A model's SAEs (of one SAE seed, or all), by seed and layer, with their metrics in `info`, and the history."""
+    folder = saes_folder(name, profile)
+    return _load_saes(folder, profile, seed), pd.read_csv(folder / "history.csv")
+
+
+def saes_folder(name: str, profile: Profile) -> Path:
+    """Where `trained_saes` reads them."""
+    return Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
+
+
+def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseAutoencoder]:
+    which = "seed*" if seed is None else f"seed{seed:02d}_*"
+    return [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
+
+
+def _train(name: str, profile: Profile, folder: Path) -> None:
+    workers = workers_of(profile)
+    # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
+    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
+    if not chosen.exists():
+        atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
+    groups = json.loads(chosen.read_text())
+    pieces = {f"layers {g[0]} to {g[-1]}": (name, g, text, held_out, profile, folder) for g in groups}
+    parts = workers.each(train_layers, pieces, f"SAEs of {name}")
+    history = pd.concat(map(pd.read_csv, parts)).sort_values(["step", "seed", "layer"])
+    history.to_csv(folder / "history.csv", index=False)
+
+
+def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
+    """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
+    shape = shape_of(name, profile)
+    layers = _layers_of(shape.n_layers, profile)
+    sizes = (shape.n_layers, shape.d_model, len(seeds_of(name, profile)), profile)
+    [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
+    return split(layers, max(-(-len(layers) // largest), workers.count))
+
+
+def train_layers(
+    name: str, layers: Sequence[int], text: Blocks, held_out: Blocks, profile: Profile, folder: Path
+) -> Path:
+    """Train, evaluate and save the SAEs of some of a model's layers, all SAE seeds; returns the file of their history.
+
+    The SAEs are those of a training of all layers. What is there already is not made again.
+    """
+    place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
+    history_file = place / "history.csv"
+    if not history_file.exists():
+        model = models.load(name, profile)
+        saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
+        evaluate_saes(model, saes, held_out, profile)
+        for sae in saes:
+            sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
+        atomic_write(history_file, history.to_csv(index=False))
+        shutil.rmtree(place / "training", ignore_errors=True)
+    return history_file
+
+
+def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
+    """A row per SAE: model, layer, seed, L0, explained variance, cross-entropy recovered, dead share."""
+    columns = ["l0", "explained_variance", "ce_recovered", "dead"]
+    places = [{"model": sae.info.model_name, "layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
+    metrics = [{column: sae.info.metrics[column] for column in columns} for sae in saes]
+    return pd.DataFrame([place | row for place, row in zip(places, metrics, strict=True)])
+
+
+# ------------------------------------------------------------------------------------------- features and MPPC
+
+
+def features(name: str, profile: Profile, seed: int | None = None) -> list[SparseFeatures]:
+    """Feature activations of a model's SAEs of one SAE seed (default: the first) over the held-out text."""
+    return open_features(features_folder(name, profile, seed))
+
+
+def features_folder(name: str, profile: Profile, seed: int | None = None) -> Path:
+    """Where `features` reads them."""
+    seed = profile.sae_seeds[0] if seed is None else seed
+    fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
+    build = partial(_encode, name, profile, seed)
+    return Store(profile.cache_dir).get("features", fields, build, version=3)
+
+
+def capture_fields(profile: Profile) -> dict[str, Any]:
+    """What captured features depend on beside the SAEs; not on the shards, which change no byte."""
+    return {field: getattr(profile, field) for field in CAPTURE}
+
+
+def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
+    """The text of each shard: whole forward passes, so that the activations do not depend on the size of the shards."""
+    step = profile.batch_blocks * max(1, profile.shard_tokens // (profile.batch_blocks * profile.context_length))
+    return [blocks[start : start + step] for start in range(0, len(blocks), step)]
+
+
+@torch.no_grad()
+def capture_shard(
+    model: TransformerBridge, saes: Sequence[SparseAutoencoder], blocks: Blocks, profile: Profile,
+    writers: Sequence[FeatureWriter],
+) -> None:  # fmt: skip
+    """Append the feature activations of one shard's text to the writers, one for each SAE."""
+    for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], profile.batch_blocks):
+        for sae, writer in zip(saes, writers, strict=True):
+            for x in batch[sae.info.layer].split(ENCODED_AT_ONCE):
+                writer.append(sae.encode(x))
+    for writer in writers:
+        writer.end_shard()
+
+
+def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
+    workers = workers_of(profile)
+    saes = saes_folder(name, profile)
+    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    shards = capture_shards(text, profile)
+    runs = split(range(len(shards)), workers.pieces)
+    pieces = {}
+    for run in runs:
+        target = folder if len(runs) == 1 else folder / "checkpoint" / f"shards_{run[0]:05d}_to_{run[-1]:05d}"
+        pieces[f"shards {run[0]} to {run[-1]}"] = (name, profile, saes, seed, shards[run[0] : run[-1] + 1], target)
+    parts = workers.each(capture, pieces, f"features of {name}")
+    if len(runs) == 1:
+        list(parts)
+    else:
+        join_features(parts, folder)
+    (folder / TEXT).write_text(text.digest)
+
+
+def capture(
+    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[Blocks], folder: Path
+) -> Path:
+    """Write some shards' feature activations into a folder; what is unfinished goes on at its last whole shard."""
+    saes = _load_saes(saes_folder, profile, seed)
+    model = models.load(name, profile)
+    places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
+    done = min(finished_shards(*place) for place in places)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(FeatureWriter(*place, keep=done)) for place in places]
+        for blocks in tqdm(shards[done:], f"features of {name}", len(shards), initial=done, mininterval=5):
+            capture_shard(model, saes, blocks, profile, writers)
+    return folder
+
+
+def mppc(
+    a: str, b: str, profile: Profile, seed_b: int | None = None, null: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """MPPC of model `a` with model `b`, and of `b` with `a`: one row per feature.
+
+    Columns: layer, index, firing_rate, mppc, match_layer, match_index; layers are positions among the layers that
+    have SAEs. `seed_b` takes another SAE seed of `b`. With `null`, b's tokens are shifted against a's at random.
+    """
+    fields = _pair_fields(a, b, profile, seed_b) | {"null": null}
+    folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b, null))
+    return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
+
+
+def _pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:
+    fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
+    return fields | capture_fields(profile)
+
+
+def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool, folder: Path) -> None:
+    folders = features_folder(a, profile), features_folder(b, profile, seed_b)
+    features_a, features_b = map(open_features, folders)
+    shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
+    directions = correlate_in_tiles(folders, (len(features_a), len(features_b)), shift, profile, f"MPPC of {a} and {b}")
+    for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
+        frame = result.to_frame()
+        rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
+        frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
+        frame.to_parquet(folder / f"{file}.parquet", index=False)
+
+
+def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[Resampled, Resampled]:
+    """Both directions' MPPC in resamples of the documents, with the matches of the whole text (`lib.mppc.uncertainty`).
+
+    They stay on the disk: memory is taken by the parts that are read.
+    """
+    fields = _pair_fields(a, b, profile, seed_b) | uncertainty.constants()
+    folder = Store(profile.cache_dir).get("resampled", fields, partial(_resample, a, b, profile, seed_b))
+    to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
+    return to_b, to_a
+
+
+def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
+    own, other = features(a, profile), features(b, profile, seed_b)
+    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    require_same_text(own[0].text, other[0].text, text.digest)
+    group = document_groups(text, profile.seed)
+    to_b, to_a = mppc(a, b, profile, seed_b)
+    for file, sides, matches in (("a_to_b", (own, other), to_b), ("b_to_a", (other, own), to_a)):
+        sums = matched_sums(*sides, matches, group)
+        np.save(folder / f"{file}.npy", bootstrap(sums, np.bincount(group), profile.seed))

@@ -1,0 +1,208 @@
+"""The comparisons of §4: which models, how alike, how sure, and how much of it is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from lib.mppc.neurons import neuron_mppc
+from lib.mppc.uncertainty import interval, null_level
+from lib.plots.style import save_table
+from lib.workbook import artifacts
+from lib.workbook.artifacts import Resampled
+from lib.workbook.profiles import Profile
+
+HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model's features (or neurons) against another's."""
+
+    label: str
+    a: str
+    b: str
+    seed_b: int | None = None
+    neurons: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A comparison read in one direction."""
+
+    source: str
+    target: str
+    frame: pd.DataFrame
+    """A row per feature: layer, index, firing_rate (not for neurons), mppc, match_layer, match_index, null_mppc (its
+    MPPC with the other model's tokens shifted), null_level (99th percentile of null_mppc among features that fire
+    about as often), excess (mppc − null_level)."""
+    resampled: Resampled
+    """MPPC of the same features in resamples of the documents."""
+
+    @property
+    def mppc(self) -> pd.Series:
+        """MPPC of the features that have one."""
+        return self.frame["mppc"].dropna()
+
+
+def comparisons(profile: Profile) -> dict[str, Comparison]:
+    """All that there are models for, by a short name."""
+    pythia, other_seed = profile.pythia, profile.sae_seeds[-1]
+    known = {
+        "neurons": Comparison("neurons, Pythia → Mamba", pythia, profile.mamba, neurons=True),
+        "mamba": Comparison("Pythia → Mamba", pythia, profile.mamba),
+        "rwkv": Comparison("Pythia → RWKV", pythia, profile.rwkv),
+        "model_seed": Comparison("model seed", pythia, profile.pythia_seed),
+        "sae_seed": Comparison("SAE seed", pythia, pythia, seed_b=other_seed),
+        "neurons_rwkv": Comparison("neurons, Pythia → RWKV", pythia, profile.rwkv, neurons=True),
+    }
+    return {name: comparison for name, comparison in known.items() if comparison.b}
+
+
+def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direction]:
+    """Both directions of a comparison, with null and resamples; loads what is there and makes what is not."""
+    c = comparison
+    if c.neurons:
+        parts = list(neuron_mppc(c.a, c.b, profile).values())
+    else:
+        frames = artifacts.mppc(c.a, c.b, profile, c.seed_b)
+        nulls = artifacts.mppc(c.a, c.b, profile, c.seed_b, null=True)
+        parts = list(zip(frames, nulls, artifacts.resampled_mppc(c.a, c.b, profile, c.seed_b), strict=True))
+    names = [c.a, c.b if c.seed_b is None else f"{c.b}, SAE seed {c.seed_b}"]
+    return tuple(
+        Direction(source, target, _with_null(frame, null), resampled)
+        for (source, target), (frame, null, resampled) in zip((names, names[::-1]), parts, strict=True)
+    )
+
+
+def _with_null(frame: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
+    level = null_level(frame, null)
+    return frame.assign(null_mppc=null["mppc"], null_level=level, excess=frame["mppc"] - level)
+
+
+def mean_interval(direction: Direction) -> tuple[float, float]:
+    """95 % interval of the mean MPPC, documents resampled."""
+    return interval(np.nanmean(direction.resampled, axis=1), direction.mppc.mean())
+
+
+def summarise(direction: Direction) -> dict[str, float]:
+    """What the table of comparisons says about one direction; `low` and `high` are the mean's 95 % interval."""
+    frame, mppc = direction.frame, direction.mppc
+    low, high = mean_interval(direction)
+    zeros = frame["mppc"].fillna(0)
+    return {
+        "n_features": len(frame),
+        "n_dead": int(frame["mppc"].isna().sum()),
+        "mean": mppc.mean(),
+        "low": low,
+        "high": high,
+        "median": mppc.median(),
+        "share_above_0.95": (mppc > HIGH).mean(),
+        "mean_with_dead_as_0": zeros.mean(),
+        "median_with_dead_as_0": zeros.median(),
+        "share_above_0.95_with_dead": (zeros > HIGH).mean(),
+        "null_mean": frame["null_mppc"].mean(),
+        "null_99": frame["null_mppc"].quantile(0.99),
+        "share_above_null": (frame["excess"].dropna() > 0).mean(),
+    }
+
+
+def summary_table(directions: dict[str, tuple[Direction, Direction]], profile: Profile) -> pd.DataFrame:
+    """A row per comparison and direction; `directions` as `compare` gives them, by short name."""
+    known = comparisons(profile)
+    return pd.DataFrame(
+        {"comparison": known[name].label, "direction": way, "source": d.source, "target": d.target} | summarise(d)
+        for name, pair in directions.items()
+        for way, d in zip(("forward", "reverse"), pair)
+    )
+
+
+def save_matches(name: str, pair: Sequence[Direction], profile: Profile) -> None:
+    """Write a row per feature of both directions: mppc_<a>_to_<b>.parquet beside the figures."""
+    sides = ("pythia", name) if name != "sae_seed" else ("sae_seed0", "sae_seed1")
+    profile.figures_dir.mkdir(parents=True, exist_ok=True)
+    for (source, target), direction in zip((sides, sides[::-1]), pair, strict=True):
+        direction.frame.to_parquet(profile.figures_dir / f"mppc_{source}_to_{target}.parquet", index=False)
+
+
+def difference(a: Direction, b: Direction) -> tuple[pd.Series, tuple[float, float]]:
+    """MPPC of the same features in two comparisons, a − b, and the 95 % interval of its mean (paired resamples)."""
+    with np.errstate(invalid="ignore"):
+        means = np.nanmean(a.resampled - b.resampled, axis=1)
+    differences = (a.frame["mppc"] - b.frame["mppc"]).dropna()
+    return differences, interval(means, differences.mean())
+
+
+def near_zero(differences: pd.Series, widths: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2)) -> pd.DataFrame:
+    """Share of differences within ±width: the paper does not say which width its "near zero" means."""
+    return pd.DataFrame({"width": widths, "share": [(differences.abs() <= width).mean() for width in widths]})
+
+
+# ---------------------------------------------------------------------------------------------- depth
+
+
+def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[ndarray, "layers match_layers"]:
+    """Share of each layer's features whose best match lies in each layer of the other model (W, Fig. 3c); rows sum to 1."""
+    found = frame[frame["match_layer"] >= 0]
+    counts = np.zeros((n_layers, n_match_layers))
+    np.add.at(counts, (found["layer"], found["match_layer"]), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> pd.DataFrame:
+    """Own and match's relative depth, (layer + 1) / number of layers, of the features that have a match."""
+    found = frame[frame["match_layer"] >= 0]
+    return pd.DataFrame({"own": (found["layer"] + 1) / n_layers, "match": (found["match_layer"] + 1) / n_match_layers})
+
+
+def depth_slope(depths: pd.DataFrame, seed: int, n_resamples: int = 1_000) -> dict[str, float]:
+    """Least-squares slope and correlation of the match's depth on the own, with 95 % intervals (features resampled)."""
+    own, match = (depths[column].to_numpy() for column in ("own", "match"))
+    rng = np.random.default_rng(seed)
+    draws = [_slope(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
+    slope, r = _slope(own, match)
+    (slope_low, slope_high), (r_low, r_high) = (
+        interval(np.array(values), estimate) for values, estimate in zip(zip(*draws), (slope, r))
+    )
+    return {"slope": slope, "slope_low": slope_low, "slope_high": slope_high, "r": r, "r_low": r_low, "r_high": r_high}
+
+
+def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:
+    covariance = np.cov(x, y)
+    if covariance[0, 0] == 0 or covariance[1, 1] == 0:
+        return np.nan, np.nan
+    return covariance[0, 1] / covariance[0, 0], covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
+def mppc_by_layer(direction: Direction) -> pd.DataFrame:
+    """Mean MPPC of each layer with its 95 % interval; columns layer, mean, low, high, n."""
+    rows = []
+    for layer, frame in direction.frame.groupby("layer"):
+        low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
+        rows.append({"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------- verdicts
+
+
+Claim = tuple[str, bool | None, str]
+"""A claim, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
+
+
+def claim(words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
+    """A claim for which models are needed (as for `Profile.lacking`); `measure()` gives whether it holds, and the effect."""
+    lacking = profile.lacking(needs)
+    return (words, None, profile.left_out(lacking)) if lacking else (words, *measure())
+
+
+def verdicts(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
+    """Save and return claims with their verdicts."""
+    table = pd.DataFrame(claims, columns=["claim", "holds", "effect"])
+    said = ["left out" if holds is None else "holds" if holds else "does not hold at this scale" for holds in table.pop("holds")]
+    return save_table(table.assign(verdict=said)[["claim", "verdict", "effect"]], name, profile)

@@ -1,0 +1,148 @@
+"""The explorer: one self-contained page with features, their snippets and their matches (`explorer.html`).
+
+What is drawn travels as packed arrays in the page; text is put in as text only, never as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from numpy import ndarray
+from tqdm import tqdm
+
+from lib import corpus
+from lib.interpret.complexity import places_of
+from lib.interpret.judges import RuleJudge, examples_of
+from lib.interpret.snippets import WIDTH, TopPlaces, vocabulary
+from lib.mppc.features import SparseFeatures
+from lib.plots import pages
+from lib.plots.pages import packed
+from lib.workbook import artifacts, comparisons
+from lib.workbook.profiles import Profile
+from lib.workbook.store import atomic_write
+
+SHOWN, BINS = 3, 12  # snippets and histogram bins per feature
+NO_TOKEN = 0xFFFF
+MOST = 45_000  # features that fit into 15 MB
+PAIRS = {"mamba": "mamba", "rwkv": "rwkv", "other": "model_seed"}  # the page's name → the comparison with Pythia
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Features of one model on the page."""
+
+    name: str
+    label: str
+    places: Sequence[TopPlaces]
+    features: Int[ndarray, "n 2"]
+    """Layer and index, sorted."""
+    matches: dict[str, pd.DataFrame]
+    """Other model's name on the page → mppc, match_layer, match_index of each of `features`."""
+    scores: list[tuple[int, int]]
+    """Complexity and monosemanticity, 0 where there is none."""
+
+
+def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[TopPlaces] | None) -> Path:
+    """Write figures/<profile>/explorer.html: all features, or at scale a sample of Pythia's and their matches."""
+    known = comparisons.comparisons(profile)
+    pairs = {page: known[short] for page, short in PAIRS.items() if short in known}
+    names = {"pythia": profile.pythia} | {page: pair.b for page, pair in pairs.items()}
+    frames = {page: artifacts.mppc(pair.a, pair.b, profile) for page, pair in pairs.items()}
+    given = {"pythia": places, "mamba": mamba_places}
+    all_places = {page: given.get(page) or places_of(name, profile) for page, name in names.items()}
+    words = vocabulary(corpus.load_tokenizer(profile))
+    wanted = _wanted(frames, profile)
+    shown = []
+    for page, name in names.items():
+        to = {other: pair[0] for other, pair in frames.items()} if page == "pythia" else {"pythia": frames[page][1]}
+        keep = wanted[page]
+        matches = {other: frame[keep].reset_index(drop=True) for other, frame in to.items()}
+        features = next(iter(to.values()))[["layer", "index"]].to_numpy()[keep]
+        shown.append(Shown(page, name, all_places[page], features, matches, _scores(all_places[page], features, words)))
+    profile.figures_dir.mkdir(parents=True, exist_ok=True)
+    target = profile.figures_dir / "explorer.html"
+    atomic_write(target, page_of(shown, words, profile.name, profile.meaningful).encode())
+    return target
+
+
+def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profile) -> dict[str, ndarray]:
+    """Which rows of each model's frame are shown: features that fire; where they are too many, a sample and its matches."""
+    own = next(iter(frames.values()))[0]
+    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()}
+    if sum(int(keep.sum()) for keep in wanted.values()) <= MOST:
+        return wanted
+    rng = np.random.default_rng(profile.seed)
+    alive = np.flatnonzero(wanted["pythia"])
+    chosen = rng.choice(alive, min(len(alive), MOST // (1 + len(frames))), replace=False)
+    wanted["pythia"] = np.isin(np.arange(len(own)), chosen)
+    for page, (to, back) in frames.items():
+        matched = to.iloc[np.sort(chosen)][["match_layer", "match_index"]].itertuples(index=False, name=None)
+        place = pd.MultiIndex.from_frame(back[["layer", "index"]])
+        wanted[page] = np.asarray(place.isin(list(matched)))
+    return wanted
+
+
+def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
+    """The stand-in's, for all: a language model is not asked about every feature."""
+    judge = RuleJudge()
+    examples = (examples_of(places[layer].snippets(index), words) for layer, index in tqdm(features.tolist(), "explorer", mininterval=5))
+    return [(s.complexity or 0, s.monosemanticity or 0) for e in examples for s in judge.score([e])]
+
+
+# ------------------------------------------------------------------------------------------- packing
+
+
+def page_of(shown: Sequence[Shown], words: Sequence[str], profile: str, meaningful: bool = True) -> str:
+    """The whole page."""
+    data = {"profile": profile, "judge": RuleJudge.name, "meaningful": meaningful, "words": list(words), "width": WIDTH,
+            "shown": SHOWN, "bins": BINS, "models": [_packed(model) for model in shown]}  # fmt: skip
+    return pages.page_of("explorer.html", profile, data)
+
+
+def _packed(model: Shown) -> dict[str, Any]:
+    n = len(model.features)
+    tokens, activations = np.full((n, SHOWN, WIDTH), NO_TOKEN, np.uint16), np.zeros((n, SHOWN, WIDTH), np.uint8)
+    centre, top = np.zeros((n, SHOWN), np.uint8), np.zeros(n, np.float32)
+    for k, (layer, index) in enumerate(model.features.tolist()):
+        for j, snippet in enumerate(model.places[layer].snippets(index, SHOWN)):
+            top[k] = max(top[k], snippet.activation)
+            tokens[k, j, : len(snippet.tokens)] = snippet.tokens
+            activations[k, j, : len(snippet.tokens)] = np.clip(255 * snippet.activations / top[k], 0, 255)
+            centre[k, j] = snippet.centre
+    histograms, rates = zip(*(_histograms(places.features) for places in model.places), strict=True)
+    rows = [(layer, index) for layer, index in model.features.tolist()]
+    return {
+        "name": model.name, "label": model.label, "n": n,
+        "layer": packed([layer for layer, _ in rows], np.uint8), "index": packed([index for _, index in rows], np.uint16),
+        "tokens": packed(tokens), "activations": packed(activations), "centre": packed(centre), "top": packed(top),
+        "rate": packed([rates[layer][index] for layer, index in rows], np.float32),
+        "histogram": packed(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
+        "complexity": packed([s[0] for s in model.scores], np.uint8), "consistency": packed([s[1] for s in model.scores], np.uint8),
+        "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},
+    }  # fmt: skip
+
+
+def _packed_matches(frame: pd.DataFrame) -> dict[str, str]:
+    return {
+        "mppc": packed(frame["mppc"].fillna(-1), np.float32),
+        "layer": packed(frame["match_layer"].clip(lower=0), np.uint8),
+        "index": packed(frame["match_index"].clip(lower=0), np.uint16),
+    }
+
+
+def _histograms(features: SparseFeatures) -> tuple[ndarray, ndarray]:
+    """Per feature: counts of its activations in equal bins up to its maximum, log-scaled to 0…255; and its firing rate."""
+    index = features.indices.astype(np.int64)
+    top = np.zeros(features.d_sae, np.float32)
+    np.maximum.at(top, index, features.values)
+    place = np.minimum((BINS * features.values / np.maximum(top[index], 1e-9)).astype(np.int64), BINS - 1)
+    counts = np.bincount(index * BINS + place, minlength=features.d_sae * BINS).reshape(-1, BINS)
+    logs = np.log1p(counts)
+    scaled = 255 * logs / np.maximum(logs.max(1, keepdims=True), 1e-9)
+    return scaled.astype(np.uint8), counts.sum(1) / features.n_tokens

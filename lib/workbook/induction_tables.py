@@ -1,0 +1,109 @@
+"""The induction experiments' results as tables, ours and the papers': pandas only, so that it loads at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from lib.workbook.profiles import DATA
+
+VALUE = ["mean_logit_diff", "standard_error", "n"]
+REFERENCE = DATA / "reference"
+PAPER_TABLES = {
+    1: "paper_table1_ssm_state_by_layer",
+    2: "paper_table2_ssm_input_by_position",
+    3: "paper_table3_conv_input_corrupt_B",
+    4: "paper_table4_conv_input_corrupt_A",
+}
+
+
+def select(frame: pd.DataFrame, measure: str, corrupt: str = "B′", layer: int | None = None) -> pd.DataFrame:
+    """One experiment's rows; of one layer if it is given."""
+    rows = frame[(frame["measure"] == measure) & (frame["corrupt"] == corrupt)]
+    return rows if layer is None else rows[rows["layer"] == layer]
+
+
+def key_layer(frame: pd.DataFrame) -> int:
+    """The layer whose state matters most: the most negative mean of Table 1 over all distances."""
+    return int(strongest(select(frame, "state"), "layer"))
+
+
+def key_position(frame: pd.DataFrame) -> str:
+    """Where B enters the key layer: the most negative mean of Table 2 over all distances."""
+    return strongest(select(frame, "input", layer=key_layer(frame)), "position")
+
+
+def strongest(table: pd.DataFrame, place: str) -> Any:
+    """The layer or position (column `place`) with the most negative mean effect over all distances."""
+    return table.groupby(place)["mean_logit_diff"].mean().idxmin()
+
+
+def paper_table(number: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 1, 2, 3 or 4 of App. G, from `path_effects`: distance, layer or position, mean, standard error, n."""
+    layer = key_layer(frame)
+    rows = {
+        1: select(frame, "state"),
+        2: select(frame, "input", layer=layer),
+        3: select(frame, "local"),
+        4: select(frame, "local", "A′"),
+    }[number]
+    place = "layer" if number == 1 else "position"
+    return rows[["distance", place, *VALUE]].astype({"layer": int} if number == 1 else {}).reset_index(drop=True)
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of App. G as the paper prints it: a row per distance, a column per layer or position."""
+    place = "position" if "position" in table and table["position"].notna().all() else "layer"
+    columns = list(dict.fromkeys(table[place]))
+    return table.pivot(index="distance", columns=place, values="mean_logit_diff")[columns]
+
+
+def by_position(table: pd.DataFrame) -> dict[str, float]:
+    """Mean effect of each position over all distances."""
+    return table.groupby("position", sort=False)["mean_logit_diff"].mean().to_dict()
+
+
+def share_at(table: pd.DataFrame, position: str) -> pd.Series:
+    """By distance: how much of all positions' effects, by size, is this position's."""
+    size = wide(table).abs()
+    return size[position] / size.sum(axis=1)
+
+
+def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
+    """Mean effect of each head over all distances; columns layer, head, mean_logit_diff."""
+    rows = select(frame, measure, corrupt)
+    return rows.groupby(["layer", "head"], as_index=False)["mean_logit_diff"].mean().astype({"layer": int, "head": int})
+
+
+def published_table(number: int) -> pd.DataFrame:
+    """The paper's own table for mamba-130m: distance, layer or position, mean_logit_diff, note."""
+    return pd.read_csv(REFERENCE / f"{PAPER_TABLES[number]}.csv")
+
+
+def released(model: str) -> pd.DataFrame:
+    """The authors' released results of path patching: `model` is mamba130m or pythia160m; adds mean_logit_diff."""
+    table = pd.read_csv(REFERENCE / f"released_{model}_path_patching.csv")
+    return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
+
+
+def agreement(ours: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean absolute difference, n."""
+    keys = [column for column in ("distance", "layer", "position") if column in ours and column in other]
+    both = ours.merge(other, on=keys, suffixes=("", "_other"))
+    a, b = both["mean_logit_diff"], both["mean_logit_diff_other"]
+    return {
+        "spearman": a.corr(b, method="spearman"), "pearson": a.corr(b),
+        "mean_absolute_difference": (a - b).abs().mean(), "n": len(both),
+    }  # fmt: skip
+
+
+def induction_head(frame: pd.DataFrame, corrupt: str = "B′") -> tuple[int, int]:
+    """The strongest head to the logits; not one of layer 0, which has no head before it to tell it what preceded B."""
+    return strongest_head(frame[frame["layer"] > 0], "logits", corrupt)
+
+
+def strongest_head(frame: pd.DataFrame, measure: str, corrupt: str) -> tuple[int, int]:
+    """(layer, head) with the most negative mean effect over all distances."""
+    heads = mean_heads(frame, measure, corrupt)
+    return tuple(map(int, heads.loc[heads["mean_logit_diff"].idxmin(), ["layer", "head"]]))

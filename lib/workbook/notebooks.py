@@ -1,0 +1,248 @@
+"""Find, execute and refresh the workbook's notebooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+
+from lib.workbook.left_out import LeavingOut
+from lib.workbook.profiles import HOME, Profile
+from lib.workbook.store import atomic_write
+
+FOLDER = HOME / "notebooks"
+
+MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
+MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
+MAY_NOT_WRITE = "A folder cannot be written to: allow it, or take another with --set cache_dir=FOLDER."
+ADVICE = {  # what an error of the system says → what to do
+    "No space left on device": MORE_ROOM,
+    "requested and": MORE_ROOM,  # NumPy's words: "4096 requested and 0 written"
+    "Disk quota exceeded": MORE_ROOM,
+    "Read-only file system": MAY_NOT_WRITE,
+    "Permission denied": MAY_NOT_WRITE,
+    "allocate memory": f"There is too little memory: {MORE_MEMORY}",
+    "Unable to allocate": f"There is too little memory: {MORE_MEMORY}",
+    "MemoryError": f"There is too little memory: {MORE_MEMORY}",
+    "can't start new thread": f"There is too little memory: {MORE_MEMORY}",
+    "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
+}
+
+
+class CannotRun(Exception):
+    """Why a run cannot start, in one sentence."""
+
+
+class NotebookFailed(Exception):
+    """Which cell of which notebook failed, with its last lines."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the workbook something is made: a notebook's name and the heading above the cell."""
+
+    notebook: str
+    heading: str
+
+    @property
+    def anchor(self) -> str:
+        """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
+        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="?/:@!$&'()*+,;=")
+
+    def in_notebook(self) -> str:
+        """Link from a notebook in the same folder; "" for no place."""
+        return f"{self.notebook}.ipynb#{self.anchor}" if self.notebook else ""
+
+
+class ThisPython(AsyncKernelManager):
+    """Kernels of the running interpreter, whatever kernel the user has installed under the name python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        quiet = ["--log-level=CRITICAL"]  # it logs about its sockets: unencrypted, closed by Ctrl-C
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(quiet))
+
+
+class WorkbookEngine(NBClientEngine):
+    """papermill's own engine, which also calls `on_cell(cell)` before each code cell of the notebook."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, **kwargs):
+        papermill_start = nb_man.cell_start
+
+        def cell_start(cell, *args, **more):
+            if _is_code(cell):
+                on_cell(cell)
+            papermill_start(cell, *args, **more)
+
+        nb_man.cell_start = cell_start
+        super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=ThisPython, **kwargs)
+
+
+papermill_engines.register("workbook", WorkbookEngine)
+
+
+def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = None) -> list[Path]:
+    """The numbered notebooks of a folder in order: all, those named in `only`, or those from `start` on.
+
+    A notebook is named by its number or its name. Raises `CannotRun` for a name that no notebook has.
+    """
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    names = ", ".join(path.stem for path in found)
+    if not found:
+        raise CannotRun(f"there are no notebooks in {folder}.")
+    for name in [*only, *([start] if start else [])]:
+        if not any(_goes_by(path, name) for path in found):
+            raise CannotRun(f"there is no notebook {name!r}; the notebooks are {names}.")
+    first = next((i for i, path in enumerate(found) if start and _goes_by(path, start)), 0)
+    return [path for path in found[first:] if not only or any(_goes_by(path, name) for name in only)]
+
+
+def title_of(notebook: Path) -> str:
+    """The first heading of a notebook."""
+    text = "\n".join(c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown")
+    heading = re.search(r"^#\s+(.+)$", text, flags=re.MULTILINE)
+    return heading[1].strip() if heading else "(no title)"
+
+
+def code_cells(notebook: Path) -> list[NotebookNode]:
+    """The notebook's own code cells, without the one in which papermill puts the parameters."""
+    return [cell for cell in nbformat.read(notebook, as_version=4).cells if _is_code(cell)]
+
+
+def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | None:
+    """The profile's executed copy of a notebook; else the committed one, if its outputs are of this profile; else None."""
+    copy = profile.figures_dir / "notebooks" / f"{name}.ipynb"
+    if copy.exists():
+        return copy
+    committed = folder / f"{name}.ipynb"
+    whole = profile.models == "pretrained" and not profile.without  # as the committed ones were run
+    return committed if whole and committed.exists() and profile_of(committed) == profile.name else None
+
+
+def profile_of(notebook: Path) -> str | None:
+    """The profile with which a notebook's outputs were made; None if it has not been executed."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    named = [re.search(r'^profile = "(\w+)"', cell.source, flags=re.MULTILINE) for cell in cells]
+    found = [match[1] for match in named if match]
+    return found[-1] if found and all(cell.execution_count for cell in cells) else None
+
+
+def printed_lines(notebook: Path) -> list[str]:
+    """All lines that an executed notebook printed."""
+    printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in code_cells(notebook)]
+    return [line for text in printed for line in text.splitlines()]  # a line may be spread over several outputs
+
+
+def place_of(text: str, folder: Path = FOLDER) -> Place | None:
+    """The first cell whose code has the text, as a whole string if any has it as one; None if no notebook has it."""
+    cells = [pair for pairs in cells_with_places(folder).values() for pair in pairs]
+    for wanted in (f'"{text}"', text):
+        for source, place in cells:
+            if wanted in source:
+                return place
+    return None
+
+
+def left_out_places(profile: Profile, folder: Path = FOLDER) -> dict[Place, tuple[str, ...]]:
+    """Sections of the notebooks of which a cell is left out, in their order, and for want of which models."""
+    found: dict[Place, tuple[str, ...]] = {}
+    for name, cells in cells_with_places(folder).items():
+        leaving = LeavingOut(profile)
+        for source, place in cells:
+            if roles := leaving.roles(source):
+                found[place] = tuple(role for role in profile.without if role in {*found.get(place, ()), *roles})
+    return found
+
+
+@cache
+def cells_with_places(folder: Path = FOLDER) -> dict[str, tuple[tuple[str, Place], ...]]:
+    """By notebook, the source of every code cell and its place."""
+    return {path.stem: tuple(_walk(path)) for path in find_notebooks(folder)}
+
+
+def _walk(path: Path) -> Iterator[tuple[str, Place]]:
+    heading = ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            heading = ([heading] + re.findall(r"^#{1,3}\s+(.+?)\s*$", cell.source, flags=re.MULTILINE))[-1]
+        else:
+            yield cell.source, Place(path.stem, heading)
+
+
+def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_cell: Callable[[int], None]) -> None:
+    """Execute a notebook, in its own folder, into the file `target`; `on_cell(number)` before each code cell, from 1.
+
+    Raises `NotebookFailed`; `target` then holds the notebook up to the failure.
+    """
+    begun: list[NotebookNode] = []
+
+    def count(cell: NotebookNode) -> None:
+        begun.append(cell)
+        on_cell(len(begun))
+
+    source, out = notebook.resolve(), target.resolve()
+    how = dict(cwd=source.parent, kernel_name="python3", language="python", engine_name="workbook", progress_bar=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(source, out, parameters, on_cell=count, **how)
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
+        raise NotebookFailed(
+            f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
+            f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}.{advice(str(error))}"
+        ) from None
+
+
+def refresh_notebook(executed: Path, committed: Path) -> None:
+    """Take the outputs of an executed copy into the committed notebook: no timestamps, no stderr, counts from 1.
+
+    Raises `CannotRun` if the committed notebook was edited after the run.
+    """
+    ran = code_cells(executed)
+    notebook = nbformat.read(committed, as_version=4)
+    cells = [cell for cell in notebook.cells if _is_code(cell)]
+    if [cell.source for cell in ran] != [cell.source for cell in cells]:
+        raise CannotRun(f"{committed.name} was edited after {executed} was run; run it again.")
+    for number, (cell, run) in enumerate(zip(cells, ran), start=1):
+        cell.execution_count = number
+        cell.outputs = [output for output in run.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+    atomic_write(committed, nbformat.writes(notebook) + "\n")
+
+
+def _goes_by(path: Path, name: str) -> bool:
+    return name.removesuffix(".ipynb") in (path.stem, path.stem[:2])
+
+
+def _is_code(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+def advice(reason: str) -> str:
+    """What to do about a failure whose cause lies outside of the workbook, in a line of its own."""
+    return next((f"\n{words} What was finished is kept." for sign, words in ADVICE.items() if sign in reason), "")
+
+
+def _last_lines(error: Exception, count: int = 8) -> str:
+    if isinstance(error, DeadKernelError):
+        return f"The kernel died, most often of too little memory: {MORE_MEMORY}"
+    if not (error.traceback or error.evalue):  # no memory was left for saying why
+        return f"The cell ended without a reason given, most often of too little memory: {MORE_MEMORY}"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or f"{error.ename}: {error.evalue}")
+    return "\n".join(text.rstrip().splitlines()[-count:])

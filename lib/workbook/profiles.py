@@ -1,0 +1,282 @@
+"""The four sizes of the workbook: every size, seed, path and model name is a field of a `Profile`.
+
+Nothing else in the project asks which profile runs; it reads fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+HOME = Path(__file__).resolve().parents[2]
+DATA = HOME / "data"
+ROLES = {"pythia_seed": "another seed of the Transformer", "mamba": "a Mamba", "rwkv": "an RWKV"}  # models that may be none
+Result = TypeVar("Result")
+
+
+class ProfileError(ValueError):
+    """A wrong profile or setting, said in one sentence."""
+
+
+class LeftOut(ProfileError):
+    """Something was asked of a model that the run is made without; one sentence says which, and by which setting."""
+
+
+class Profile(BaseModel):
+    """One size of the workbook. Immutable; `get_profile` builds one, with overrides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="name of the profile; figures go to figures/<name>")
+    meaningful: bool = Field(True, description="False where the models have random weights")
+    models: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random builds each model with random weights on the spot; the text is the docstrings"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    seed: int = Field(0, ge=0, description="seed of every random choice that is not an SAE's own")
+    cache_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="where artifacts are kept; data/cache/<name> unless set"
+    )
+    ray: str | None = Field(None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine")
+
+    corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
+    context_length: int = Field(ge=8, description="tokens per block, BOS included")
+    blocks_per_document: int | None = Field(
+        None, ge=1, description="blocks a document may fill; the paper cuts it to 1, None keeps all of it"
+    )
+
+    pythia: str = Field(description="the Transformer: folder in data/models, or hub id")
+    pythia_seed: str | None = Field(description="the Transformer trained from another seed; none leaves it out")
+    mamba: str | None = Field(description="the Mamba model; none leaves it out")
+    rwkv: str | None = Field(description="the RWKV-4 model; none leaves it out")
+    layers: tuple[int, ...] | None = Field(
+        None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
+    )
+
+    expansion: int = Field(ge=1, description="d_sae / d_model")
+    l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
+    target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
+    sae_tokens: int = Field(ge=1, description="tokens each SAE is trained on")
+    sae_batch_size: int = Field(4096, ge=1, description="tokens per SAE step")
+    sae_learning_rate: float = Field(8e-4, gt=0, description="Adam's learning rate (paper, App. A)")
+    sae_warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which λ and the rate rise")
+    sae_decay: float = Field(0.2, ge=0, lt=1, description="share of the steps over which the rate falls to zero")
+    sae_seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="SAE seeds; the second is the skyline's")
+    sae_group_layers: int | None = Field(
+        None, ge=1, description="layers whose SAEs train at a time; None: as many as memory holds. Each group rereads the text"
+    )
+    buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
+    batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
+    sweep_tokens: int = Field(ge=1, description="tokens per SAE where settings are compared (notebook 02)")
+
+    eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
+    mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
+    shard_tokens: int = Field(16_384, ge=1, description="tokens after which captured features survive a kill")
+    feature_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how captured features are stored; float16 takes a third less disk"
+    )
+    neuron_tokens: int = Field(ge=1, description="held-out tokens over which neurons are correlated")
+
+    circuit_samples: int = Field(128, ge=2, description="induction prompts per distance (paper, App. G)")
+    circuit_distances: tuple[int, ...] = Field(
+        (8, 16, 32, 64, 128), min_length=1, description="positions between the two A of a prompt (paper, App. G)"
+    )
+
+    judge_model: str | None = Field(
+        None, description="language model that judges features (App. E); None: the offline rule-based stand-in"
+    )
+    judge_features: int = Field(600, ge=1, description="features judged, spread over layers and MPPC")
+    judge_concurrency: int = Field(8, ge=1, description="requests to the language model at a time")
+
+    @field_validator("pythia", mode="before")
+    @classmethod
+    def _is_there(cls, name: Any) -> Any:
+        if name is None:
+            raise ValueError(f"every comparison starts from the Transformer; only {', '.join(ROLES)} can be none")
+        return name
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Profile:
+        if self.buffer_tokens < 4 * self.sae_batch_size:
+            raise ValueError(f"buffer_tokens={self.buffer_tokens} holds less than four of sae_batch_size={self.sae_batch_size}")
+        return self
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """All models that there are; a name stands twice where a setting gives two of them the same."""
+        return tuple(filter(None, (self.pythia, self.pythia_seed, self.mamba, self.rwkv)))
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Roles that are none: what needs such a model is left out of the run."""
+        return tuple(role for role in ROLES if getattr(self, role) is None)
+
+    def lacking(self, needs: str) -> tuple[str, ...]:
+        """The roles for want of which something is left out; none if nothing is wanting.
+
+        `needs` names what it needs: "mamba, rwkv" both, "mamba or rwkv" one of them, "" none. Raises `ValueError` for a role that
+        cannot be none.
+        """
+        groups = [[role.strip() for role in group.split(" or ")] for group in needs.split(",") if needs]
+        if unknown := {role for group in groups for role in group} - set(ROLES):
+            raise ValueError(f"{unknown.pop()!r} is no model that can be left out; these are {', '.join(ROLES)}.")
+        return tuple(role for group in groups if set(group) <= set(self.without) for role in group)
+
+    def left_out(self, roles: Sequence[str] | None = None) -> str:
+        """The sentence that says what is left out for want of some models; by default of all that the run lacks."""
+        roles = self.without if roles is None else roles
+        return f"left out: this run was made without {' and without '.join(f'{ROLES[role]} ({role}=none)' for role in roles)}"
+
+    def given(self, needs: str, make: Callable[[], Result]) -> Result | str:
+        """What `make()` gives, or where a model that it needs (as for `lacking`) is none, "left out (mamba=none)"."""
+        roles = self.lacking(needs)
+        return f"left out ({', '.join(f'{role}=none' for role in roles)})" if roles else make()
+
+    @property
+    def figures_dir(self) -> Path:
+        """Folder of this profile's figures and tables; those of random weights, or without a model, lie apart."""
+        return HOME / "figures" / "-without-".join([_folder(self.name, self.models), *self.without])
+
+
+def _folder(name: str, models: str) -> str:
+    return name if models == "pretrained" else f"{name}-{models}"
+
+
+RANDOM_MODELS = dict(meaningful=False, corpus="docstrings")  # text that needs no network, unless another is asked for
+
+
+_LAPTOP = dict(
+    corpus="openwebtext",
+    context_length=1024,
+    blocks_per_document=1,
+    pythia="EleutherAI/pythia-160m",
+    pythia_seed="EleutherAI/pythia-160m-seed1",
+    mamba="state-spaces/mamba-130m-hf",
+    rwkv="RWKV/rwkv-4-169m-pile",
+)
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": dict(
+        meaningful=False,
+        corpus="docstrings",
+        context_length=32,
+        pythia="smoke-pythia",
+        pythia_seed="smoke-pythia-seed1",
+        mamba="smoke-mamba",
+        rwkv="smoke-rwkv",
+        expansion=4,
+        l1_coefficient=2.0,
+        target_l0=16,
+        sae_tokens=16_384,
+        sweep_tokens=8_192,
+        sae_batch_size=128,
+        buffer_tokens=4_096,
+        eval_tokens=2_048,
+        mppc_tokens=4_096,
+        neuron_tokens=2_048,
+        circuit_samples=4,
+        circuit_distances=(8, 16),
+        judge_features=40,
+    ),
+    "mini": dict(
+        corpus="docstrings",
+        context_length=256,
+        pythia="mini-pythia",
+        pythia_seed="mini-pythia-seed1",
+        mamba="mini-mamba",
+        rwkv="mini-rwkv",
+        expansion=16,
+        l1_coefficient=2.0,
+        target_l0=32,
+        sae_tokens=2_000_000,
+        sweep_tokens=250_000,
+        sae_batch_size=128,
+        buffer_tokens=65_536,
+        batch_blocks=16,
+        eval_tokens=50_000,
+        mppc_tokens=200_000,
+        neuron_tokens=30_000,
+    ),
+    "laptop": dict(
+        **_LAPTOP,
+        layers=(2, 5, 8),
+        expansion=8,
+        l1_coefficient=2.0,
+        target_l0=32,
+        sae_tokens=4_000_000,
+        sweep_tokens=1_000_000,
+        sae_batch_size=512,
+        buffer_tokens=65_536,
+        batch_blocks=4,
+        eval_tokens=50_000,
+        mppc_tokens=200_000,
+        neuron_tokens=30_000,
+    ),
+    "paper": dict(
+        **_LAPTOP,
+        expansion=32,
+        l1_coefficient=2.0,
+        target_l0=64,
+        sae_tokens=300_000_000,
+        sweep_tokens=10_000_000,
+        buffer_tokens=500_000,
+        batch_blocks=16,
+        eval_tokens=200_000,
+        mppc_tokens=1_000_000,
+        neuron_tokens=100_000,
+    ),
+}
+
+
+def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = None, **more: Any) -> Profile:
+    """Build a profile by name, with single fields overridden.
+
+    `overrides` is a dict or, as on a command line, ``"field=value,field=value"``.
+
+    Raises `ProfileError` with one sentence for an unknown profile, an unknown field or a bad value.
+    """
+    if name not in PROFILES:
+        raise ProfileError(f"unknown profile {name!r}; the profiles are {', '.join(PROFILES)}.")
+    settings = {**parse_overrides(overrides), **more}
+    for field in settings:
+        if field not in Profile.model_fields or field == "name":
+            known = [f for f in Profile.model_fields if f != "name"]
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
+    models = settings.get("models", "pretrained")
+    settings = (RANDOM_MODELS if models == "random" else {}) | settings
+    cache_dir = DATA / "cache" / _folder(name, models)
+    try:
+        return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
+        raise ProfileError(f"bad value for {where} in profile {name!r}: {reason}.") from None
+
+
+def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Turn ``"a=1,b=2"`` (or a dict, or nothing) into a dict of settings; comma-free lists are written ``2+5+8``."""
+    if not overrides:
+        return {}
+    if isinstance(overrides, dict):
+        return {field: _as_tuple(field, value) for field, value in overrides.items()}
+    pairs = [part.partition("=") for part in overrides.split(",")]
+    for field, equals, _ in pairs:
+        if not equals:
+            raise ProfileError(f"a setting is written field=value, not {field!r}.")
+    return {field.strip(): _as_tuple(field.strip(), value.strip()) for field, _, value in pairs}
+
+
+def _as_tuple(field: str, value: Any) -> Any:
+    """Fields that hold several numbers are written 2+5+8; ``none`` stands for None."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    return tuple(value.split("+")) if field in ("layers", "sae_seeds", "circuit_distances") else value

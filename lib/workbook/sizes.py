@@ -1,0 +1,97 @@
+"""Sizes that are known before anything runs: the models' shapes, and how much memory SAE training takes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from lib import models
+from lib.models import recipes
+from lib.workbook.profiles import Profile
+
+ROOM = 0.7  # share of the free memory that the SAEs in training may fill
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers of a model."""
+
+    name: str
+    architecture: str
+    """gpt_neox, mamba or rwkv."""
+    n_layers: int
+    sae_layers: int
+    """Layers that get SAEs."""
+    d_model: int
+    n_neurons: int
+    """Per layer, as `models.neurons` reads them."""
+    block_parameters: int
+    """Of one block."""
+    parameters: int
+    """Of all, embeddings included."""
+    vocabulary: int
+
+
+def shape_of(name: str, profile: Profile) -> Shape:
+    """A model's shape by its configuration; no weights are loaded, and the hub is asked only for unknown models."""
+    config = config_of(name, profile)
+    n_layers, d_model, kind = config.num_hidden_layers, config.hidden_size, config.model_type
+    block, total = _parameters(type(config), config.to_json_string())
+    return Shape(
+        name, kind, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
+        2 * config.intermediate_size if kind == "mamba" else config.intermediate_size, block, total, config.vocab_size,
+    )  # fmt: skip
+
+
+def config_of(name: str, profile: Profile) -> PretrainedConfig:
+    """The Hugging Face configuration of a model; see `models.folder_of` for names.
+
+    Raises `ModelNotFound` where there is none, or one of an unknown family.
+    """
+    recipe = recipes.recipe_of(name)
+    if recipe:
+        return recipes.config_of(recipe)
+    try:
+        config = AutoConfig.from_pretrained(models.folder_of(name, profile))
+    except (OSError, ValueError) as error:
+        raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
+    if config.model_type not in models.ARCHITECTURES:
+        raise models.ModelNotFound(models.unknown_family(name, config.model_type))
+    return config
+
+
+@functools.cache
+def _parameters(kind: type[PretrainedConfig], numbers: str) -> tuple[int, int]:
+    """Parameters of one block, and of all, counted on a model without memory."""
+    config = kind.from_dict(json.loads(numbers))
+    with torch.device("meta"):
+        named = [(name, p.numel()) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()]
+    return sum(n for name, n in named if re.search(r"\.0\.", name)), sum(n for _, n in named)
+
+
+def training_bytes(d_model: int, n_seeds: int, profile: Profile) -> int:
+    """Memory that the training of one more layer takes: weights, gradients, Adam's two moments, its share of the buffer."""
+    return 4 * (4 * n_seeds * sae_parameters(d_model, profile) + profile.buffer_tokens * d_model)
+
+
+def sae_parameters(d_model: int, profile: Profile) -> int:
+    """Of one SAE: both matrices and both biases."""
+    d_sae = profile.expansion * d_model
+    return 2 * d_model * d_sae + d_sae + d_model
+
+
+def group_size(n_layers: int, d_model: int, n_seeds: int, profile: Profile) -> int:
+    """How many layers' SAEs are trained at a time: `sae_group_layers`, or as many as the free memory holds."""
+    room = int(ROOM * free_memory(models.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
+    return min(n_layers, profile.sae_group_layers or max(1, room))
+
+
+def free_memory(device: str) -> int:
+    """Bytes of the device's memory that can still be had."""
+    return psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]

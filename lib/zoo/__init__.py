@@ -1,0 +1,1 @@
+"""For maintainers: the training of the mini models."""
