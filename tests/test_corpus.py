@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from lib import corpus
 from lib.workbook.profiles import get_profile

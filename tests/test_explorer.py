@@ -17,8 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from lib.corpus import Blocks
 from lib.interpret.snippets import top_places
 from lib.mppc.features import SparseFeatures
-from lib.plots import spaces as space_plots
-from lib.workbook import explorer
+from lib.workbook import explorer, pages
 
 EVIL = "<script>window.pwned = 1</script>"
 
@@ -176,7 +175,7 @@ def test_the_page_of_two_spaces_links_matches(browser, tmp_path):
     columns = {c: np.linspace(0, 1, 5) for c in ("ax", "ay", "bx", "by", "rho")} | {"a": range(5), "b": range(5, 10)}
     pairs = pd.DataFrame(columns).assign(token=["x", EVIL, " time", "y", "z"], concept=["", "", "time", "", ""])
     path = tmp_path / "spaces.html"
-    path.write_text(space_plots.linked_page(pairs, "Pythia", "Mamba", "test"), encoding="utf-8")
+    path.write_text(pages.linked_page(pairs, "Pythia", "Mamba", "test"), encoding="utf-8")
     open_page(browser, path.as_uri())
     search(browser, "time")
     assert "Pythia #2  ↔  Mamba #7, correlation 0.50, time" in browser.find_element(By.ID, "status").text

@@ -12,6 +12,7 @@ from lib.mppc.features import SparseFeatures
 from lib.plots import spaces as space_plots
 from lib.spaces import concepts, semantic
 from lib.spaces.semantic import FeatureSpace
+from lib.workbook import pages
 
 WORDS = np.array([True] * 8 + [False] * 2)  # tokens 8 and 9 are punctuation
 
@@ -118,7 +119,7 @@ def test_subspaces_are_filled_where_significant():
 def test_the_linked_page_holds_its_pairs_and_no_markup():
     pairs = pd.DataFrame({c: [0.0, 1.0, 2.0] for c in ("ax", "ay", "bx", "by", "rho", "a", "b")})
     pairs = pairs.assign(token=["x", "</script><b>", "&"], concept=["", "time", ""])
-    page = space_plots.linked_page(pairs, "left", "right", "mini")
+    page = pages.linked_page(pairs, "left", "right", "mini")
     data = re.search(r'id="data">(.*?)</script>', page, re.S)[1]
     assert json.loads(data)["token"] == list(pairs["token"]) and "</script><b>" not in data
     assert len(space_plots.fig_umap(pairs, "left", "right").axes) == 2

@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lib import corpus, models
-from lib.models import architectures
+from lib.models import architectures, hub, loading, recipes, scans
 from lib.workbook import sizes
 
 ROLES = ("pythia", "mamba", "rwkv")
@@ -60,7 +60,7 @@ def test_neurons_explain_what_the_layer_adds(role, loaded, tokens):
         c, gate = neurons.chunk(2, dim=-1)
         mixer = layers.layers[1].mixer
         dt, B, C = mixer.x_proj(c).split([mixer.time_step_rank, 16, 16], dim=-1)
-        y = models.scans.selective_scan(c, torch.nn.functional.softplus(mixer.dt_proj(dt)), -mixer.A_log.exp(), B, C)
+        y = scans.selective_scan(c, torch.nn.functional.softplus(mixer.dt_proj(dt)), -mixer.A_log.exp(), B, C)
         torch.testing.assert_close((y + mixer.D * c) * gate, after, atol=1e-5, rtol=1e-5)
         return
     weights = layers.layers[1].mlp.dense_4h_to_h if role == "pythia" else layers.blocks[1].feed_forward.value
@@ -85,21 +85,21 @@ def test_an_unknown_family_is_refused_wherever_its_parts_are_asked_for(tmp_path,
 
 
 def test_every_known_family_has_its_parts():
-    assert set(models.ARCHITECTURES) == set(models._NEURONS) == set(architectures.ARCHITECTURES)
+    assert set(models.ARCHITECTURES) == set(loading._NEURONS) == set(architectures.ARCHITECTURES)
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise OSError("We couldn't connect to the hub\nand more lines")
 
-    monkeypatch.setattr(models.hub, "CACHE", tmp_path)
-    monkeypatch.setattr(models.hub.HfApi, "snapshot_download", offline)
+    monkeypatch.setattr(hub, "CACHE", tmp_path)
+    monkeypatch.setattr(hub.HfApi, "snapshot_download", offline)
     with pytest.raises(models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"):
         models.load("no/such-model", smoke)
 
 
 def test_an_untrained_mini_model_names_the_command(smoke, monkeypatch, tmp_path):
-    monkeypatch.setattr(models.recipes, "MODELS", tmp_path)
+    monkeypatch.setattr(recipes, "MODELS", tmp_path)
     with pytest.raises(models.ModelNotFound, match="python -m lib.zoo mini-rwkv"):
         models.load("mini-rwkv", smoke)
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from lib import models
 from lib.circuits import path_patching
 from lib.circuits.prompts import induction_prompts
+from lib.models import hub
 from lib.models.architectures import architecture_of
 from lib.workbook import artifacts
 from lib.workbook.profiles import get_profile
@@ -54,7 +55,7 @@ def test_logits_are_those_of_plain_transformers(name, laptop):
 def test_a_filled_cache_of_the_hub_is_used(name, laptop, tmp_path, monkeypatch):
     copies = shutil.copytree(models.folder_of(name, laptop), tmp_path / "copies")
     snapshot = fill_hub_cache(tmp_path / "hub", name, [(path.name, path) for path in sorted(copies.iterdir())])
-    monkeypatch.setattr(models.hub, "CACHE", tmp_path / "hub")
+    monkeypatch.setattr(hub, "CACHE", tmp_path / "hub")
     real = laptop.model_copy(update={"models": "pretrained"})
     assert models.hub_names(real)[0] == NAMES[0] and not models.hub_names(laptop)
     assert Path(models.folder_of(name, real)) == snapshot

@@ -10,7 +10,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lib.plots.pages import packed, page_of
 from lib.plots.style import DASHES, WIDTH
 
 ROWS = {"score": ("viridis", 0, 1), "null_mean": ("viridis", 0, 1), "p": ("magma_r", 0, 0.1)}
@@ -84,11 +83,3 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
     axes.set(xlabel="correlation of the pair's activations", ylabel="share of neighbours in both\n(mean and 95 % interval)", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def linked_page(pairs: pd.DataFrame, left: str, right: str, profile: str) -> str:
-    """A page of its own: two maps, and hovering over a feature shows its match on the other."""
-    columns = ["ax", "ay", "bx", "by", "rho", "a", "b"]
-    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": packed(pairs[columns], np.float32),
-            "token": list(pairs["token"]), "concept": list(pairs["concept"])}  # fmt: skip
-    return page_of("spaces.html", profile, data)

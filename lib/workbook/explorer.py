@@ -21,8 +21,8 @@ from lib.interpret.complexity import places_of
 from lib.interpret.judges import RuleJudge, examples_of
 from lib.interpret.snippets import WIDTH, TopPlaces, vocabulary
 from lib.mppc.features import SparseFeatures
-from lib.plots import pages
-from lib.plots.pages import packed
+from lib.workbook import pages
+from lib.workbook.pages import packed
 from lib.workbook import artifacts, comparisons
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write

@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from lib.plots.pages import LIBRARY
+from lib.workbook.pages import TEMPLATES
 from lib.workbook import rendering, scorecard
 from lib.workbook.induction_tables import REFERENCE
 from lib.workbook.notebooks import FOLDER, Place, executed_copy, find_notebooks, left_out_places, place_of, title_of
@@ -58,8 +58,8 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
     captions = pd.read_csv(REFERENCE / "captions.csv", dtype=str, keep_default_na=False).set_index("name")
     outputs = _outputs(profile, captions, folder)
     pages = _pages(profile, folder, outputs, dict(captions["caption"]))
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(LIBRARY), autoescape=True, trim_blocks=True)
-    environment.globals["style"] = Markup((LIBRARY / "report.css").read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     common = {"profile": profile, "pages": pages}
     for number, page in enumerate(pages):
         if page.body is not None:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-LIBRARY = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page_of(template: str, profile: str, data: Any) -> str:
-    """`lib/<template>` with the profile's name and the data, which must have a JSON form.
+    """A template of `lib/workbook/templates` with the profile's name and the data, which must have a JSON form.
 
     No `<` reaches the data's script element, so that no text can close it.
     """
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-    page = (LIBRARY / template).read_text(encoding="utf-8")
+    page = (TEMPLATES / template).read_text(encoding="utf-8")
     return page.replace("{{PROFILE}}", html.escape(profile)).replace("{{DATA}}", text)
 
 
@@ -27,3 +28,11 @@ def packed(values: Any, dtype: type | None = None) -> str:
     """An array's little-endian bytes in base64."""
     array = np.ascontiguousarray(np.asarray(values, dtype))
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def linked_page(pairs: pd.DataFrame, left: str, right: str, profile: str) -> str:
+    """A page of its own: two maps, and hovering over a feature shows its match on the other."""
+    columns = ["ax", "ay", "bx", "by", "rho", "a", "b"]
+    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": packed(pairs[columns], np.float32),
+            "token": list(pairs["token"]), "concept": list(pairs["concept"])}  # fmt: skip
+    return page_of("spaces.html", profile, data)
