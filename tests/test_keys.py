@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 from lib import corpus, models  # fmt: skip
-from lib.circuits import names, prompts
+from lib.circuits import ioi, prompts
 from lib.mppc import neurons, uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import concepts, semantic
-from lib.workbook import artifacts, induction, sweep
+from lib.workbook import artifacts, induction, sweep, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -55,8 +55,8 @@ def made(profile):
         "by_l0": lambda: sweep.similarity_by_l0(profile),
         "paths": lambda: induction.path_effects(b, profile),
         "heads": lambda: induction.head_effects(a, profile),
-        "names": lambda: names.task_table(names.IOI, [a], profile),
-        "name_effects": lambda: names.effects_of(b, names.IOI, profile),
+        "names": lambda: two_names.task_table(ioi.IOI, [a], profile),
+        "name_effects": lambda: two_names.input_effects(b, ioi.IOI, profile),
         "spaces": lambda: semantic.layer_scores(a, b, profile),
         "subspaces": lambda: semantic.subspace_scores(a, b, profile),
     }
@@ -101,8 +101,8 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (semantic, "FEWEST", 9, {"spaces", "subspaces"}),
         (semantic, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
         (concepts, "LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
-        (names, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
-        (names, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
+        (ioi, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
+        (ioi, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
         (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
         (prompts, "ROLES", ("A1", "B1"), {"paths", "heads"}),
     ],

@@ -28,6 +28,10 @@ class InductionPrompts:
     target: Int[Tensor, "samples"]
     """The token B."""
 
+    def corrupted(self, kind: str) -> Tokens:
+        """The prompts in which "B′", "A′" or everything ("random") is replaced."""
+        return {"B′": self.corrupt_b, "A′": self.corrupt_a, "random": self.random}[kind]
+
     @property
     def positions(self) -> dict[str, int]:
         """Where A1, B1 and the tokens after it are."""

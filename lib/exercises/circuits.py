@@ -9,7 +9,7 @@ from numpy import ndarray
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
-from lib.circuits import heads, plain_patching
+from lib.circuits import effect_tables, heads, plain_patching
 from lib.circuits.prompts import InductionPrompts
 from lib.exercises.exercise import Exercise
 from lib.workbook import induction
@@ -22,17 +22,17 @@ FEW, WANTED_ERROR, TAP_DISTANCE = 4, 0.05, 16
 
 
 def _strongest(name: str, profile: Profile, corrupt: str = "B′", measure: str = "logits") -> tuple[int, int]:
-    return induction.strongest_head(induction.head_effects(name, profile), measure, corrupt)
+    return effect_tables.strongest_head(induction.head_effects(name, profile), measure, corrupt)
 
 
 def _weakest(profile: Profile) -> tuple[int, int]:
-    heads = induction.mean_heads(induction.head_effects(profile.pythia_seed, profile), "logits", "B′")
+    heads = effect_tables.mean_heads(induction.head_effects(profile.pythia_seed, profile), "logits", "B′")
     return tuple(map(int, heads.loc[heads["mean_logit_diff"].idxmax(), ["layer", "head"]]))
 
 
 def _at_next(profile: Profile) -> pd.Series:
     """The row of Table 2 for B1+1 at the shortest distance."""
-    table = induction.paper_table(2, induction.path_effects(profile.mamba, profile))
+    table = effect_tables.paper_table(2, induction.path_effects(profile.mamba, profile))
     return table[table["position"] == "B1+1"].sort_values("distance").iloc[0]
 
 
@@ -42,7 +42,7 @@ def _prompts_needed(profile: Profile, power: int = 2, sizes: bool = True) -> flo
 
 
 def _key_layer(profile: Profile) -> int:
-    return induction.key_layer(induction.path_effects(profile.mamba, profile))
+    return effect_tables.key_layer(induction.path_effects(profile.mamba, profile))
 
 
 def _few(model: TransformerBridge, profile: Profile) -> InductionPrompts:
@@ -82,12 +82,12 @@ def _whole_effect(profile: Profile) -> float:
 
 
 def _shares(profile: Profile, role: str = "mamba", position: str = "B1+1") -> Float[ndarray, " distances"]:
-    table = induction.paper_table(2, induction.path_effects(getattr(profile, role), profile))
-    return induction.share_at(table, position).to_numpy()
+    table = effect_tables.paper_table(2, induction.path_effects(getattr(profile, role), profile))
+    return effect_tables.share_at(table, position).to_numpy()
 
 
 def _shares_signed(profile: Profile) -> Float[ndarray, " distances"]:
-    table = induction.wide(induction.paper_table(2, induction.path_effects(profile.mamba, profile)))
+    table = effect_tables.wide(effect_tables.paper_table(2, induction.path_effects(profile.mamba, profile)))
     return (table["B1+1"] / table.sum(axis=1)).to_numpy()
 
 

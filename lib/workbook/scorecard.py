@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.workbook import induction_tables as induction, results
+from lib.workbook import reference, results
 from lib.workbook.notebooks import Place, place_of
 from lib.workbook.profiles import Profile
 from lib.workbook.results import Missing
@@ -28,8 +28,8 @@ from lib.workbook.results import Missing
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
 UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
 MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}
-ITEMS = induction.REFERENCE / "scorecard.csv"
-LIMITS = induction.REFERENCE / "scale_limits.csv"
+ITEMS = reference.REFERENCE / "scorecard.csv"
+LIMITS = reference.REFERENCE / "scale_limits.csv"
 COLUMNS = ("id", "part", "item", "paper", "ours", "interval", "tolerance", "verdict", "why", "source", "figure",
            "notebook", "heading")  # fmt: skip
 
@@ -240,7 +240,7 @@ def cells(profile: Profile) -> pd.DataFrame:
     parts = []
     for number, name in OUR_TABLES.items():
         place = "layer" if number == 1 else "position"
-        ours, paper = results.frame(name, profile), induction.published_table(number)
+        ours, paper = results.frame(name, profile), reference.published_table(number)
         same = number > 1 or ours["layer"].max() == paper["layer"].max()
         both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
         error = 1.96 * both["standard_error"]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +19,6 @@ from lib.circuits.path_patching import CHUNK, Cache, clean_logits
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
 from lib.models.architectures import Mamba, architecture_of, time_step
-from lib.workbook.artifacts import model_fields
-from lib.workbook.profiles import Profile
-from lib.workbook.store import Store
 
 IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
 TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
@@ -50,6 +43,11 @@ class NamePrompts:
     """Token ids of IO and S."""
     words: list[str]
     """The first prompt's tokens, in print."""
+
+    def first_position(self, side: str) -> int:
+        """Where IO or S first stands, in every prompt."""
+        name = self.names[:, SIDES.index(side), None]
+        return int((self.clean == name).all(0).nonzero()[0, 0])
 
 
 def one_token_words(words: Sequence[str], tokenizer) -> dict[str, int]:
@@ -93,43 +91,7 @@ def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, fl
     return {name: float(value.mean()) for name, value in values.items()} | shares
 
 
-def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.DataFrame:
-    """`task_quality` of several models on one template; kept."""
-    fields = _fields(template, profile)
-
-    def measure(name: str, folder: Path) -> None:
-        model = models.load(name, profile)
-        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
-        (folder / "quality.json").write_text(json.dumps(task_quality(model, prompts)))
-
-    folders = {
-        name: Store(profile.cache_dir).get("names", fields | model_fields(name, profile), partial(measure, name))
-        for name in names
-    }
-    rows = [json.loads((folder / "quality.json").read_text()) for folder in folders.values()]
-    return pd.DataFrame(rows, index=pd.Index(list(folders), name="model"))
-
-
-def _fields(template: str, profile: Profile) -> dict[str, Any]:
-    """What prompts depend on beside the model."""
-    words = {"names": NAMES, "identifiers": IDENTIFIERS}
-    return {"template": template, "samples": profile.circuit_samples, "seed": profile.seed} | words
-
-
 # ------------------------------------------------------------------------------------------- Fig. 13
-
-
-def effects_of(name: str, template: str, profile: Profile) -> pd.DataFrame:
-    """`input_effects` of a Mamba on one template, as `effects_table`; kept."""
-    fields = _fields(template, profile) | model_fields(name, profile)
-
-    def measure(folder: Path) -> None:
-        model = models.load(name, profile)
-        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
-        table = effects_table(input_effects(model, prompts), prompts.words)
-        table.to_parquet(folder / "effects.parquet", index=False)
-
-    return pd.read_parquet(Store(profile.cache_dir).get("name_effects", fields, measure) / "effects.parquet")
 
 
 @torch.no_grad()
@@ -208,9 +170,3 @@ def effects_table(effects: Float[Tensor, "n_layers n_positions 2"], words: Seque
         for position, sides in enumerate(positions)
         for side, value in zip(SIDES, sides, strict=True)
     )
-
-
-def first_position(template: str, side: str, tokenizer, profile: Profile) -> int:
-    """Where IO or S first stands in the template's prompts."""
-    prompts = name_prompts(template, tokenizer, profile.seed, profile.circuit_samples)
-    return int((prompts.clean == prompts.names[:, SIDES.index(side), None]).all(0).nonzero()[0, 0])
