@@ -27,7 +27,6 @@ import psutil
 import torch
 
 from lib import plots  # noqa: F401
-from lib.circuits import ioi
 from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots
 from lib.sae import training as sae_training
 from lib.workbook import explorer, sweep

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import corpus
+from lib import corpus, models
 from lib.mppc import neurons
 from lib.workbook import comparisons, sweep
 from lib.workbook.comparisons import Direction
@@ -36,8 +36,9 @@ def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
     a, b = (tmp_path / side for side in "ab")
     a.mkdir(), b.mkdir()
     blocks = corpus.load_blocks(smoke, "held_out", smoke.neuron_tokens)
-    x = np.hstack(neurons.neuron_activations(smoke.pythia, blocks, smoke, a)).astype(float)
-    y = np.hstack(neurons.neuron_activations(smoke.mamba, blocks, smoke, b)).astype(float)
+    own, other = (models.load(name, smoke) for name in (smoke.pythia, smoke.mamba))
+    x = np.hstack(neurons.neuron_activations(own, blocks, range(2), a)).astype(float)
+    y = np.hstack(neurons.neuron_activations(other, blocks, range(4), b)).astype(float)
     assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128
     forward, reverse = pairs["neurons"]
     corr = np.corrcoef(x[:, :40], y, rowvar=False)[:40, 40:]
@@ -59,7 +60,7 @@ def test_matched_sums_of_neurons_give_their_correlation(smoke):
 
 def test_rolled_view_is_numpys_roll():
     array = np.arange(20).reshape(10, 2)
-    view = neurons._Rolled(array, 3)
+    view = neurons.Rolled(array, 3)
     np.testing.assert_array_equal(np.concatenate([view[:4], view[4:10]]), np.roll(array, 3, axis=0))
 
 

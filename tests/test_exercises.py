@@ -19,7 +19,7 @@ from lib.exercises.answers import EXACT, plain, same
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, sweep
+from lib.workbook import artifacts, induction, spaces, sweep
 from lib.workbook.notebooks import find_notebooks
 from lib.workbook.profiles import HOME, ROLES, LeftOut
 
@@ -189,7 +189,7 @@ def made_up_artifacts(made_up, monkeypatch):
     monkeypatch.setattr(artifacts, "features", features)
     monkeypatch.setattr(artifacts, "mppc", mppc)
     monkeypatch.setattr(induction, "head_effects", heads)
-    monkeypatch.setattr(semantic, "subspace_scores", subspaces)
+    monkeypatch.setattr(spaces, "subspace_scores", subspaces)
 
 
 def with_rates(result, layers):

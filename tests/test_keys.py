@@ -7,10 +7,10 @@ import pytest
 
 from lib import corpus, models  # fmt: skip
 from lib.circuits import ioi, prompts
-from lib.mppc import neurons, uncertainty
+from lib.mppc import uncertainty
 from lib.sae import training as sae_training
-from lib.spaces import concepts, semantic
-from lib.workbook import artifacts, induction, sweep, two_names
+from lib.spaces import semantic
+from lib.workbook import artifacts, induction, neurons, spaces, sweep, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -57,8 +57,8 @@ def made(profile):
         "heads": lambda: induction.head_effects(a, profile),
         "names": lambda: two_names.task_table(ioi.IOI, [a], profile),
         "name_effects": lambda: two_names.input_effects(b, ioi.IOI, profile),
-        "spaces": lambda: semantic.layer_scores(a, b, profile),
-        "subspaces": lambda: semantic.subspace_scores(a, b, profile),
+        "spaces": lambda: spaces.layer_scores(a, b, profile),
+        "subspaces": lambda: spaces.subspace_scores(a, b, profile),
     }
 
 
@@ -100,7 +100,7 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (semantic, "LOWEST", 0.2, {"spaces", "subspaces"}),
         (semantic, "FEWEST", 9, {"spaces", "subspaces"}),
         (semantic, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
-        (concepts, "LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
+        (spaces, "WORD_LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
         (ioi, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
         (ioi, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
         (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),

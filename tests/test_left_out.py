@@ -12,10 +12,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from lib import models
-from lib.interpret import complexity
 from lib.reproduce import say_what_is_left_out
 from lib.spaces import semantic
-from lib.workbook import comparisons, left_out, report, scorecard, stages
+from lib.workbook import comparisons, judged_features, left_out, report, scorecard, stages
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
@@ -71,7 +70,7 @@ def test_nothing_is_planned_compared_or_fetched_for_it(role):
     assert name not in models.hub_names(profile) and set(models.hub_names(profile)) == set(models.hub_names(whole)) - {name}
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
-    assert set(complexity.variants(profile)) == set(known) & set(complexity.VARIANTS)
+    assert set(judged_features.variants(profile)) == set(known) & set(judged_features.VARIANTS)
     planned = stages.stages(without(role))
     assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
     with pytest.raises(LeftOut, match=f"{role}=none"):
@@ -184,12 +183,6 @@ def test_every_claim_says_on_the_card_what_it_needs():
         for role, word in words.items():
             if word in item.where:
                 assert role in item.needs, item.id
-
-
-def test_correlations_of_the_variants_that_are_there():
-    scores = pd.DataFrame({"complexity": [1.0, 2, 3, 4, 5] * 8, "SAE seed": [0.9, 0.7, 0.8, 0.4, 0.5] * 8})
-    found = complexity.correlations(scores, "complexity", 0, 20)
-    assert list(found["variant"]) == ["SAE seed"] and found["spearman"][0] < -0.7
 
 
 # ------------------------------------------------------------------------------------------- whole runs

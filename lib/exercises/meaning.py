@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.stats import false_discovery_control
 from sklearn.metrics import cohen_kappa_score
 
 from lib import corpus
@@ -13,7 +14,7 @@ from lib.exercises.exercise import Exercise
 from lib.interpret import complexity, judges
 from lib.interpret.snippets import vocabulary
 from lib.spaces import concepts, semantic, similarity
-from lib.spaces.similarity import benjamini_hochberg
+from lib.workbook import judged_features, reference, spaces
 from lib.workbook.profiles import Profile
 
 ACROSS = "Pythia → Mamba"
@@ -24,8 +25,8 @@ SHUFFLES, AS_HIGH = 100, 2  # exercise 10.1
 
 
 def _scores(profile: Profile) -> pd.DataFrame:
-    sample = complexity.sample(profile, complexity.places_of(profile.pythia, profile))
-    return complexity.scored(sample, complexity.judge_of(profile))
+    sample = judged_features.sample(profile, judged_features.places_of(profile.pythia, profile))
+    return complexity.scored(sample, judged_features.judge_of(profile))
 
 
 def _by_layer(profile: Profile, aspect: str = "complexity", statistic: str = "mean") -> Float[ndarray, " layers"]:
@@ -44,7 +45,7 @@ def _equal() -> float:
 
 
 def _stand_in_and_hand(aspect: str) -> tuple[list[int], pd.Series]:
-    labels = judges.hand_labels()
+    labels = reference.hand_labels()
     return [getattr(score, aspect) for score in judges.RuleJudge().score(list(labels["examples"]))], labels[aspect]
 
 
@@ -61,7 +62,7 @@ def _among(profile: Profile, which: str = "frequent", method: str = "spearman") 
 
 def _tests(profile: Profile, measure: str = "RSA") -> pd.DataFrame:
     others = (profile.pythia_seed, profile.mamba, profile.rwkv)
-    tables = [semantic.subspace_scores(profile.pythia, name, profile) for name in others if name]
+    tables = [spaces.subspace_scores(profile.pythia, name, profile) for name in others if name]
     return pd.concat(tables).query("measure == @measure")
 
 
@@ -72,7 +73,7 @@ def _smallest(p: pd.Series, untested: bool = False) -> float:
 
 def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
     """Decoder rows of the matched features of the Transformer's middle layer and Mamba's of the same depth."""
-    a, b = (semantic.FeatureSpace.load(name, profile) for name in (profile.pythia, profile.mamba))
+    a, b = (spaces.feature_space(name, profile) for name in (profile.pythia, profile.mamba))
     depths = semantic.same_depth(len(a.activations), len(b.activations))
     layers = depths[len(depths) // 2]
     words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
@@ -119,7 +120,7 @@ EXERCISES = {
          "subspaces with too few pairs are counted, but they were not tested":
              lambda profile: _smallest(_tests(profile).p, untested=True),
          "that is Benjamini and Hochberg's, which bounds another error":
-             lambda profile: np.nanmin(benjamini_hochberg(_tests(profile).p)),
+             lambda profile: false_discovery_control(_tests(profile).p.dropna()).min(),
          "that is SVCCA's": lambda profile: _smallest(_tests(profile, "SVCCA").p)},
         "pythia_seed or mamba or rwkv",
     ),

@@ -93,14 +93,13 @@ class ChatJudge:
         return self._answers[key]
 
     def _ask(self, prompt: str) -> str:
-        for attempt in range(GARBAGE_TRIES):
+        for _ in range(GARBAGE_TRIES):
             try:
                 reply = self._client.chat.completions.create(model=self.name, messages=[{"role": "user", "content": prompt}])
                 return (reply.choices[0].message.content or "")[:200]
             except (ValueError, AttributeError, TypeError, IndexError) as error:
-                if attempt == GARBAGE_TRIES - 1:
-                    raise ValueError(f"the reply is not a chat completion: {error}") from None
-        raise AssertionError("unreachable")
+                garbage = error
+        raise ValueError(f"the reply is not a chat completion: {garbage}")
 
 
 def _read(file: Path, model: str) -> Iterator[tuple[str, str]]:

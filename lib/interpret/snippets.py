@@ -47,6 +47,11 @@ class TopPlaces:
     blocks: Blocks
     rows: Int[ndarray, "d_sae n"]
 
+    def tokens(self) -> Int[ndarray, "d_sae n"]:
+        """The token at each place; −1 where there is none."""
+        text = self.blocks.tokens[self.blocks.mask].astype(np.int64)
+        return np.where(self.rows >= 0, text[self.rows], -1)
+
     def snippets(self, index: int, n: int | None = None, width: int = WIDTH) -> list[Snippet]:
         """The feature's `n` highest places (default: all that are kept) with `width` tokens around each."""
         return [self._snippet(index, int(row), width) for row in self.rows[index][:n] if row >= 0]

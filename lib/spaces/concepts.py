@@ -5,7 +5,7 @@ The lists for real text are ours: the paper names the concepts, and words that b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -43,13 +43,14 @@ GENERAL = {
     "biology": "gene dna rna cell cells blood brain heart bone muscle skin virus bacteria protein lung liver nerve species "
     "organism tissue",
 }
-LISTS = {"docstrings": DOCUMENTATION, "openwebtext": GENERAL}
 
 
-def concept_tokens(vocabulary: Sequence[str], corpus: str) -> dict[str, Bool[ndarray, " vocabulary"]]:
-    """Which tokens belong to each concept of a text: those that are a word of its list but for case and spaces."""
+def concept_tokens(
+    vocabulary: Sequence[str], lists: Mapping[str, str] = GENERAL
+) -> dict[str, Bool[ndarray, " vocabulary"]]:
+    """Which tokens belong to each concept: those that are a word of its list but for case and spaces."""
     bare = np.array([token.strip().lower() for token in vocabulary])
-    return {name: np.isin(bare, words.split()) for name, words in LISTS[corpus].items()}
+    return {name: np.isin(bare, words.split()) for name, words in lists.items()}
 
 
 def features_of(top_tokens: Int[ndarray, "features n"], members: Bool[ndarray, " vocabulary"]) -> Bool[ndarray, " features"]:

@@ -7,7 +7,6 @@ spaces and does not change when a space is rotated or scaled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -174,14 +173,3 @@ def soft_matching(correlation: Float[ndarray, "n m"], temperature: float = 0.05,
         log_plan = log_plan - logsumexp(log_plan, axis=1, keepdims=True) - np.log(len(log_plan))
         log_plan = log_plan - logsumexp(log_plan, axis=0, keepdims=True) - np.log(log_plan.shape[1])
     return np.exp(log_plan)
-
-
-def benjamini_hochberg(p: Any) -> Float[ndarray, " n"]:
-    """P-values corrected for multiple tests (false discovery rate); NaN stays NaN and is not counted."""
-    p = np.asarray(p, float)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known])]
-    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
-    corrected = np.full(len(p), np.nan)
-    corrected[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
-    return corrected

@@ -10,11 +10,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from lib.mppc.neurons import neuron_mppc
 from lib.mppc.uncertainty import interval, null_level
 from lib.plots.style import save_table
 from lib.workbook import artifacts
 from lib.workbook.artifacts import Resampled
+from lib.workbook.neurons import neuron_mppc
 from lib.workbook.profiles import Profile
 
 HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)

@@ -17,13 +17,12 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from lib import corpus
-from lib.interpret.complexity import places_of
 from lib.interpret.judges import RuleJudge, examples_of
 from lib.interpret.snippets import WIDTH, TopPlaces, vocabulary
 from lib.mppc.features import SparseFeatures
-from lib.workbook import pages
+from lib.workbook.judged_features import places_of
 from lib.workbook.pages import packed
-from lib.workbook import artifacts, comparisons
+from lib.workbook import artifacts, comparisons, pages
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lib import interpret
 from lib.workbook.profiles import DATA
 
 REFERENCE = DATA / "reference"
@@ -24,3 +25,8 @@ def released(model: str) -> pd.DataFrame:
     """The authors' released results of path patching: `model` is mamba130m or pythia160m; adds mean_logit_diff."""
     table = pd.read_csv(REFERENCE / f"released_{model}_path_patching.csv")
     return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
+
+
+def hand_labels() -> pd.DataFrame:
+    """Sixty features labelled by hand from their snippets, before any judge: complexity, monosemanticity, examples."""
+    return interpret.read_labels(REFERENCE / "complexity_labels.csv")

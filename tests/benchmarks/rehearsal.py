@@ -18,8 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import models
-from lib.mppc import neurons
-from lib.workbook import artifacts, comparisons, induction
+from lib.workbook import artifacts, comparisons, induction, neurons
 from lib.workbook.calibration import hardware
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
