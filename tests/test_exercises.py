@@ -207,8 +207,8 @@ def test_every_mistake_is_recognised(name, smoke, request):
     exercise = exercises.EXERCISES[name]
     right = plain(exercise.right(smoke))
     assert exercises.verdict(name, right, smoke).right and len(exercise.mistakes) >= 2
-    for why, wrong in exercise.mistakes.items():
-        answer = wrong(smoke)
+    for why in exercise.mistakes:
+        answer = exercise.wrong(why, smoke)
         assert not same(plain(answer), right, EXACT), f"{why}: {answer} is right"
         verdict = exercises.verdict(name, answer, smoke)
         assert verdict.right is False and why[1:] in verdict.text, f"{why}: {verdict.text}"

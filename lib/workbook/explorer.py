@@ -20,9 +20,9 @@ from lib import corpus
 from lib.interpret.judges import RuleJudge, examples_of
 from lib.interpret.snippets import WIDTH, TopPlaces, vocabulary
 from lib.mppc.features import SparseFeatures
+from lib.workbook import artifacts, comparisons, pages
 from lib.workbook.judged_features import places_of
 from lib.workbook.pages import packed
-from lib.workbook import artifacts, comparisons, pages
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
