@@ -71,7 +71,7 @@ def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
 
 
 def agreement(ours: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
-    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean absolute difference, n."""
+    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean difference, n."""
     keys = [column for column in ("distance", "layer", "position") if column in ours and column in other]
     both = ours.merge(other, on=keys, suffixes=("", "_other"))
     a, b = both["mean_logit_diff"], both["mean_logit_diff_other"]

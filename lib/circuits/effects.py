@@ -50,7 +50,9 @@ def mixer_input_effects(
     architecture = architecture_of(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        for position in positions if at == layer else ():
+        if at != layer:
+            return
+        for position in positions:
             inputs = architecture.inputs(clean, layer).clone()
             inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
             yield architecture.read(clean, layer, inputs)
@@ -83,7 +85,9 @@ def conv_input_effects(
     architecture = architecture_of(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        for position in positions if at == layer else ():
+        if at != layer:
+            return
+        for position in positions:
             x = architecture.local(clean, layer).clone()
             x[:, position] = architecture.local(corrupt, layer)[:, position]
             inputs = architecture.inputs(clean, layer).clone()
@@ -123,8 +127,10 @@ def head_to_head_effects(
     layer, head = receiver
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
+        if at != layer:
+            return
         usual = clean[f"blocks.{layer}.attn.hook_z"][:, -1]
-        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer) if at == layer else ():
+        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer):
             z = usual.clone()
             z[:, head] = _attention_on(architecture, clean, layer, resid)[:, head]
             yield z
@@ -133,7 +139,9 @@ def head_to_head_effects(
     return _by_head(architecture, effects, per_sample)
 
 
-def _resid_with_patched_heads(architecture: Transformer, clean: Cache, corrupt: Cache, receiver: int) -> Iterator[Tensor]:
+def _resid_with_patched_heads(
+    architecture: Transformer, clean: Cache, corrupt: Cache, receiver: int
+) -> Iterator[Tensor]:
     """The residual stream before layer `receiver`, at all positions, for each head of the layers before it in turn."""
     for sender in range(receiver):
         own, other = (cache[f"blocks.{sender}.attn.hook_z"] for cache in (clean, corrupt))
@@ -147,7 +155,9 @@ def _resid_with_patched_heads(architecture: Transformer, clean: Cache, corrupt: 
             yield resid
 
 
-def _attention_on(architecture: Transformer, clean: Cache, layer: int, resid: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
+def _attention_on(
+    architecture: Transformer, clean: Cache, layer: int, resid: Tensor
+) -> Float[Tensor, "samples n_heads d_head"]:
     """z at the last position if the layer's heads saw this residual stream."""
     block = architecture.blocks[layer]
     attention = block.attention

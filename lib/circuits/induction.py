@@ -69,7 +69,9 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
     receiver = induction_head(pd.DataFrame(rows))
     for distance, p in _watched(prompts, "heads before the induction head"):
         for corrupt in ("random", "A′"):
-            found = effects.head_to_head_effects(model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True)
+            found = effects.head_to_head_effects(
+                model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True
+            )
             place = dict(corrupt=corrupt, distance=distance, receiver_layer=receiver[0], receiver_head=receiver[1])
             rows += _head_rows(found, measure="induction head", **place)
     return pd.DataFrame(rows)

@@ -22,14 +22,16 @@ from lib.models.architectures import Mamba, architecture_of, time_step
 
 IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
 TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
-NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon Brian Carl
-Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George Graham Grant Henry Jack
-Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan Jordan Joseph Josh Justin Kate Kelly Kevin
-Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria Mark Martin Mary Matt Matthew Max Michael Michelle Morgan
-Nathan Nick Nicole Patrick Paul Peter Prince Rachel Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott
-Sean Simon Stephanie Stephen Steven Taylor Thomas Tim Tyler Victoria Warren William""".split()
-IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left right start first min
-max mean rows columns width height low high alpha lower input output source target train test new""".split()
+NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon
+Brian Carl Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George
+Graham Grant Henry Jack Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan
+Jordan Joseph Josh Justin Kate Kelly Kevin Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria
+Mark Martin Mary Matt Matthew Max Michael Michelle Morgan Nathan Nick Nicole Patrick Paul Peter Prince Rachel
+Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott Sean Simon Stephanie Stephen Steven Taylor
+Thomas Tim Tyler Victoria Warren William""".split()
+IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left
+right start first min max mean rows columns width height low high alpha lower input output source target
+train test new""".split()
 SIDES = ("IO", "S")
 
 
@@ -113,7 +115,9 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     return (total / len(prompts.clean)).cpu()
 
 
-def _chunk_effects(architecture: Mamba, clean: Cache, corrupt: Cache, names: Tensor) -> Float[Tensor, "n_layers n_positions 2"]:
+def _chunk_effects(
+    architecture: Mamba, clean: Cache, corrupt: Cache, names: Tensor
+) -> Float[Tensor, "n_layers n_positions 2"]:
     """Sum over samples."""
     n_layers = len(architecture.blocks)
     states = [_states(architecture.blocks[k].mixer, architecture.inputs(clean, k)) for k in range(n_layers)]
@@ -141,7 +145,9 @@ def _states(mixer, c: Float[Tensor, "samples tokens d_inner"]) -> Float[Tensor, 
     return torch.stack(found, dim=1)
 
 
-def _whole_step(architecture: Mamba, layer: int, resid: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+def _whole_step(
+    architecture: Mamba, layer: int, resid: Tensor, states: Tensor
+) -> Float[Tensor, "samples tokens d_model"]:
     """The residual stream after a block at all positions, with given states."""
     block = architecture.blocks[layer]
     x = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[0]
@@ -149,7 +155,9 @@ def _whole_step(architecture: Mamba, layer: int, resid: Tensor, states: Tensor) 
     return _after(architecture, layer, resid, c, states)
 
 
-def _after(architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+def _after(
+    architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor
+) -> Float[Tensor, "samples tokens d_model"]:
     block = architecture.blocks[layer]
     gate = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[1]
     _, _, C = time_step(block.mixer, c)

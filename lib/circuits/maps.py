@@ -1,4 +1,4 @@
-"""Circuits of different architectures on one map: effect by relative depth × position role, and how alike two maps are."""
+"""Circuits of different architectures on one map, effect by relative depth × position, and how alike two maps are."""
 
 from __future__ import annotations
 

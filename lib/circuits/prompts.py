@@ -41,7 +41,7 @@ class InductionPrompts:
 def induction_prompts(
     distance: int, vocabulary: int, seed: int, n_samples: int = 128, bos: int = 0
 ) -> InductionPrompts:
-    """Prompts with `distance` positions between the two A; in a prompt A, B, A′, B′ and the filler are different tokens.
+    """Prompts with `distance` positions between the two A; A, B, A′, B′ and the filler are different tokens.
 
     Raises `ValueError` for a distance that leaves no room for B1+3 before the second A.
     """
@@ -54,4 +54,6 @@ def induction_prompts(
     a, b, other_a, other_b, filler = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3], drawn[:, 3:4], drawn[:, 4:]
     start = torch.full((n_samples, 1), bos)
     prompt = lambda first, second: torch.cat([start, first, second, filler, a], dim=1)  # noqa: E731
-    return InductionPrompts(prompt(a, b), prompt(a, other_b), prompt(other_a, b), torch.cat([start, other], dim=1), b[:, 0])
+    return InductionPrompts(
+        prompt(a, b), prompt(a, other_b), prompt(other_a, b), torch.cat([start, other], dim=1), b[:, 0]
+    )

@@ -57,7 +57,9 @@ def correlations(
     data = scores.dropna(subset=[aspect, *variants])
     rng = np.random.default_rng(seed)
     draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
-    values = {label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in variants}
+    values = {
+        label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in variants
+    }
     if weaker:
         near, far = weaker
         values[f"|{far}| − |{near}|"] = np.abs(values[far]) - np.abs(values[near])

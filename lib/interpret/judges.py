@@ -120,8 +120,8 @@ def pattern_shares(examples: Sequence[Example]) -> dict[str, float]:
     """What share of the snippets the commonest token, variant, neighbour, pair of tokens and kind of token has."""
     centres = [example.tokens[example.centre] for example in examples]
     variants = Counter(map(variant, centres))
-    before = [example.tokens[example.centre - 1] if example.centre else "" for example in examples]
-    after = [example.tokens[example.centre + 1] if example.centre + 1 < len(example.tokens) else "" for example in examples]
+    before = ["".join(example.tokens[: example.centre][-1:]) for example in examples]
+    after = ["".join(example.tokens[example.centre + 1 :][:1]) for example in examples]
     kinds = Counter(map(kind_of, centres))
     return {
         "token": _top_share(Counter(centres)),
@@ -174,4 +174,9 @@ def agreement(ours: Sequence[int | None], theirs: Sequence[int | None]) -> dict[
     pairs = np.array([(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None])
     off = np.abs(pairs[:, 0] - pairs[:, 1])
     kappa = cohen_kappa_score(*pairs.T, labels=list(SCORES), weights="quadratic")
-    return {"weighted_kappa": float(kappa), "equal": float((off == 0).mean()), "within_one": float((off <= 1).mean()), "n": len(off)}
+    return {
+        "weighted_kappa": float(kappa),
+        "equal": float((off == 0).mean()),
+        "within_one": float((off <= 1).mean()),
+        "n": len(off),
+    }

@@ -34,7 +34,11 @@ class Snippet:
         """The text on one line, with the token at the centre between ⟦ and ⟧."""
         before, at, after = (
             tokenizer.decode(part)
-            for part in (self.tokens[: self.centre], self.tokens[self.centre : self.centre + 1], self.tokens[self.centre + 1 :])
+            for part in (
+                self.tokens[: self.centre],
+                self.tokens[self.centre : self.centre + 1],
+                self.tokens[self.centre + 1 :],
+            )
         )
         return f"{before}⟦{at}⟧{after}".replace("\n", "↵")
 

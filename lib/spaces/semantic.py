@@ -61,7 +61,7 @@ def matched_pairs(
     pairs = pairs[pairs["rho"] > LOWEST]
     left["correlated"] = len(pairs)
     own, other = a.top_tokens[layer_a][pairs["a"]], b.top_tokens[layer_b][pairs["b"]]
-    own, other = (np.where((tokens >= 0) & words[np.maximum(tokens, 0)], tokens, fill) for tokens, fill in ((own, -1), (other, -2)))
+    own, other = _words_or(-1, own, words), _words_or(-2, other, words)
     concept = (own >= 0).any(1) & (other >= 0).any(1)
     shared = (own[:, :, None] == other[:, None, :]).any((1, 2))
     left["concept tokens"], left["shared token"] = int(concept.sum()), int((concept & shared).sum())
@@ -70,7 +70,16 @@ def matched_pairs(
     return pairs.reset_index(drop=True), left
 
 
-def decoder_rows(a: FeatureSpace, b: FeatureSpace, layers: tuple[int, int], pairs: pd.DataFrame) -> tuple[ndarray, ndarray]:
+def _words_or(
+    fill: int, tokens: Int[ndarray, "n n_top"], words: Bool[ndarray, " vocabulary"]
+) -> Int[ndarray, "n n_top"]:
+    """The tokens, with `fill` in the place of those that are none, or no word."""
+    return np.where((tokens >= 0) & words[np.maximum(tokens, 0)], tokens, fill)
+
+
+def decoder_rows(
+    a: FeatureSpace, b: FeatureSpace, layers: tuple[int, int], pairs: pd.DataFrame
+) -> tuple[ndarray, ndarray]:
     """The paired features' directions."""
     return a.decoders[layers[0]][pairs["a"]], b.decoders[layers[1]][pairs["b"]]
 
@@ -111,9 +120,7 @@ def _scored(x: ndarray, y: ndarray, runs: int, seed: int) -> list[dict[str, Any]
 # ------------------------------------------------------------------------------------------- subspaces
 
 
-def subspace_scores(
-    a: FeatureSpace, b: FeatureSpace, members: Members, runs: int, seed: int
-) -> pd.DataFrame:
+def subspace_scores(a: FeatureSpace, b: FeatureSpace, members: Members, runs: int, seed: int) -> pd.DataFrame:
     """Semantic subspaces: features of a concept matched again among themselves, in layers of the same relative depth.
 
     `members` is `concepts.concept_tokens`. Columns: concept, layer_a, layer_b, features_a, features_b, measure, n,
@@ -136,10 +143,14 @@ def same_depth(n_a: int, n_b: int) -> list[tuple[int, int]]:
     return [(layer, round((layer + 1) * n_b / n_a) - 1) for layer in range(n_a) if round((layer + 1) * n_b / n_a) > 0]
 
 
-def _pairs_within(a: FeatureSpace, b: FeatureSpace, layers: tuple[int, int], own: ndarray, other: ndarray) -> pd.DataFrame:
+def _pairs_within(
+    a: FeatureSpace, b: FeatureSpace, layers: tuple[int, int], own: ndarray, other: ndarray
+) -> pd.DataFrame:
     if not len(own) or not len(other):
         return pd.DataFrame({"a": np.zeros(0, int), "b": np.zeros(0, int), "rho": np.zeros(0)})
-    best = max_pairwise_correlation([_columns(b.activations[layers[1]], other)], [_columns(a.activations[layers[0]], own)])
+    best = max_pairwise_correlation(
+        [_columns(b.activations[layers[1]], other)], [_columns(a.activations[layers[0]], own)]
+    )
     found = (best.index >= 0) & (best.value > LOWEST)
     pairs = pd.DataFrame({"a": own[best.index[found]], "b": other[found], "rho": best.value[found]})
     return pairs.sort_values("rho", ascending=False, kind="stable").drop_duplicates("a").reset_index(drop=True)
@@ -154,7 +165,7 @@ def _columns(layer: SparseFeatures, columns: Int[ndarray, " k"]) -> SparseFeatur
 
 
 def agreement_by_rho(x: ndarray, y: ndarray, pairs: pd.DataFrame, k: int = 10) -> pd.DataFrame:
-    """Do pairs that fire alike also lie alike? The pairs with the share of their k nearest pairs that both spaces agree on."""
+    """Do pairs that fire alike also lie alike? `overlap`: the share of a pair's k nearest that both spaces agree on."""
     return pairs.assign(overlap=similarity.neighbour_overlap(x, y, k))
 
 
