@@ -113,7 +113,7 @@ EXERCISES = {
         "it is not corrected": lambda profile: _p_values(profile).min(),
         "subspaces with too few pairs are counted, but they were not tested": dict(untested=True),
         "that is Benjamini and Hochberg's, which bounds another error":
-            lambda profile: false_discovery_control(_p_values(profile).dropna()).min(),
+            lambda profile: pd.Series(false_discovery_control(_p_values(profile).dropna())).min(),
         "that is SVCCA's": dict(measure="SVCCA"),
     }, needs="pythia_seed or mamba or rwkv"),
     "10.3": Exercise("one number, a CKA", lambda profile: _similarity(profile, unbiased=True), {
