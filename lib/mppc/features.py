@@ -18,7 +18,7 @@ class SparseFeatures:
     Raises ValueError where the arrays do not fit together.
     """
 
-    indptr: Int64[np.ndarray, "n_tokens+1"]
+    indptr: Int64[np.ndarray, "n_tokens_and_1"]
     indices: Int[np.ndarray, "nnz"]
     stored: Float[np.ndarray, "nnz"]
     """The activations as they lie on the disk: float32 or float16."""
