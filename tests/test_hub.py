@@ -433,6 +433,7 @@ def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path)
         models.folder_of(RWKV, laptop(tmp_path))
 
 
+@pytest.mark.slow
 def test_notebooks_run_with_models_of_the_hub_that_nothing_is_known_of(tmp_path):
     """`tests/hub_rehearsal.py` at small widths: the command of `laptop`, fetching, converting and streaming as it needs."""
     names = {name.replace("smoke-", "small/"): name for name in SMALL}
