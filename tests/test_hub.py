@@ -515,5 +515,5 @@ def test_no_kernel_is_downloaded_unless_the_user_asks(tmp_path, allowed):
 
 
 def test_the_readme_s_commands_are_the_ones_that_messages_give():
-    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    readme = (HOME / "lib" / "README.md").read_text(encoding="utf-8")
     assert [name for name in (*NAMES, hub.OPENWEBTEXT) if f"\n{hub.command(name)}" not in readme] == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer
 from numba import njit
 
 
@@ -19,7 +19,7 @@ class SparseFeatures:
     """
 
     indptr: Int64[np.ndarray, "n_tokens_and_1"]
-    indices: Int[np.ndarray, "nnz"]
+    indices: Integer[np.ndarray, "nnz"]
     stored: Float[np.ndarray, "nnz"]
     """The activations as they lie on the disk: float32 or float16."""
     shape: tuple[int, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from numpy import ndarray
 
 DOCUMENTATION = {
@@ -52,7 +52,7 @@ def concept_tokens(vocabulary: Sequence[str], corpus: str) -> dict[str, Bool[nda
     return {name: np.isin(bare, words.split()) for name, words in LISTS[corpus].items()}
 
 
-def features_of(top_tokens: Int[ndarray, "features n"], members: Bool[ndarray, " vocabulary"]) -> Bool[ndarray, " features"]:
+def features_of(top_tokens: Integer[ndarray, "features n"], members: Bool[ndarray, " vocabulary"]) -> Bool[ndarray, " features"]:
     """Features at least two of whose top tokens belong to a concept; −1 stands for no token."""
     known = top_tokens >= 0
     return (members[np.where(known, top_tokens, 0)] & known).sum(1) >= 2

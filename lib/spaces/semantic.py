@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Integer
 from numpy import ndarray
 from tqdm import tqdm
 
@@ -38,7 +38,7 @@ class FeatureSpace:
     name: str
     activations: list[SparseFeatures]
     decoders: list[Float32[ndarray, "d_sae d_model"]]
-    top_tokens: list[Int[ndarray, "d_sae n_top"]]
+    top_tokens: list[Integer[ndarray, "d_sae n_top"]]
     """Tokens at a feature's highest places, one per document; −1 where it has fewer."""
 
     @classmethod
@@ -51,7 +51,7 @@ class FeatureSpace:
         return cls(name, activations, [sae.W_dec.detach().float().cpu().numpy() for sae in saes], tokens)
 
 
-def top_tokens(places: TopPlaces) -> Int[ndarray, "d_sae n_top"]:
+def top_tokens(places: TopPlaces) -> Integer[ndarray, "d_sae n_top"]:
     """Tokens on which features fire most; −1 where a feature has fewer places."""
     text = places.blocks.tokens[places.blocks.mask].astype(np.int64)
     return np.where(places.rows >= 0, text[places.rows], -1)
@@ -195,7 +195,7 @@ def umap(rows: ndarray, seed: int) -> Float32[ndarray, "n 2"]:
     return UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(rows)
 
 
-def concept_of(tokens: Int[ndarray, "n n_top"], members: dict[str, ndarray]) -> list[str]:
+def concept_of(tokens: Integer[ndarray, "n n_top"], members: dict[str, ndarray]) -> list[str]:
     """Each feature's concept; the first of several, "" for none."""
     inside = {name: concepts.features_of(tokens, group) for name, group in members.items()}
     return [next((name for name in inside if inside[name][k]), "") for k in range(len(tokens))]
