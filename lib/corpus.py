@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from numpy import ndarray
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ class Blocks:
     document: running number of the document a block comes from.
     """
 
-    tokens: Int[ndarray, "blocks context"]
+    tokens: Integer[ndarray, "blocks context"]
     mask: Bool[ndarray, "blocks context"]
     document: Int[ndarray, " blocks"]
 
@@ -166,7 +166,7 @@ def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
         np.save(folder / f"{split}_tokens.npy", np.concatenate([np.array(i, np.uint16) for i in ids]))
 
 
-def document_tokens(profile: Profile, split: Split, tokenizer: Path = TOKENIZER) -> list[Int[ndarray, " n"]]:
+def document_tokens(profile: Profile, split: Split, tokenizer: Path = TOKENIZER) -> list[Integer[ndarray, " n"]]:
     """Token ids of every document of the shipped text, without BOS; cached. `tokenizer` is a folder."""
     file = tokenizer / "tokenizer.json"
     key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file), "held_out": HELD_OUT}

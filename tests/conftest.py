@@ -12,6 +12,7 @@ from selenium import webdriver
 
 from lib.models import hub
 from lib.workbook.profiles import get_profile
+from tests import running
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
@@ -21,6 +22,14 @@ if not torch.cuda.is_available():
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
     return get_profile("smoke", cache_dir=tmp_path_factory.mktemp("cache"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def executed(smoke, tmp_path_factory):
+    """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
+    figures = tmp_path_factory.mktemp("figures")
+    running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu"}, figures)
+    return figures
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +46,14 @@ def browser():
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     yield driver
     driver.quit()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What drives a browser is slow: the quick tests need none."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:

@@ -1,4 +1,4 @@
-"""``python -m tests.hub_rehearsal``: the README's commands for `laptop`, word for word, against a server like the hub.
+"""``python -m tests.hub_rehearsal``: the commands of lib/README.md for `laptop`, word for word, against a server like the hub.
 
 The server holds the four repositories as they lie on the hub, at their real shapes, with random weights, and a text.
 Everything happens in a copy of the workbook; it takes about 5 GB of disk and 6 GB of memory.
@@ -28,13 +28,13 @@ COMMAND = "python -m lib.reproduce --profile laptop"
 
 
 def download_commands() -> str:
-    """The README's block of commands that fill the hub's cache."""
-    blocks = re.findall(r"```bash\n(.*?)```", (HOME / "README.md").read_text(), re.DOTALL)
+    """The block of commands in lib/README.md that fill the hub's cache."""
+    blocks = re.findall(r"```bash\n(.*?)```", (HOME / "lib" / "README.md").read_text(), re.DOTALL)
     return next(block for block in blocks if block.startswith("hf download"))
 
 
 def rehearse(place: Path, models: dict[str, str], settings: str, notebooks: Sequence[str]) -> None:
-    """Serve models (repository → what `lay_out` takes), then run the README's commands; raises where one fails."""
+    """Serve models (repository → what `lay_out` takes), then run lib/README.md's commands; raises where one fails."""
     repositories = {}
     for repository, name in models.items():
         lay_out(name, place / "made")

@@ -26,7 +26,7 @@ SMALL = {"sae_tokens": 8_192, "shard_tokens": 512, "device": "cpu"}
 CELLS = (
     "profile, overrides = 'smoke', {}",
     f"import sys; sys.path.insert(0, {str(HOME)!r})\n"
-    "from lib import pipeline; from lib.workbook.profiles import get_profile\n"
+    "from lib.workbook import artifacts; from lib.workbook.profiles import get_profile\n"
     "settings = get_profile(profile, overrides)\n"
     "frames = [artifacts.mppc(settings.pythia, settings.mamba, settings, null=null) for null in (False, True)]",
 )
@@ -81,6 +81,7 @@ def test_without_ray_it_is_said_how_to_install_it(tmp_path):
 
 
 @needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize("address, reason", [("127.0.0.1:1", "Connection refused"), ("nonsense", "names no port")])
 def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, address, reason):
     began = time.monotonic()
@@ -103,6 +104,7 @@ def test_a_piece_takes_a_gpu_with_its_share_of_the_cores_or_a_node(smoke, monkey
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_failure_there_is_one_sentence_here(joined, tmp_path, monkeypatch):
     from lib.workbook import cluster
 
@@ -158,6 +160,7 @@ def files_of_artifacts(cache):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(cluster, caches, tmp_path):
     """Through the command line and the process of a notebook; byte for byte."""
     here, there = caches

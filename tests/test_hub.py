@@ -433,6 +433,7 @@ def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path)
         models.folder_of(RWKV, laptop(tmp_path))
 
 
+@pytest.mark.slow
 def test_notebooks_run_with_models_of_the_hub_that_nothing_is_known_of(tmp_path):
     """`tests/hub_rehearsal.py` at small widths: the command of `laptop`, fetching, converting and streaming as it needs."""
     names = {name.replace("smoke-", "small/"): name for name in SMALL}
@@ -514,5 +515,5 @@ def test_no_kernel_is_downloaded_unless_the_user_asks(tmp_path, allowed):
 
 
 def test_the_readme_s_commands_are_the_ones_that_messages_give():
-    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    readme = (HOME / "lib" / "README.md").read_text(encoding="utf-8")
     assert [name for name in (*NAMES, hub.OPENWEBTEXT) if f"\n{hub.command(name)}" not in readme] == []

@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from lib.workbook import artifacts
 from lib.workbook.profiles import HOME
 
+pytestmark = pytest.mark.slow
 SECONDS = 240  # a loaded machine is slow; on a free one each notebook takes about 20
 SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythia: "}
 

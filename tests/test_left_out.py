@@ -3,13 +3,10 @@
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
 
 from lib import models
 from lib.reproduce import say_what_is_left_out
@@ -25,6 +22,7 @@ from lib.workbook.notebooks import (
     printed_lines,
 )
 from lib.workbook.profiles import HOME, ROLES, LeftOut, Profile, ProfileError, get_profile
+from tests import running
 
 each_role = pytest.mark.parametrize("role", ROLES)
 
@@ -188,38 +186,14 @@ def test_every_claim_says_on_the_card_what_it_needs():
 # ------------------------------------------------------------------------------------------- whole runs
 
 
-def execute(notebook, overrides, target, monkeypatch):
-    """Run a notebook's cells in this process, where all is imported already; write what they printed to `target`.
-
-    Returns the headings above cells that said that they are left out.
-    """
-    shell, found = InteractiveShell(user_ns={}), []
-    monkeypatch.setattr(left_out, "get_ipython", lambda: shell)
-    node, headings = nbformat.read(notebook, as_version=4), iter(cells_with_places()[notebook.stem])
-    for number, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
-        _, place = next(headings)
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source = f'profile = "smoke"\noverrides = {overrides!r}'
-        with capture_output() as captured:
-            result = shell.run_cell(cell.source)
-        assert result.success, f"{notebook.name}, {place.heading}: {result.error_in_exec or result.error_before_exec!r}"
-        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=captured.stdout)], number
-        found += [place] * captured.stdout.startswith("Left out: this run was made without ")
-    target.parent.mkdir(exist_ok=True)
-    nbformat.write(node, target)
-    return dict.fromkeys(found)
+SLOWER = [pytest.param(roles, marks=pytest.mark.slow) for roles in (("pythia_seed", "rwkv"), ("mamba",))]
 
 
-@pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), ("mamba",), tuple(ROLES)], ids="-".join)
-def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
-    monkeypatch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
+@pytest.mark.parametrize("roles", [*SLOWER, tuple(ROLES)], ids="-".join)
+def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     overrides = {"cache_dir": str(smoke.cache_dir), "device": "cpu"} | dict.fromkeys(roles, "none")
     profile = get_profile("smoke", overrides)
-    found = {}
-    for path in find_notebooks(FOLDER):
-        found |= execute(path, overrides, tmp_path / "notebooks" / path.name, monkeypatch)
-        plt.close("all")
+    found = running.execute_all(overrides, tmp_path)
     assert list(found) == list(left_out_places(profile))
     card = pd.read_csv(tmp_path / "table_scorecard.csv").set_index("id")
     assert card[card.verdict == scorecard.NOT_RUN].why.to_dict() == {}

@@ -3,11 +3,14 @@
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 
 from lib.workbook.profiles import HOME
 
-PAGES = [HOME / "README.md", *sorted((HOME / "notebooks").glob("*.md"))]
+FOLDERS = ("lib", "data", "figures", "tests")
+PAGES = [HOME / "README.md", HOME / "figures" / "rehearsal" / "README.md"]
+PAGES += [HOME / folder / "README.md" for folder in FOLDERS] + sorted((HOME / "notebooks").glob("*.md"))
 TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES} | {
     path: "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
     for path in sorted((HOME / "notebooks").glob("*.ipynb"))
@@ -34,9 +37,24 @@ def headings(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@pytest.mark.parametrize("path", list(TEXTS), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", list(TEXTS), ids=lambda path: path.relative_to(HOME).as_posix())
 def test_links_resolve(path):
     assert broken_links(TEXTS[path], path.parent) == []
+
+
+def test_the_front_page_is_short_and_leads_to_every_other():
+    front = TEXTS[HOME / "README.md"]
+    assert len(front.encode()) <= 8192
+    assert [folder for folder in (*FOLDERS, "notebooks") if f"({folder}/README.md)" not in front] == []
+
+
+def test_the_front_page_s_rows_are_the_scorecard_s():
+    card = pd.read_csv(HOME / "figures" / "mini" / "table_scorecard.csv").set_index("item")
+    table = TEXTS[HOME / "README.md"].split("| item | paper | ours | verdict |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in table.splitlines()]
+    assert len(rows) == 6
+    for item, *shown in rows:
+        assert shown == list(card.loc[item, ["paper", "ours", "verdict"]])
 
 
 def test_the_pages_for_teaching_have_pictures_and_every_notebook():

@@ -1,6 +1,10 @@
-"""The real models' configurations with random weights: what the `laptop` and `paper` profiles load, without the hub."""
+"""The real models' configurations with random weights: what the `laptop` and `paper` profiles load, without the hub.
+
+Widths and vocabularies are the real ones; the models are less deep, RWKV deep enough to halve its hidden states once.
+"""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from lib import models
 from lib.circuits import path_patching
 from lib.circuits.prompts import induction_prompts
-from lib.models import hub
+from lib.models import hub, recipes
 from lib.models.architectures import architecture_of
 from lib.workbook import artifacts
 from lib.workbook.profiles import get_profile
@@ -19,12 +23,24 @@ from lib.workbook.profiles import get_profile
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
 
 
+DEPTHS = {"pythia": 2, "mamba": 4, "rwkv": 7}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, known in recipes.CONFIGURATIONS.items():
+            settings = known.settings | {"num_hidden_layers": DEPTHS[known.architecture]}
+            patch.setitem(recipes.CONFIGURATIONS, name, replace(known, settings=settings))
+        yield
+
+
 @pytest.fixture(scope="module")
-def laptop(tmp_path_factory):
-    """The laptop profile at the models' real shapes and with little of everything else."""
+def laptop(shallow, tmp_path_factory):
+    """The laptop profile at the models' real widths and with little of everything else."""
     return get_profile(
         "laptop", models="random", device="cpu", cache_dir=tmp_path_factory.mktemp("cache"), context_length=128,
-        layers=(5,), expansion=2, sae_tokens=1_024, sae_batch_size=256, buffer_tokens=1_024, eval_tokens=128,
+        layers=(0,), expansion=2, sae_tokens=1_024, sae_batch_size=256, buffer_tokens=1_024, eval_tokens=128,
         mppc_tokens=512, sae_seeds=(0,), sae_warmup=0,
     )  # fmt: skip
 
@@ -68,13 +84,13 @@ def test_features_of_the_real_sizes_are_correlated(laptop):
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
     layers = {name: artifacts.layers_of(models.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
-    assert list(layers.values()) == [[5], [11], [5]]
+    assert list(layers.values()) == [[0], [1], [3]]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_path_patching_s_last_position_is_the_model_s(name, laptop):
-    """All blocks of the real sizes, RWKV's halving of its hidden states included."""
+    """All blocks of the real widths, RWKV's halving of its hidden states included."""
     model = models.load(name, laptop)
     p = induction_prompts(8, 50_000, seed=0, n_samples=2)
     architecture = architecture_of(model)

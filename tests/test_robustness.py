@@ -18,6 +18,7 @@ from tests.robustness import Place
 EXPERIMENTS = ["killed_in_stages", "interrupted", *(["read_only"] if os.geteuid() == 0 else [])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL and SIGINT")
 def test_notebook_03_survives(tmp_path, smoke):
     corpus.document_tokens(smoke, "train")  # made once for all tests

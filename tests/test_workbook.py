@@ -1,4 +1,4 @@
-"""The whole workbook at the smallest size, through the command line and papermill, as a user runs it."""
+"""The whole workbook at the smallest size: its cells in this process, and slowly as a user runs it."""
 
 import json
 import re
@@ -14,6 +14,23 @@ from lib.workbook.profiles import HOME
 NOTEBOOKS = find_notebooks(HOME / "notebooks", [], None)
 OUT = HOME / "figures" / "smoke"
 
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def outputs_of(path):
+    """Names of the files that a notebook's code says it saves."""
+    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    names = [f"{name}.{kind}" for name in re.findall(r'"((?:lan_)?fig_\w+)"', code) for kind in ("png", "pdf")]
+    names += [f"{name}.csv" for name in re.findall(r'"(table_\w+)"', code)]
+    return [name for name in names if not name.startswith("fig_model_training")]  # random weights have no training to show
+
+
+@each_notebook
+def test_every_notebook_runs_and_saves_its_figures_and_tables(executed, path):
+    cells = [cell for cell in nbformat.read(executed / "notebooks" / path.name, 4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert [name for name in outputs_of(path) if not (executed / name).stat().st_size] == []
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -23,7 +40,8 @@ def run(tmp_path_factory):
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True), began
 
 
-def test_every_notebook_runs(run):
+@pytest.mark.slow
+def test_the_command_runs_every_notebook(run):
     finished, began = run
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
     for path in NOTEBOOKS:
@@ -33,13 +51,9 @@ def test_every_notebook_runs(run):
         assert parameters["profile"] == "smoke"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_figure_and_table_that_a_notebook_saves_is_there(run, path):
+@pytest.mark.slow
+@each_notebook
+def test_the_command_saves_every_figure_and_table(run, path):
     _, began = run
-    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    names = [f"{name}.{kind}" for name in re.findall(r'"((?:lan_)?fig_\w+)"', code) for kind in ("png", "pdf")]
-    names += [f"{name}.csv" for name in re.findall(r'"(table_\w+)"', code)]
-    for name in names:
-        if name.startswith("fig_model_training"):
-            continue  # random weights have no training to show
+    for name in outputs_of(path):
         assert (OUT / name).stat().st_size > 0 and (OUT / name).stat().st_mtime >= began, name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Integer
 from numba import njit
 from numpy import ndarray
 
@@ -21,7 +21,7 @@ N_SNIPPETS, WIDTH = 10, 17  # App. E: ten snippets of 17 tokens, the activation 
 class Snippet:
     """Tokens around a place where a feature fires, itself in the middle unless the block begins or ends before."""
 
-    tokens: Int[ndarray, " width"]
+    tokens: Integer[ndarray, " width"]
     activations: Float32[ndarray, " width"]
     centre: int
 

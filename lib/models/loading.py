@@ -224,7 +224,7 @@ def n_layers(model: TransformerBridge) -> int:
 
 def repeated_tokens(
     n_rows: int, n_tokens: int, vocabulary: int, seed: int, bos: int = 0
-) -> Int[Tensor, "rows 2*n_tokens+1"]:
+) -> Int[Tensor, "rows twice_and_1"]:
     """BOS, then `n_tokens` random tokens twice: the plainest test of induction."""
     rng = np.random.default_rng(seed)
     half = torch.from_numpy(rng.integers(2, vocabulary, (n_rows, n_tokens)))
@@ -232,7 +232,7 @@ def repeated_tokens(
 
 
 @torch.no_grad()
-def induction_accuracy(logits: Logits, tokens: Int[Tensor, "rows 2*n_tokens+1"]) -> float:
+def induction_accuracy(logits: Logits, tokens: Int[Tensor, "rows twice_and_1"]) -> float:
     """Share of right next tokens on the second copy of `repeated_tokens`, from position 3 of the copy on."""
     first = tokens.shape[1] // 2 + 4  # BOS, the first copy, and three tokens of the second
     guess = logits(tokens).argmax(-1)[:, first - 1 : -1].cpu()

@@ -39,7 +39,7 @@ class MaxCorrelation:
     """Position, in the other model's sequence, of the layer with the best match; -1 where undefined."""
     index: Int32[np.ndarray, "features"]
     """Index of the best match in that layer; -1 where undefined."""
-    offsets: Int64[np.ndarray, "layers+1"]
+    offsets: Int64[np.ndarray, "layers_and_1"]
     """Layer l has the entries `offsets[l]:offsets[l + 1]`."""
 
     def of_layer(self, layer: int) -> MaxCorrelation:

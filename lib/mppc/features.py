@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer
 from numba import njit
 
 
@@ -18,8 +18,8 @@ class SparseFeatures:
     Raises ValueError where the arrays do not fit together.
     """
 
-    indptr: Int64[np.ndarray, "n_tokens+1"]
-    indices: Int[np.ndarray, "nnz"]
+    indptr: Int64[np.ndarray, "n_tokens_and_1"]
+    indices: Integer[np.ndarray, "nnz"]
     stored: Float[np.ndarray, "nnz"]
     """The activations as they lie on the disk: float32 or float16."""
     shape: tuple[int, int]

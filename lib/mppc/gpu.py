@@ -27,7 +27,7 @@ L2_BYTES = 32 << 20  # where the device does not say
 class DeviceFeatures:
     """A layer's varying features on a device, with scaled values: corr(x, y) = Σxy − offset_x·offset_y."""
 
-    indptr: Int64[Tensor, "rows+1"]
+    indptr: Int64[Tensor, "rows_and_1"]
     indices: Int[Tensor, "nnz"]
     values: Float32[Tensor, "nnz"]
     offset: Float64[Tensor, "varying"]
@@ -37,7 +37,7 @@ class DeviceFeatures:
     def device(self) -> torch.device:
         return self.values.device
 
-    def chunks(self, size: int) -> tuple[Int[Tensor, "chunks"], Int64[Tensor, "chunks"], Int64[np.ndarray, "rows+1"]]:
+    def chunks(self, size: int) -> tuple[Int[Tensor, "chunks"], Int64[Tensor, "chunks"], Int64[np.ndarray, "rows_and_1"]]:
         """Every row cut into chunks of `size` entries: row and first entry of each, and where each row's begin."""
         n_chunks = -(-self.indptr.diff() // size)
         begin = torch.nn.functional.pad(n_chunks.cumsum(0), (1, 0))

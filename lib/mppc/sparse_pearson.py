@@ -30,7 +30,7 @@ class VaryingFeatures:
     tokens mean² ≤ p/(1−p)·variance, which does for p ≤ 1/2; the others are stored with their mean subtracted.
     """
 
-    indptr: Int64[np.ndarray, "rows+1"]
+    indptr: Int64[np.ndarray, "rows_and_1"]
     indices: Int[np.ndarray, "nnz"]
     values: Float32[np.ndarray, "nnz"]
     kept: Int64[np.ndarray, "varying"]

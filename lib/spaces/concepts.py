@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from numpy import ndarray
 
 DOCUMENTATION = {
@@ -58,7 +58,7 @@ def concept_tokens(
 
 
 def features_of(
-    top_tokens: Int[ndarray, "features n"], members: Bool[ndarray, " vocabulary"]
+    top_tokens: Integer[ndarray, "features n"], members: Bool[ndarray, " vocabulary"]
 ) -> Bool[ndarray, " features"]:
     """Features at least two of whose top tokens belong to a concept; −1 stands for no token."""
     known = top_tokens >= 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Int, Integer
 from numpy import ndarray
 from tqdm import tqdm
 
@@ -39,7 +39,7 @@ class FeatureSpace:
     name: str
     activations: list[SparseFeatures]
     decoders: list[Float32[ndarray, "d_sae d_model"]]
-    top_tokens: list[Int[ndarray, "d_sae n_top"]]
+    top_tokens: list[Integer[ndarray, "d_sae n_top"]]
     """Tokens at a feature's highest places, one per document; −1 where it has fewer."""
 
 
@@ -71,8 +71,8 @@ def matched_pairs(
 
 
 def _words_or(
-    fill: int, tokens: Int[ndarray, "n n_top"], words: Bool[ndarray, " vocabulary"]
-) -> Int[ndarray, "n n_top"]:
+    fill: int, tokens: Integer[ndarray, "n n_top"], words: Bool[ndarray, " vocabulary"]
+) -> Integer[ndarray, "n n_top"]:
     """The tokens, with `fill` in the place of those that are none, or no word."""
     return np.where((tokens >= 0) & words[np.maximum(tokens, 0)], tokens, fill)
 
@@ -176,7 +176,7 @@ def umap(rows: ndarray, seed: int) -> Float32[ndarray, "n 2"]:
     return UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(rows)
 
 
-def concept_of(tokens: Int[ndarray, "n n_top"], members: Members) -> list[str]:
+def concept_of(tokens: Integer[ndarray, "n n_top"], members: Members) -> list[str]:
     """Each feature's concept; the first of several, "" for none."""
     inside = {name: concepts.features_of(tokens, group) for name, group in members.items()}
     return [next((name for name in inside if inside[name][k]), "") for k in range(len(tokens))]

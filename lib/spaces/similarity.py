@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 from sklearn.neighbors import NearestNeighbors
 
-Space = Float[ndarray, "n d"]
+Space = Float[ndarray, "n _"]  # widths may differ
 
 
 def _centred(x: Space) -> Space:

@@ -1,0 +1,49 @@
+"""The workbook's notebooks run in this process, where everything is imported already."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from lib.spaces import semantic
+from lib.workbook import left_out
+from lib.workbook.notebooks import FOLDER, Place, cells_with_places, find_notebooks
+from lib.workbook.profiles import Profile
+
+
+def execute_all(overrides: dict[str, Any], figures: Path) -> dict[Place, None]:
+    """Run all notebooks under `smoke` and write figures, tables and what was printed to a folder.
+
+    Returns, in order, where a cell said that it is left out. Maps of features are drawn without UMAP.
+    """
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Profile, "figures_dir", property(lambda self: figures))
+        patch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
+        for path in find_notebooks(FOLDER):
+            found |= execute(path, overrides, figures / "notebooks" / path.name, patch)
+            plt.close("all")
+    return found
+
+
+def execute(notebook: Path, overrides: dict[str, Any], target: Path, patch: pytest.MonkeyPatch) -> dict[Place, None]:
+    """Run the cells of one notebook; raises `AssertionError` at the first that fails."""
+    shell, found = InteractiveShell(user_ns={}), []
+    patch.setattr(left_out, "get_ipython", lambda: shell)
+    node, headings = nbformat.read(notebook, as_version=4), iter(cells_with_places()[notebook.stem])
+    for number, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
+        _, place = next(headings)
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = f'profile = "smoke"\noverrides = {overrides!r}'
+        with capture_output() as captured:
+            result = shell.run_cell(cell.source)
+        assert result.success, f"{notebook.name}, {place.heading}: {result.error_in_exec or result.error_before_exec!r}"
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=captured.stdout)], number
+        found += [place] * captured.stdout.startswith("Left out: this run was made without ")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(node, target)
+    return dict.fromkeys(found)
