@@ -15,7 +15,7 @@ from lib import models
 from lib.interpret import complexity
 from lib.reproduce import say_what_is_left_out
 from lib.spaces import semantic
-from lib.workbook import comparisons, left_out, report, scorecard, stages
+from lib.workbook import comparisons, left_out, plan, report, scorecard
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
@@ -72,7 +72,7 @@ def test_nothing_is_planned_compared_or_fetched_for_it(role):
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
     assert set(complexity.variants(profile)) == set(known) & set(complexity.VARIANTS)
-    planned = stages.stages(without(role))
+    planned = plan.stages(without(role))
     assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
     with pytest.raises(LeftOut, match=f"{role}=none"):
         models.folder_of(getattr(profile, role), profile)
