@@ -173,7 +173,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title
         papermill.execute_notebook(source, out, parameters, progress_bar=bar, **how)
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         cells = code_cells(out)
-        begun = [cell for cell in cells if cell.metadata.papermill.status != "pending"]
+        begun = [cell for cell in cells if cell.metadata.papermill.start_time]
         first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
         raise NotebookFailed(
             f"{notebook.name} failed in code cell {len(begun)} of {len(cells)}, which begins\n"

@@ -12,12 +12,9 @@ from typing import Any
 import pandas as pd
 
 from lib.workbook import induction_tables as induction
+from lib.workbook.claims import Missing
 from lib.workbook.notebooks import executed_copy, printed_lines
 from lib.workbook.profiles import Profile
-
-
-class Missing(LookupError):
-    """A value that no run has written yet, in one sentence."""
 
 
 def frame(source: str, profile: Profile) -> pd.DataFrame:
