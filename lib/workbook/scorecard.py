@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.workbook import claims, induction_tables as induction, results
+from lib.workbook import claims, results
+from lib.workbook import induction_tables as induction
 from lib.workbook.claims import Missing
 from lib.workbook.notebooks import Place, place_of
 from lib.workbook.profiles import Profile
