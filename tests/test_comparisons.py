@@ -97,12 +97,6 @@ def test_depth_map_and_slope_of_known_matches():
     assert found["slope_low"] < 0.8 < found["slope_high"] and found["slope_high"] - found["slope_low"] < 0.1
 
 
-def test_a_claim_that_fails_is_said_to_fail(smoke, tmp_path, monkeypatch):
-    rows = [("a", True, "1"), ("b", False, "2")]
-    monkeypatch.setattr(comparisons, "save_table", lambda table, name, profile: table)
-    assert list(comparisons.verdicts(rows, "x", smoke).verdict) == ["holds", "does not hold at this scale"]
-
-
 def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):
     table = sweep.similarity_by_tokens(smoke)
     for label, name in (("Pythia → Mamba", "mamba"), ("SAE seed", "sae_seed")):

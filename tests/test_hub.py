@@ -28,9 +28,10 @@ from hub_server import (
 )
 from safetensors.torch import load_file, save
 
-from lib import corpus, models, reproduce
+from lib import corpus, models
 from lib.models import hub, origins
-from lib.workbook.notebooks import CannotRun
+from lib.workbook import checks
+from lib.workbook.checks import CannotRun
 from lib.workbook.profiles import HOME, get_profile
 from lib.workbook.store import sha256_of
 
@@ -72,7 +73,7 @@ def laptop(tmp_path, **more):
 
 def test_all_that_is_missing_is_named_with_the_command_that_gets_it(cache, tmp_path, made):
     with pytest.raises(CannotRun) as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     said = str(caught.value)
     assert all(name in said for name in (*NAMES, hub.OPENWEBTEXT)) and "no network" in said
     pinned = f"hf download EleutherAI/pythia-160m --revision {revision('EleutherAI/pythia-160m')}"
@@ -83,17 +84,17 @@ def test_all_that_is_missing_is_named_with_the_command_that_gets_it(cache, tmp_p
     fill(cache, tmp_path, made)
     (hub.cached_model(RWKV) / hub.PICKLE).rename(tmp_path / "away")
     with pytest.raises(CannotRun, match="^not in .*: RWKV/rwkv-4-169m-pile; and") as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     assert "pythia" not in str(caught.value)
     (tmp_path / "away").rename(hub.cached_model(RWKV, ("config.json",)) / hub.PICKLE)
-    reproduce.check_hub(laptop(tmp_path))
+    checks.check_hub(laptop(tmp_path))
     shutil.rmtree(cache / "models--RWKV--rwkv-4-169m-pile")  # its safetensors are the workbook's own by now
-    reproduce.check_hub(laptop(tmp_path))
+    checks.check_hub(laptop(tmp_path))
 
 
 def test_mini_and_smoke_ask_no_hub(cache):
     for name in ("smoke", "mini"):
-        reproduce.check_hub(get_profile(name))
+        checks.check_hub(get_profile(name))
         assert models.hub_names(get_profile(name)) == []
 
 
@@ -171,14 +172,14 @@ def server(repositories):
 CHECK = """
 import logging, os, sys
 logging.basicConfig(format="%(message)s")
-from lib import corpus, models, reproduce
+from lib import corpus, models
 from lib.models import hub, origins
-from lib.workbook import environment
+from lib.workbook import checks
 from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", device="cpu", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 try:
-    reproduce.check_hub(profile)
-except reproduce.CannotRun as error:
+    checks.check_hub(profile)
+except checks.CannotRun as error:
     sys.exit(f"cannot run: {error}")
 """
 LINES = CHECK + "print(*origins.lines(profile), sep='\\n')\n"
@@ -393,7 +394,7 @@ def test_a_pickle_of_something_else_is_refused_in_one_sentence(asked, repositori
     torch.save(tensors, tmp_path / "x.bin")
     repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
     with pytest.raises(CannotRun, match=said) as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     assert str(caught.value).startswith(f"cannot load {RWKV}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists() and not list(tmp_path.glob("artifacts/**/*.safetensors"))
 

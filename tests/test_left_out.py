@@ -10,14 +10,12 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from lib import models
 from lib.reproduce import say_what_is_left_out
-from lib.spaces import semantic
-from lib.workbook import comparisons, judged_features, left_out, report, scorecard, stages
+from lib.workbook import claims, comparisons, judged_features, left_out, plan, report, scorecard
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
     cells_with_places,
     executed_copy,
-    find_notebooks,
     left_out_places,
     printed_lines,
 )
@@ -69,7 +67,7 @@ def test_nothing_is_planned_compared_or_fetched_for_it(role):
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
     assert set(judged_features.variants(profile)) == set(known) & set(judged_features.VARIANTS)
-    planned = stages.stages(without(role))
+    planned = plan.stages(without(role))
     assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
     with pytest.raises(LeftOut, match=f"{role}=none"):
         models.folder_of(getattr(profile, role), profile)
@@ -151,14 +149,18 @@ def test_sections_that_are_left_out(capsys):
 # ------------------------------------------------------------------------------------------- claims, scorecard
 
 
-def test_claims_that_are_left_out(monkeypatch):
-    monkeypatch.setattr(comparisons, "save_table", lambda table, *_: table)
+def test_claims_that_are_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
     profile = without("mamba")
-    rows = [("a", True, "1"), comparisons.claim("b", "mamba", lambda: 1 / 0, profile),
-            comparisons.claim("c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
-    table = comparisons.verdicts(rows, "x", profile)
+    rows = [("x-a", "a", True, "1"), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
+            claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
+    table = claims.record(rows, "table_claims_x", profile)
+    assert list(table.columns) == ["claim", "verdict", "effect"]
     assert list(table.verdict) == ["holds", "left out", "does not hold at this scale"]
     assert list(table.effect) == ["1", "left out: this run was made without a Mamba (mamba=none)", "2"]
+    assert claims.recorded("x-c", "table_claims_x", profile).effect.astype(str).tolist() == ["2"]
+    with pytest.raises(claims.Missing, match="table_claims_x does not record x-d"):
+        claims.recorded("x-d", "table_claims_x", profile)
 
 
 @each_role
@@ -175,11 +177,12 @@ def test_items_that_are_left_out_are_named_and_not_counted(role):
 
 
 def test_every_claim_says_on_the_card_what_it_needs():
-    """What names Mamba, RWKV or the other seed in its table needs it."""
+    """What names Mamba, RWKV or the other seed in its table, or as a claim, needs it."""
     words = {"mamba": "Mamba", "rwkv": "RWKV", "pythia_seed": "model seed"}
+    recorded = pd.concat(map(pd.read_csv, (HOME / "figures" / "mini").glob("table_claims_*.csv"))).set_index("id")["claim"]
     for item in scorecard.items():
         for role, word in words.items():
-            if word in item.where:
+            if word in item.where + recorded.get(item.id, ""):
                 assert role in item.needs, item.id
 
 
@@ -199,8 +202,8 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     assert card[card.verdict == scorecard.NOT_RUN].why.to_dict() == {}
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
-    claims = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
-    assert set(claims.verdict) <= {"holds", "does not hold at this scale", "left out"}
+    claimed = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
+    assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)

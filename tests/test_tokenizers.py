@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lib import corpus, models, reproduce
 from lib.models import recipes, tokenizer_identity
 from lib.models.tokenizer_identity import TokenizerError, deviation, difference
-from lib.workbook import environment
+from lib.workbook import checks
 from lib.workbook.profiles import get_profile
 
 FILE = corpus.TOKENIZER / "tokenizer.json"
@@ -123,7 +123,7 @@ def test_it_is_refused_before_anything_runs(other, tmp_path):
     result = CliRunner().invoke(reproduce.app, options)
     assert result.exit_code == 2
     assert f"cut by data/models/tokenizer, and the tokenizer of {other} is another" in result.output.splitlines()[-1]
-    [line] = environment._tokenizers(get_profile("mini", mamba=str(other)))
+    [line] = checks._tokenizers(get_profile("mini", mamba=str(other)))
     assert line.startswith("[missing] a tokenizer for both: the text is cut by data/models/tokenizer, and the")
 
 

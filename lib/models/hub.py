@@ -17,7 +17,7 @@ import pandas as pd
 from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
-from lib.workbook.needs import GB, existing_folder
+from lib.workbook.checks import GB, existing_folder
 from lib.workbook.profiles import DATA, Profile
 
 log = logging.getLogger("workbook.hub")

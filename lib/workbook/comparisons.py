@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from lib.mppc.uncertainty import interval, null_level
-from lib.plots.style import save_table
 from lib.workbook import artifacts
 from lib.workbook.artifacts import Resampled
 from lib.workbook.neurons import neuron_mppc
@@ -186,23 +185,3 @@ def mppc_by_layer(direction: Direction) -> pd.DataFrame:
         low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
         rows.append({"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()})
     return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------------------------------------- verdicts
-
-
-Claim = tuple[str, bool | None, str]
-"""A claim, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
-
-
-def claim(words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
-    """A claim for which models are needed (as for `Profile.lacking`); `measure()` gives whether it holds, and the effect."""
-    lacking = profile.lacking(needs)
-    return (words, None, profile.left_out(lacking)) if lacking else (words, *measure())
-
-
-def verdicts(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
-    """Save and return claims with their verdicts."""
-    table = pd.DataFrame(claims, columns=["claim", "holds", "effect"])
-    said = ["left out" if holds is None else "holds" if holds else "does not hold at this scale" for holds in table.pop("holds")]
-    return save_table(table.assign(verdict=said)[["claim", "verdict", "effect"]], name, profile)

@@ -13,12 +13,9 @@ import pandas as pd
 
 from lib.circuits import effect_tables
 from lib.workbook import reference
+from lib.workbook.claims import Missing
 from lib.workbook.notebooks import executed_copy, printed_lines
 from lib.workbook.profiles import Profile
-
-
-class Missing(LookupError):
-    """A value that no run has written yet, in one sentence."""
 
 
 def frame(source: str, profile: Profile) -> pd.DataFrame:

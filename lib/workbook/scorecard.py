@@ -2,7 +2,8 @@
 
 `data/reference/scorecard.csv` lists the items: where the paper says it, where the run's value lies, and the test.
 `data/reference/scale_limits.csv` lists measurable limits of a run that can excuse an item that fails. Values are
-looked up when the card is made (`lib.workbook.results`); none is typed.
+looked up when the card is made (`lib.workbook.results`); none is typed. A claim is found by its item's id among those
+that a notebook recorded (`lib.workbook.claims`).
 
 The rule (`verdict`): an item is *reproduced* if its test holds. One that fails is *not at this scale* only if its row
 names a limit and that limit is found in the run's own tables; otherwise it *differs*. Settings that are not the
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.workbook import reference, results
+from lib.workbook import claims, reference, results
+from lib.workbook.claims import Missing
 from lib.workbook.notebooks import Place, place_of
 from lib.workbook.profiles import Profile
-from lib.workbook.results import Missing
 
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
 UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
@@ -89,7 +90,7 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
         mark, why = LEFT_OUT, profile.left_out(lacking).removeprefix("left out: ")
     else:
         try:
-            found = results.rows(item.table, item.where, profile)
+            found = _found(item, profile)
             value = results.reduced(found[item.column], item.reduce or ("all" if item.test == "true" else ""))
             ours, interval = _shown(item, found, value), _interval(item, found)
             mark, why = verdict(item, value, paper, profile)
@@ -97,6 +98,12 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
             mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
     return (item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why, item.table, item.figure,
             place.notebook, place.heading)  # fmt: skip
+
+
+def _found(item: Item, profile: Profile) -> pd.DataFrame:
+    if item.table.startswith("table_claims_"):
+        return claims.recorded(item.id, item.table, profile)
+    return results.rows(item.table, item.where, profile)
 
 
 def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, str]:

@@ -23,8 +23,6 @@ class Shape:
     """Numbers of a model."""
 
     name: str
-    architecture: str
-    """gpt_neox, mamba or rwkv."""
     n_layers: int
     sae_layers: int
     """Layers that get SAEs."""
@@ -44,7 +42,7 @@ def shape_of(name: str, profile: Profile) -> Shape:
     n_layers, d_model, kind = config.num_hidden_layers, config.hidden_size, config.model_type
     block, total = _parameters(type(config), config.to_json_string())
     return Shape(
-        name, kind, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
+        name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
         2 * config.intermediate_size if kind == "mamba" else config.intermediate_size, block, total, config.vocab_size,
     )  # fmt: skip
 

@@ -10,16 +10,20 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import platform
+import re
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
+import torch
 
 from lib import models
 from lib.workbook import artifacts, comparisons, induction, neurons
-from lib.workbook.calibration import hardware
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
 
@@ -30,6 +34,16 @@ FEW = dict(
     mppc_tokens=512, shard_tokens=256, neuron_tokens=128, circuit_samples=2, circuit_distances=(8,),
 )  # fmt: skip
 TARGET = HOME / "figures" / "rehearsal"
+
+
+def hardware() -> str:
+    """The processor, its cores and memory, as the machine itself says."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].strip()
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+    return f"{cores} cores {cpu}, {amx}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 def stages(p: Profile) -> dict[str, Callable[[], object]]:
