@@ -28,9 +28,8 @@ from lib.mppc.feature_files import TEXT, FeatureWriter, join_features, layer_fol
 from lib.mppc.feature_shards import finished_shards
 from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
+from lib.sae import SAE, evaluate_saes, load, train_saes
 from lib.sae import training as sae_training
-from lib.sae.autoencoder import SparseAutoencoder, evaluate_saes
-from lib.sae.training import SETTINGS, train_saes
 from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
 from lib.workbook.sizes import config_of, group_size, shape_of
@@ -72,8 +71,9 @@ def model_fields(name: str, profile: Profile) -> dict[str, Any]:
 
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What a model's trained SAEs depend on: the key of everything that is made of them."""
-    settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
-    return model_fields(name, profile) | settings | sae_training.constants() | {"seeds": seeds_of(name, profile)}
+    config = profile.sae_config
+    made = {"layers": profile.layers, "seeds": seeds_of(name, profile), "eval_tokens": profile.eval_tokens}
+    return model_fields(name, profile) | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
 
 def model_quality(name: str, profile: Profile) -> dict[str, float]:
@@ -90,9 +90,7 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------- SAEs
 
 
-def trained_saes(
-    name: str, profile: Profile, seed: int | None = None
-) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
+def trained_saes(name: str, profile: Profile, seed: int | None = None) -> tuple[list[SAE], pd.DataFrame]:
     """A model's SAEs (of one SAE seed, or all), by seed and layer, with their metrics in `info`, and the history."""
     folder = saes_folder(name, profile)
     return _load_saes(folder, profile, seed), pd.read_csv(folder / "history.csv")
@@ -103,9 +101,9 @@ def saes_folder(name: str, profile: Profile) -> Path:
     return Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
 
 
-def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseAutoencoder]:
+def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SAE]:
     which = "seed*" if seed is None else f"seed{seed:02d}_*"
-    return [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
+    return [load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
@@ -143,8 +141,10 @@ def train_layers(
     history_file = place / "history.csv"
     if not history_file.exists():
         model = models.load(name, profile)
-        saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
-        evaluate_saes(model, saes, held_out, profile)
+        saes, history = train_saes(
+            model, text, profile.sae_config, seeds_of(name, profile), layers, place / "training"
+        )
+        evaluate_saes(model, saes, held_out, profile.batch_blocks)
         for sae in saes:
             sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
         atomic_write(history_file, history.to_csv(index=False))
@@ -152,7 +152,7 @@ def train_layers(
     return history_file
 
 
-def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
+def sae_quality(saes: list[SAE]) -> pd.DataFrame:
     """A row per SAE: model, layer, seed, L0, explained variance, cross-entropy recovered, dead share."""
     columns = ["l0", "explained_variance", "ce_recovered", "dead"]
     places = [{"model": sae.info.model_name, "layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
@@ -189,7 +189,7 @@ def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
 
 @torch.no_grad()
 def capture_shard(
-    model: TransformerBridge, saes: Sequence[SparseAutoencoder], blocks: Blocks, profile: Profile,
+    model: TransformerBridge, saes: Sequence[SAE], blocks: Blocks, profile: Profile,
     writers: Sequence[FeatureWriter],
 ) -> None:  # fmt: skip
     """Append the feature activations of one shard's text to the writers, one for each SAE."""

@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lib.sae.config import SAEConfig
+
 HOME = Path(__file__).resolve().parents[2]
 DATA = HOME / "data"
 ROLES = {"pythia_seed": "another seed of the Transformer", "mamba": "a Mamba", "rwkv": "an RWKV"}  # models that may be none
+SAE_FIELDS = ("tokens", "batch_size", "learning_rate", "warmup", "decay")  # of SAEConfig; a profile's begin with sae_
 Result = TypeVar("Result")
 
 
@@ -57,6 +60,7 @@ class Profile(BaseModel):
         None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
     )
 
+    sae_type: str = Field("standard", description="SAE type by SAELens' name: standard, topk or jumprelu")
     expansion: int = Field(ge=1, description="d_sae / d_model")
     l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
     target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
@@ -109,6 +113,13 @@ class Profile(BaseModel):
     def model_names(self) -> tuple[str, ...]:
         """All models that there are; a name stands twice where a setting gives two of them the same."""
         return tuple(filter(None, (self.pythia, self.pythia_seed, self.mamba, self.rwkv)))
+
+    @property
+    def sae_config(self) -> SAEConfig:
+        """How SAEs are trained."""
+        named = {field: getattr(self, f"sae_{field}") for field in SAE_FIELDS}
+        same = {field: getattr(self, field) for field in SAEConfig.model_fields.keys() & type(self).model_fields.keys()}
+        return SAEConfig(architecture=self.sae_type, **named, **same)
 
     @property
     def without(self) -> tuple[str, ...]:
