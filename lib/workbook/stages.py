@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lib.mppc.feature_shards import feature_bytes
+from lib.mppc.files import feature_bytes
 from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
 from lib.workbook.artifacts import seeds_of
 from lib.workbook.profiles import Profile
@@ -127,7 +127,7 @@ def _capture(shape: Shape, name: str, seeds: int, profile: Profile, memory: floa
     reading = forward(shape, seeds * profile.mppc_tokens, profile)
     yield scaled(reading, 1, f"{name}: text read for its features", memory)
     memory += shape.sae_layers * FLOAT * sae_parameters(shape.d_model, profile) + 3 * FLOAT * CHUNK * d_sae
-    yield scaled(encoding(shape.d_model, profile.mppc_tokens, profile), n_saes, f"{name}: features captured", memory, disk)
+    yield scaled(encoding(shape.d_model, profile.mppc_tokens, profile), n_saes, f"{name}: features captured", memory, disk, disk / n_saes)
 
 
 def scaled(stage: Stage, times: float, name: str, memory: float = 0, disk: float = 0, passing: float = 0) -> Stage:
