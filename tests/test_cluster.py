@@ -178,7 +178,7 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(clus
     )
     training = lambda: any(there.glob("saes-*.partial/checkpoint/groups.json")) and piece_at_work()  # noqa: E731
     killed = when(training, psutil.Process.kill)
-    capturing = lambda: any(there.glob("features-*.partial/checkpoint/*/*/shards.jsonl"))  # noqa: E731
+    capturing = lambda: any(there.glob("features-*.partial/checkpoint/layer_*/shard_*.safetensors"))  # noqa: E731
     lost = when(capturing, lambda _: cluster.remove_node(cluster.second, allow_graceful=False))
     run = subprocess.run([sys.executable, "-c", code, *options], cwd=HOME, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

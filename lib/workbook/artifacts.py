@@ -8,28 +8,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.corpus import Blocks
-from lib.models.activations import iterate_activations
 from lib.mppc import uncertainty
-from lib.mppc.feature_files import TEXT, FeatureWriter, join_features, layer_folder, open_features
-from lib.mppc.feature_shards import finished_shards
+from lib.mppc.capture import capture_features
 from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
+from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
-from lib.sae import SAE, evaluate_saes, load, train_saes
-from lib.sae import training as sae_training
+from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
 from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
 from lib.workbook.sizes import config_of, group_size, shape_of
@@ -38,7 +34,6 @@ from lib.workbook.workers import Workers, split, workers_of
 
 Resampled = Float32[np.ndarray, "resamples features"]
 CAPTURE = ("mppc_tokens", "feature_dtype")
-ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 
 
 def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
@@ -173,7 +168,7 @@ def features_folder(name: str, profile: Profile, seed: int | None = None) -> Pat
     seed = profile.sae_seeds[0] if seed is None else seed
     fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
     build = partial(_encode, name, profile, seed)
-    return Store(profile.cache_dir).get("features", fields, build, version=3)
+    return Store(profile.cache_dir).get("features", fields, build, version=4)
 
 
 def capture_fields(profile: Profile) -> dict[str, Any]:
@@ -187,51 +182,35 @@ def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
     return [blocks[start : start + step] for start in range(0, len(blocks), step)]
 
 
-@torch.no_grad()
-def capture_shard(
-    model: TransformerBridge, saes: Sequence[SAE], blocks: Blocks, profile: Profile,
-    writers: Sequence[FeatureWriter],
-) -> None:  # fmt: skip
-    """Append the feature activations of one shard's text to the writers, one for each SAE."""
-    for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], profile.batch_blocks):
-        for sae, writer in zip(saes, writers, strict=True):
-            for x in batch[sae.info.layer].split(ENCODED_AT_ONCE):
-                writer.append(sae.encode(x))
-    for writer in writers:
-        writer.end_shard()
-
-
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     workers = workers_of(profile)
     saes = saes_folder(name, profile)
     text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    shards = capture_shards(text, profile)
-    runs = split(range(len(shards)), workers.pieces)
-    pieces = {}
-    for run in runs:
-        target = folder if len(runs) == 1 else folder / "checkpoint" / f"shards_{run[0]:05d}_to_{run[-1]:05d}"
-        pieces[f"shards {run[0]} to {run[-1]}"] = (name, profile, saes, seed, shards[run[0] : run[-1] + 1], target)
-    parts = workers.each(capture, pieces, f"features of {name}")
-    if len(runs) == 1:
-        list(parts)
-    else:
-        join_features(parts, folder)
-    (folder / TEXT).write_text(text.digest)
+    runs = split(list(enumerate(capture_shards(text, profile))), workers.pieces)
+    pieces = {f"shards {run[0][0]} to {run[-1][0]}": (name, profile, saes, seed, run, folder) for run in runs}
+    for _ in workers.each(capture, pieces, f"features of {name}"):
+        pass
+    for layer in sorted((folder / "checkpoint").glob("layer_*")):
+        join_shards(layer, folder / f"{layer.name}.safetensors", text.digest)
 
 
 def capture(
-    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[Blocks], folder: Path
-) -> Path:
-    """Write some shards' feature activations into a folder; what is unfinished goes on at its last whole shard."""
+    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[tuple[int, Blocks]], folder: Path
+) -> None:
+    """Write the feature activations of some shards, given with their numbers, unless their files are there and whole."""
     saes = _load_saes(saes_folder, profile, seed)
+    layers = [k for k in range(len(saes)) if not is_whole(layer_file(folder, k))]  # the others' shards are joined
+    files = {number: [shard_file(folder / "checkpoint", k, number) for k in layers] for number, _ in shards}
+    missing = [(number, blocks) for number, blocks in shards if not all(map(is_whole, files[number]))]
+    if not missing:
+        return
     model = models.load(name, profile)
-    places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
-    done = min(finished_shards(*place) for place in places)
-    with ExitStack() as stack:
-        writers = [stack.enter_context(FeatureWriter(*place, keep=done)) for place in places]
-        for blocks in tqdm(shards[done:], f"features of {name}", len(shards), initial=done, mininterval=5):
-            capture_shard(model, saes, blocks, profile, writers)
-    return folder
+    options = dict(batch_blocks=profile.batch_blocks, dtype=profile.feature_dtype)
+    done = len(shards) - len(missing)
+    for number, blocks in tqdm(missing, f"features of {name}", len(shards), initial=done, mininterval=5):
+        captured = capture_features(model, [saes[k] for k in layers], blocks, **options)
+        for layer, file in zip(captured, files[number], strict=True):
+            save_features(layer, file)
 
 
 def mppc(
@@ -256,7 +235,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     folders = features_folder(a, profile), features_folder(b, profile, seed_b)
     features_a, features_b = map(open_features, folders)
     shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
-    directions = correlate_in_tiles(folders, (len(features_a), len(features_b)), shift, profile, f"MPPC of {a} and {b}")
+    directions = correlate_in_tiles(folders, shift, profile, f"MPPC of {a} and {b}")
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
