@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits.path_patching import CHUNK, Cache, clean_logits
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.architectures import Mamba, architecture_of, time_step
+from lib.models.families import family_of
+from lib.models.mamba import Mamba, time_step
+from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
@@ -98,7 +99,7 @@ def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.Data
     fields = _fields(template, profile)
 
     def measure(name: str, folder: Path) -> None:
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
         (folder / "quality.json").write_text(json.dumps(task_quality(model, prompts)))
 
@@ -124,7 +125,7 @@ def effects_of(name: str, template: str, profile: Profile) -> pd.DataFrame:
     fields = _fields(template, profile) | model_fields(name, profile)
 
     def measure(folder: Path) -> None:
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
         table = effects_table(input_effects(model, prompts), prompts.words)
         table.to_parquet(folder / "effects.parquet", index=False)
@@ -139,9 +140,9 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     The patch acts through every path but the other layers' SSMs: their states stay, at all positions, what they were
     in the clean run. Raises `ValueError` for a model that is not a Mamba.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     if not isinstance(architecture, Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+        raise ValueError(f"an SSM input is Mamba's; the model is a {architecture.model_type}.")
     device = model_device(model)
     total = 0
     chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))
