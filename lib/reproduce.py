@@ -202,19 +202,19 @@ def show_plan(profile: Profile) -> None:
 
 def check_hub(profile: Profile) -> None:
     """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib import models  # heavy
-    from lib.models import hub, origins
+    from lib.models import hub
+    from lib.workbook import model_store, origins, texts
 
-    names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
+    names = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
     if (names or text) and (why := hub.unreachable()):
         lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
         commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
         raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
     if text:
-        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
+        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {texts.gigabytes_streamed(profile):.1f} GB at most.")
     try:
-        for name in models.hub_names(profile):
+        for name in model_store.hub_names(profile):
             origins.model_folder(name, profile)
         if profile.corpus == "openwebtext":
             origins.text_revision(profile)
@@ -224,12 +224,12 @@ def check_hub(profile: Profile) -> None:
 
 def check_tokenizers(profile: Profile) -> None:
     """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    from lib import models  # heavy
     from lib.models import hub
+    from lib.workbook import model_store
 
     try:
         for name in dict.fromkeys(profile.model_names):
-            models.require_tokenizer(name, profile)
+            model_store.require_tokenizer(name, profile)
     except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
 

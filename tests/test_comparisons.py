@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import corpus
 from lib.mppc import neurons
-from lib.workbook import comparisons, sweep
+from lib.workbook import comparisons, sweep, texts
 from lib.workbook.comparisons import Direction
 
 
@@ -35,7 +34,7 @@ def test_resamples_scatter_around_the_value(pairs):
 def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
     a, b = (tmp_path / side for side in "ab")
     a.mkdir(), b.mkdir()
-    blocks = corpus.load_blocks(smoke, "held_out", smoke.neuron_tokens)
+    blocks = texts.load_blocks(smoke, "held_out", smoke.neuron_tokens)
     x = np.hstack(neurons.neuron_activations(smoke.pythia, blocks, smoke, a)).astype(float)
     y = np.hstack(neurons.neuron_activations(smoke.mamba, blocks, smoke, b)).astype(float)
     assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128

@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
-from lib import corpus, models  # fmt: skip
 from lib.circuits import names, prompts
 from lib.mppc import neurons, uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import concepts, semantic
-from lib.workbook import artifacts, induction, sweep
+from lib.workbook import artifacts, induction, model_store, sweep, texts
 from lib.workbook.store import Store, content_key
 
 
@@ -22,7 +21,7 @@ class Asked(Exception):
 def key_of(monkeypatch, smoke):
     """The key of the artifact that a function makes, without making it."""
     for name in smoke.model_names:
-        models.folder_of(name, smoke)  # built before it is watched what is asked for
+        model_store.folder_of(name, smoke)  # built before it is watched what is asked for
     get = Store.get
 
     def ask(call, kind):
@@ -43,7 +42,7 @@ def key_of(monkeypatch, smoke):
 def made(profile):
     a, b = profile.pythia, profile.mamba
     return {
-        "corpus": lambda: corpus.document_tokens(profile, "train"),
+        "corpus": lambda: texts.document_tokens(profile, "train"),
         "quality": lambda: artifacts.model_quality(a, profile),
         "saes": lambda: artifacts.trained_saes(a, profile),
         "features": lambda: artifacts.features(a, profile),
@@ -74,14 +73,14 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     before = keys(smoke, key_of)
     assert keys(smoke, key_of) == before
     other = tmp_path / "other.jsonl.xz"
-    with lzma.open(corpus.DOCUMENTATION) as text, lzma.open(other, "w") as file:
+    with lzma.open(texts.DOCUMENTATION) as text, lzma.open(other, "w") as file:
         file.write(text.read()[:1_000_000].rpartition(b"\n")[0])
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "DOCUMENTATION", other)
+        patch.setattr(texts, "DOCUMENTATION", other)
         assert changed(before, keys(smoke, key_of)) == set(before)
-    tokenizer = shutil.copytree(corpus.TOKENIZER, tmp_path / "tokenizer")
+    tokenizer = shutil.copytree(texts.TOKENIZER, tmp_path / "tokenizer")
     (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"Ġthe"', '"Ġthx"'))
-    monkeypatch.setattr(corpus, "TOKENIZER", tokenizer)
+    monkeypatch.setattr(texts, "TOKENIZER", tokenizer)
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from lib import models, reproduce
-from lib.workbook import artifacts, calibration, plan, sizes, stages
+from lib.workbook import artifacts, calibration, model_store, plan, sizes, stages
 from lib.workbook.calibration import H100, Machine
 from lib.workbook.profiles import get_profile
 
@@ -35,11 +35,11 @@ def printed(profile, machine):
 
 def test_shapes_are_those_of_the_models(smoke):
     for name in (smoke.pythia, smoke.mamba, smoke.rwkv):
-        shape, model = sizes.shape_of(name, smoke), models.load(name, smoke)
-        plain = AutoModelForCausalLM.from_pretrained(models.folder_of(name, smoke))
+        shape, model = sizes.shape_of(name, smoke), model_store.load(name, smoke)
+        plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(name, smoke))
         assert shape.parameters == plain.num_parameters()
         assert (shape.n_layers, shape.d_model, shape.architecture) == (
-            models.n_layers(model), model.cfg.d_model, models.architecture(model),
+            models.n_layers(model), model.cfg.d_model, models.family_of(model).model_type,
         )  # fmt: skip
         assert shape.sae_layers == len(artifacts.layers_of(model, smoke))
         neurons = models.neurons(model, 0)

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lib import corpus, models
 from lib.exercises.exercise import Exercise
-from lib.workbook import artifacts, sweep
+from lib.workbook import artifacts, model_store, sweep, texts
 from lib.workbook.profiles import Profile, ProfileError, get_profile
 
 CHANGED, OTHER_TOKEN = 10, 77  # where exercise 01.2 puts another token
@@ -46,8 +45,8 @@ def _loss(name: str, profile: Profile) -> float:
 
 def _changed_positions(profile: Profile, hook: str) -> Int[ndarray, " positions"]:
     """Where a value of Mamba's block 0 changes with the token at `CHANGED`, in the first held-out block."""
-    model = models.load(profile.mamba, profile)
-    tokens = torch.from_numpy(corpus.load_blocks(profile, "held_out", 4_000).tokens[:1]).long().repeat(2, 1)
+    model = model_store.load(profile.mamba, profile)
+    tokens = torch.from_numpy(texts.load_blocks(profile, "held_out", 4_000).tokens[:1]).long().repeat(2, 1)
     tokens[1, CHANGED] = OTHER_TOKEN
     with torch.no_grad():
         value = model.run_with_cache(tokens, names_filter=[f"blocks.0.{hook}"])[1][f"blocks.0.{hook}"]
@@ -56,7 +55,7 @@ def _changed_positions(profile: Profile, hook: str) -> Int[ndarray, " positions"
 
 def _decay(profile: Profile) -> Float[ndarray, " d_model"]:
     """w of block 1 of RWKV, a number per channel."""
-    block = models.load(profile.rwkv, profile).original_model.rwkv.blocks[1]
+    block = model_store.load(profile.rwkv, profile).original_model.rwkv.blocks[1]
     return block.attention.time_decay.exp().detach().cpu().numpy()
 
 

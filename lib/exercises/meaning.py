@@ -8,12 +8,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from sklearn.metrics import cohen_kappa_score
 
-from lib import corpus
 from lib.exercises.exercise import Exercise
 from lib.interpret import complexity, judges
 from lib.interpret.snippets import vocabulary
 from lib.spaces import concepts, semantic, similarity
 from lib.spaces.similarity import benjamini_hochberg
+from lib.workbook import texts
 from lib.workbook.profiles import Profile
 
 ACROSS = "Pythia → Mamba"
@@ -75,7 +75,7 @@ def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
     a, b = (semantic.FeatureSpace.load(name, profile) for name in (profile.pythia, profile.mamba))
     depths = semantic.same_depth(len(a.activations), len(b.activations))
     layers = depths[len(depths) // 2]
-    words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
+    words = concepts.is_word(vocabulary(texts.load_tokenizer(profile)))
     return semantic.decoder_rows(a, b, layers, semantic.matched_pairs(a, b, layers, words)[0])
 
 

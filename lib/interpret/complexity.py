@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import corpus
 from lib.interpret.chat_judge import ChatJudge
 from lib.interpret.judges import ASPECTS, Example, Judge, RuleJudge, examples_of
 from lib.interpret.sampling import stratified_features
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
 from lib.mppc.uncertainty import interval
 from lib.plots.complexity import Pair
-from lib.workbook import artifacts, comparisons
+from lib.workbook import artifacts, comparisons, texts
 from lib.workbook.profiles import Profile
 
 ACROSS = "Pythia → Mamba"
@@ -48,7 +47,7 @@ class Sample:
 
 def places_of(name: str, profile: Profile) -> list[TopPlaces]:
     """The highest places of all features of a model, by layer."""
-    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    blocks = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     layers = tqdm(artifacts.features(name, profile), f"highest places of {name}", unit="layer", mininterval=5)
     return [top_places(layer, blocks) for layer in layers]
 
@@ -65,7 +64,7 @@ def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
     enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
     chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
     chosen = chosen.drop(columns="mppc").reset_index(drop=True)
-    words = vocabulary(corpus.load_tokenizer(profile))
+    words = vocabulary(texts.load_tokenizer(profile))
     return Sample(chosen, [examples_of(places[row.layer].snippets(row.feature), words)
                            for row in chosen.rename(columns={"index": "feature"}).itertuples()])  # fmt: skip
 
@@ -124,7 +123,7 @@ def pairs_of(
     rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
 ) -> list[Pair]:
     """Scored features and their matches in Mamba, to be drawn."""
-    words = vocabulary(corpus.load_tokenizer(profile))
+    words = vocabulary(texts.load_tokenizer(profile))
     pairs = []
     columns = [ACROSS, "layer", "index", "match_layer", "match_index"]
     for mppc, layer, index, match_layer, match_index in with_matches(rows, profile)[columns].itertuples(index=False, name=None):

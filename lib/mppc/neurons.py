@@ -13,12 +13,13 @@ from jaxtyping import Float32, Float64, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import batches_of, model_device
 from lib.mppc import uncertainty
 from lib.mppc.correlation import dense_max_pairwise_correlations
 from lib.mppc.uncertainty import bootstrap, document_groups, null_offset
+from lib.workbook import model_store, texts
 from lib.workbook.artifacts import Resampled, layers_of, model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
@@ -31,7 +32,7 @@ def neuron_activations(
     name: str, blocks: Blocks, profile: Profile, folder: Path
 ) -> list[Float32[np.memmap, "tokens neurons"]]:
     """Neurons of every layer over the counted tokens of some blocks, as arrays on disk; see `models.neurons`."""
-    model = models.load(name, profile)
+    model = model_store.load(name, profile)
     layers = layers_of(model, profile)
     arrays: list[np.memmap] = []
     start = 0
@@ -68,13 +69,13 @@ def neuron_mppc(a: str, b: str, profile: Profile) -> dict[str, tuple[pd.DataFram
 
 
 def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
-    blocks = corpus.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
+    blocks = texts.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
     group = document_groups(blocks, profile.seed)
     places = [folder / side for side in "ab"]
     for place in places:
         place.mkdir(exist_ok=True)
     x, y = (neuron_activations(name, blocks, profile, place) for name, place in zip((a, b), places))
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     results = dense_max_pairwise_correlations(x, y, device=device, progress=True)
     for direction, result, own, other in zip(DIRECTIONS, results, (x, y), (y, x)):
         frame = result.to_frame()

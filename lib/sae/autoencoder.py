@@ -23,8 +23,7 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
-from lib.models.activations import batches_of, iterate_activations, model_device
-from lib.models.loading import resid_post
+from lib.models.activations import batches_of, iterate_activations, model_device, resid_post
 from lib.models.safe_weights import check_file, check_values
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write

@@ -27,7 +27,7 @@ from numba import get_num_threads, njit, prange
 from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
-from lib.models.loading import fast_dtype
+from lib.models.devices import fast_dtype
 from lib.models.prefetch import prefetch
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2

@@ -23,8 +23,7 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
-from lib.models.activations import Activations, ShuffleBuffer, model_device
-from lib.models.loading import resid_post
+from lib.models.activations import Activations, ShuffleBuffer, model_device, resid_post
 from lib.sae.autoencoder import SaeInfo, SparseAutoencoder
 from lib.sae.dense_step import dense_step, gpu_step
 from lib.sae.sparse_step import BETA1, BETA2, EPS, SparseStep, StepStats

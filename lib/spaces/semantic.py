@@ -15,12 +15,11 @@ from jaxtyping import Float32, Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import corpus
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures
 from lib.spaces import concepts, similarity
-from lib.workbook import artifacts
+from lib.workbook import artifacts, texts
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -46,7 +45,7 @@ class FeatureSpace:
         """From trained SAEs of the first seed, made where they are missing."""
         saes = [sae for sae in artifacts.trained_saes(name, profile)[0] if sae.info.seed == profile.sae_seeds[0]]
         activations = artifacts.features(name, profile)
-        blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+        blocks = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
         tokens = [top_tokens(top_places(layer, blocks, N_TOP)) for layer in activations]
         return cls(name, activations, [sae.W_dec.detach().float().cpu().numpy() for sae in saes], tokens)
 
@@ -110,7 +109,7 @@ def layer_scores(name_a: str, name_b: str, profile: Profile, runs: int = 100) ->
 
 def _score_layers(name_a: str, name_b: str, profile: Profile, runs: int, folder: Path) -> None:
     a, b = FeatureSpace.load(name_a, profile), FeatureSpace.load(name_b, profile)
-    words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
+    words = concepts.is_word(vocabulary(texts.load_tokenizer(profile)))
     scores, filters = [], []
     grid = [(i, j) for i in range(len(a.activations)) for j in range(len(b.activations))]
     for layers in tqdm(grid, f"spaces of {name_a} and {name_b}", mininterval=5):
@@ -150,7 +149,7 @@ def subspace_scores(name_a: str, name_b: str, profile: Profile, runs: int = 1_00
 
 def _score_subspaces(name_a: str, name_b: str, profile: Profile, runs: int, folder: Path) -> None:
     a, b = FeatureSpace.load(name_a, profile), FeatureSpace.load(name_b, profile)
-    members = concepts.concept_tokens(vocabulary(corpus.load_tokenizer(profile)), profile.corpus)
+    members = concepts.concept_tokens(vocabulary(texts.load_tokenizer(profile)), profile.corpus)
     rows = []
     for layers in tqdm(same_depth(len(a.activations), len(b.activations)), "subspaces", unit="layer", mininterval=5):
         for concept, tokens in members.items():

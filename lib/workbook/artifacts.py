@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import iterate_activations
 from lib.mppc import uncertainty
@@ -31,6 +31,7 @@ from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_
 from lib.sae import training as sae_training
 from lib.sae.autoencoder import SparseAutoencoder, evaluate_saes
 from lib.sae.training import SETTINGS, train_saes
+from lib.workbook import model_store, texts
 from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
 from lib.workbook.sizes import config_of, group_size, shape_of
@@ -65,9 +66,9 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
-    folder = Path(models.folder_of(name, profile))
+    folder = Path(model_store.folder_of(name, profile))
     digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
-    return {"model": name} | digests | corpus.text_fields(profile)
+    return {"model": name} | digests | texts.text_fields(profile)
 
 
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
     fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
     def measure(folder: Path) -> None:
-        held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
-        (folder / "quality.json").write_text(json.dumps(models.quality(models.load(name, profile), held_out)))
+        held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
+        (folder / "quality.json").write_text(json.dumps(models.quality(model_store.load(name, profile), held_out)))
 
     return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
 
@@ -105,14 +106,14 @@ def saes_folder(name: str, profile: Profile) -> Path:
 
 def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseAutoencoder]:
     which = "seed*" if seed is None else f"seed{seed:02d}_*"
-    return [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
+    return [SparseAutoencoder.load(path, model_store.device_of(profile)) for path in sorted(folder.glob(which))]
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
     workers = workers_of(profile)
     # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
-    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    text = texts.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
     chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
     if not chosen.exists():
         atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
@@ -142,7 +143,7 @@ def train_layers(
     place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
     history_file = place / "history.csv"
     if not history_file.exists():
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
         evaluate_saes(model, saes, held_out, profile)
         for sae in saes:
@@ -204,7 +205,7 @@ def capture_shard(
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     workers = workers_of(profile)
     saes = saes_folder(name, profile)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     shards = capture_shards(text, profile)
     runs = split(range(len(shards)), workers.pieces)
     pieces = {}
@@ -224,7 +225,7 @@ def capture(
 ) -> Path:
     """Write some shards' feature activations into a folder; what is unfinished goes on at its last whole shard."""
     saes = _load_saes(saes_folder, profile, seed)
-    model = models.load(name, profile)
+    model = model_store.load(name, profile)
     places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
     done = min(finished_shards(*place) for place in places)
     with ExitStack() as stack:
@@ -277,7 +278,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
 def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
     own, other = features(a, profile), features(b, profile, seed_b)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     require_same_text(own[0].text, other[0].text, text.digest)
     group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)

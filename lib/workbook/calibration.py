@@ -17,7 +17,6 @@ from numba import get_num_threads
 from transformers import AutoModelForCausalLM
 
 from lib.models import scans
-from lib.models.loading import device_of
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, index_dtype
 from lib.sae.autoencoder import SparseAutoencoder
@@ -25,6 +24,7 @@ from lib.sae.dense_step import gpu_step
 from lib.sae.sparse_step import SparseStep
 from lib.sae.training import MOMENTS
 from lib.workbook import stages
+from lib.workbook.model_store import device_of
 from lib.workbook.profiles import Profile
 from lib.workbook.sizes import config_of, shape_of
 from lib.workbook.stages import Stage

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 
 import torch
 
-from lib import corpus, models
-from lib.models import hub, origins, recipes
+from lib import models
+from lib.models import hub, recipes
 from lib.models.safe_weights import read_header
-from lib.workbook import needs, plan
+from lib.workbook import model_store, needs, origins, plan, texts
 from lib.workbook.profiles import HOME, Profile, ProfileError
 
 ADD_ONS = {  # import name → how it is installed, what it is for
@@ -50,20 +50,20 @@ def _packages(_: Profile) -> Iterator[str]:
 
 def _text(profile: Profile) -> Iterator[str]:
     if profile.corpus == "docstrings":
-        about = f"text: {corpus.DOCUMENTATION.relative_to(HOME)}"
-        yield _line(corpus.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
+        about = f"text: {texts.DOCUMENTATION.relative_to(HOME)}"
+        yield _line(texts.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
         return
     files = len(origins.cached_text(profile))
     if files:
         yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
-        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most{_origin(hub.OPENWEBTEXT, profile)}"
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {texts.gigabytes_streamed(profile):.1f} GB at most{_origin(hub.OPENWEBTEXT, profile)}"
         yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
 
 
 def _models(profile: Profile) -> Iterator[str]:
     for name in dict.fromkeys(profile.model_names):
-        if name in models.hub_names(profile):
+        if name in model_store.hub_names(profile):
             size = hub.facts().gigabytes_at_most.get(name)
             about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")
             here = origins.is_here(name, profile)
@@ -75,14 +75,14 @@ def _models(profile: Profile) -> Iterator[str]:
 
 def _tokenizers(profile: Profile) -> Iterator[str]:
     """Of the models that are here and were trained; nothing is fetched."""
-    remote = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
+    remote = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     if profile.corpus != "docstrings" and profile.pythia in remote:
         return  # it cuts the text
     for name in dict.fromkeys(profile.model_names):
-        if name in remote or not models.is_available(name) or models.has_random_weights(name, profile):
+        if name in remote or not model_store.is_available(name) or model_store.has_random_weights(name, profile):
             continue
         try:
-            models.require_tokenizer(name, profile)
+            model_store.require_tokenizer(name, profile)
         except ProfileError as error:
             yield f"[missing] a tokenizer for both: {error}"
 
@@ -93,7 +93,7 @@ def _origin(repository: str, profile: Profile) -> str:
 
 def _shipped(name: str) -> str:
     train = f"run python -m lib.zoo {name}"
-    if not models.is_available(name):
+    if not model_store.is_available(name):
         return f"[missing] model {name}: {train}"
     weights = recipes.MODELS / name / hub.WEIGHTS
     try:
@@ -112,7 +112,7 @@ def _processor(profile: Profile) -> Iterator[str]:
 
 
 def _gpu(profile: Profile) -> Iterator[str]:
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     yield f"[ok] runs on {device}, products in {str(models.fast_dtype(device)).removeprefix('torch.')}"
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)

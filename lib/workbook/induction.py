@@ -16,7 +16,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import circuits, models
 from lib.circuits.path_patching import clean_logits
 from lib.circuits.prompts import ROLES, InductionPrompts, induction_prompts
-from lib.models.architectures import Mamba, architecture_of
+from lib.models.families import family_of
+from lib.models.mamba import Mamba
+from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
 from lib.workbook.induction_tables import (  # noqa: F401  (readers of the results find all of it under one name)
     VALUE,
@@ -73,7 +75,7 @@ def _kept(kind: str, name: str, profile: Profile, measure) -> pd.DataFrame:
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        pd.DataFrame(measure(models.load(name, profile), profile)).to_parquet(folder / "effects.parquet", index=False)
+        pd.DataFrame(measure(model_store.load(name, profile), profile)).to_parquet(folder / "effects.parquet", index=False)
 
     return pd.read_parquet(Store(profile.cache_dir).get(kind, fields, make) / "effects.parquet")
 
@@ -102,8 +104,8 @@ def _measure_paths(model: TransformerBridge, profile: Profile) -> list[dict[str,
     for distance, p in _watched(prompts, "inputs"):
         layers = range(models.n_layers(model)) if distance == map_distance(profile) else [layer]
         rows += [row for k in layers for row in _inputs(model, distance, p, k)]
-    if architecture_of(model).short_mix_tokens:
-        position = "B1+1" if isinstance(architecture_of(model), Mamba) else key_position(pd.DataFrame(rows))
+    if family_of(model).conv_tokens:
+        position = "B1+1" if isinstance(family_of(model), Mamba) else key_position(pd.DataFrame(rows))
         rows += [row for distance, p in prompts.items() for row in _local(model, distance, p, layer, position)]
     return rows
 
@@ -131,7 +133,7 @@ def _local(
     model: TransformerBridge, distance: int, p: InductionPrompts, layer: int, position: str
 ) -> Iterator[dict[str, Any]]:
     through = p.positions[position]
-    window = {role: at for role, at in p.positions.items() if 0 <= through - at < architecture_of(model).short_mix_tokens}
+    window = {role: at for role, at in p.positions.items() if 0 <= through - at < family_of(model).conv_tokens}
     for corrupt in ("B′", "A′"):
         found = circuits.conv_input_effects(
             model, p.clean, getattr(p, CORRUPTED[corrupt]), p.target, layer, list(window.values()), through, per_sample=True

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lib.models.loading import device_of
 from lib.workbook.calibration import H100, UTILISATION, Machine
+from lib.workbook.model_store import device_of
 from lib.workbook.needs import GB, existing_folder
 from lib.workbook.profiles import DATA, Profile, get_profile
 from lib.workbook.progress import clock

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import models
 from lib.mppc import neurons
-from lib.workbook import artifacts, comparisons, induction
+from lib.workbook import artifacts, comparisons, induction, model_store
 from lib.workbook.calibration import hardware
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
@@ -36,7 +35,7 @@ TARGET = HOME / "figures" / "rehearsal"
 def stages(p: Profile) -> dict[str, Callable[[], object]]:
     """What is run, in order; each finds what it needs in the cache."""
     names = {"pythia": p.pythia, "pythia-seed1": p.pythia_seed, "mamba": p.mamba, "rwkv": p.rwkv}
-    found = {f"{short}: checkpoint built": lambda name=name: models.folder_of(name, p) for short, name in names.items()}
+    found = {f"{short}: checkpoint built": lambda name=name: model_store.folder_of(name, p) for short, name in names.items()}
     for short, name in names.items():
         found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(name, p, p.sae_seeds[0])
         for seed in artifacts.seeds_of(name, p):
