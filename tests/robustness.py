@@ -29,7 +29,6 @@ import torch
 from lib import plots  # noqa: F401
 from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots
 from lib.sae import training as sae_training
-from lib.workbook import explorer, sweep
 from lib.workbook.notebooks import code_cells, find_notebooks
 from lib.workbook.profiles import HOME, Profile
 

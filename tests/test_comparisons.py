@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import corpus, models
 from lib.mppc import neurons
-from lib.workbook import comparisons, sweep
+from lib.workbook import comparisons, model_store, sweep, texts
 from lib.workbook.comparisons import Direction
 
 
@@ -35,8 +34,8 @@ def test_resamples_scatter_around_the_value(pairs):
 def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
     a, b = (tmp_path / side for side in "ab")
     a.mkdir(), b.mkdir()
-    blocks = corpus.load_blocks(smoke, "held_out", smoke.neuron_tokens)
-    own, other = (models.load(name, smoke) for name in (smoke.pythia, smoke.mamba))
+    blocks = texts.load_blocks(smoke, "held_out", smoke.neuron_tokens)
+    own, other = (model_store.load(name, smoke) for name in (smoke.pythia, smoke.mamba))
     x = np.hstack(neurons.neuron_activations(own, blocks, range(2), a)).astype(float)
     y = np.hstack(neurons.neuron_activations(other, blocks, range(4), b)).astype(float)
     assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import models
 from lib.circuits import effect_tables, heads, maps as circuit_maps, path_patching
 from lib.circuits.prompts import ROLES, induction_prompts
 from lib.models import scans
-from lib.models.architectures import architecture_of, time_step
-from lib.workbook import induction, reference
+from lib.models.families import family_of
+from lib.models.mamba import time_step
+from lib.workbook import induction, model_store, reference
 from lib.workbook.profiles import get_profile
 
 
@@ -47,8 +47,8 @@ def test_transformer_reads_b_where_it_stands(effects):
 
 
 def test_means_and_errors_are_those_of_the_samples(small, effects):
-    p = induction.prompts_for(models.load("mini-mamba", small), small)[8]
-    model = models.load("mini-mamba", small)
+    p = induction.prompts_for(model_store.load("mini-mamba", small), small)[8]
+    model = model_store.load("mini-mamba", small)
     change = path_patching.clean_logits(model, p.corrupt_b, p.target) - path_patching.clean_logits(model, p.clean, p.target)
     row = effect_tables.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
     assert row.mean_logit_diff == pytest.approx(float(change.mean()), abs=1e-4) and row.n == 6
@@ -61,7 +61,7 @@ def test_heads_of_mini_pythia(small):
     assert previous[0] < receiver[0]
     rows = effect_tables.select(frame, "induction head", "A′")
     assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
-    model = models.load("mini-pythia", small)
+    model = model_store.load("mini-pythia", small)
     p = induction.prompts_for(model, small)[16]
     look = heads.patterns(model, p.clean, receiver[0])[receiver[1]]
     assert look.shape == (19, 19) and torch.allclose(look.sum(1), torch.ones(19), atol=1e-4)
@@ -80,9 +80,9 @@ def test_published_tables_agree_with_themselves_and_roughly_with_the_released_ru
 
 
 def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
-    model = models.load("mini-mamba", small)
+    model = model_store.load("mini-mamba", small)
     tokens = induction_prompts(8, 4096, seed=0, n_samples=1).clean
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     mixer, c = model.original_model.backbone.layers[5].mixer, architecture.inputs(architecture.run(tokens), 5)
     with torch.no_grad():
         dt, B, C = time_step(mixer, c)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lib import corpus, models
+from lib import models
 from lib.circuits import ioi
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import get_profile
 
 MINI = get_profile("mini", device="cpu")
@@ -12,12 +13,12 @@ MINI = get_profile("mini", device="cpu")
 
 @pytest.fixture(scope="module")
 def mamba():
-    return models.load("mini-mamba", MINI)
+    return model_store.load("mini-mamba", MINI)
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    return ioi.name_prompts(ioi.TWO_NAMES, corpus.load_tokenizer(MINI), seed=0, n_samples=3)
+    return ioi.name_prompts(ioi.TWO_NAMES, texts.load_tokenizer(MINI), seed=0, n_samples=3)
 
 
 def test_prompts_hold_the_names_where_the_template_says(prompts):
@@ -88,4 +89,4 @@ def test_table_has_a_row_per_cell_and_name():
 
 def test_other_architectures_are_refused(prompts):
     with pytest.raises(ValueError, match="the model is a rwkv"):
-        ioi.input_effects(models.load("mini-rwkv", MINI), prompts)
+        ioi.input_effects(model_store.load("mini-rwkv", MINI), prompts)

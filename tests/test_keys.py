@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from lib import corpus, models  # fmt: skip
+from lib import corpus  # fmt: skip
 from lib.circuits import ioi, prompts
 from lib.mppc import uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, neurons, spaces, sweep, two_names
+from lib.workbook import artifacts, induction, model_store, neurons, spaces, sweep, texts, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -22,7 +22,7 @@ class Asked(Exception):
 def key_of(monkeypatch, smoke):
     """The key of the artifact that a function makes, without making it."""
     for name in smoke.model_names:
-        models.folder_of(name, smoke)  # built before it is watched what is asked for
+        model_store.folder_of(name, smoke)  # built before it is watched what is asked for
     get = Store.get
 
     def ask(call, kind):
@@ -43,7 +43,7 @@ def key_of(monkeypatch, smoke):
 def made(profile):
     a, b = profile.pythia, profile.mamba
     return {
-        "corpus": lambda: corpus.document_tokens(profile, "train"),
+        "corpus": lambda: texts.document_tokens(profile, "train"),
         "quality": lambda: artifacts.model_quality(a, profile),
         "saes": lambda: artifacts.trained_saes(a, profile),
         "features": lambda: artifacts.features(a, profile),
@@ -74,12 +74,12 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     before = keys(smoke, key_of)
     assert keys(smoke, key_of) == before
     other = tmp_path / "other.jsonl.xz"
-    with lzma.open(corpus.DOCUMENTATION) as text, lzma.open(other, "w") as file:
+    with lzma.open(texts.DOCUMENTATION) as text, lzma.open(other, "w") as file:
         file.write(text.read()[:1_000_000].rpartition(b"\n")[0])
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "DOCUMENTATION", other)
         assert changed(before, keys(smoke, key_of)) == set(before)
-    tokenizer = shutil.copytree(corpus.TOKENIZER, tmp_path / "tokenizer")
+    tokenizer = shutil.copytree(texts.TOKENIZER, tmp_path / "tokenizer")
     (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"Ġthe"', '"Ġthx"'))
     monkeypatch.setattr(corpus, "TOKENIZER", tokenizer)
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}

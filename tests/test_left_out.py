@@ -8,9 +8,8 @@ import pytest
 from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
-from lib import models
 from lib.reproduce import say_what_is_left_out
-from lib.workbook import claims, comparisons, judged_features, left_out, plan, report, scorecard
+from lib.workbook import claims, comparisons, judged_features, left_out, model_store, plan, report, scorecard
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
@@ -63,14 +62,14 @@ def test_figures_lie_apart_and_committed_notebooks_do_not_stand_in():
 def test_nothing_is_planned_compared_or_fetched_for_it(role):
     profile, whole = (get_profile("laptop", overrides) for overrides in ({role: "none"}, None))
     name = getattr(whole, role)
-    assert name not in models.hub_names(profile) and set(models.hub_names(profile)) == set(models.hub_names(whole)) - {name}
+    assert name not in model_store.hub_names(profile) and set(model_store.hub_names(profile)) == set(model_store.hub_names(whole)) - {name}
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
     assert set(judged_features.variants(profile)) == set(known) & set(judged_features.VARIANTS)
     planned = plan.stages(without(role))
     assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
     with pytest.raises(LeftOut, match=f"{role}=none"):
-        models.folder_of(getattr(profile, role), profile)
+        model_store.folder_of(getattr(profile, role), profile)
 
 
 # ------------------------------------------------------------------------------------------- cells

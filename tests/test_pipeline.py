@@ -15,7 +15,7 @@ import torch
 from lib import corpus, models
 from lib.mppc.files import layer_file
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.workbook import artifacts, sizes, sweep
+from lib.workbook import artifacts, model_store, sizes, sweep, texts
 from lib.workbook.profiles import HOME, ProfileError
 
 
@@ -36,8 +36,8 @@ def test_every_layer_and_seed_gets_an_sae_with_metrics(smoke):
 
 def test_quality_of_a_model_is_kept(smoke, monkeypatch):
     quality = artifacts.model_quality(smoke.rwkv, smoke)
-    held_out = corpus.load_blocks(smoke, "held_out", smoke.eval_tokens)
-    assert quality == models.quality(models.load(smoke.rwkv, smoke), held_out)
+    held_out = texts.load_blocks(smoke, "held_out", smoke.eval_tokens)
+    assert quality == models.quality(model_store.load(smoke.rwkv, smoke), held_out)
     monkeypatch.delattr(models, "quality")
     assert artifacts.model_quality(smoke.rwkv, smoke) == quality
 
@@ -59,7 +59,7 @@ def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypat
     names = few.pythia, few.mamba
     for name in names:
         artifacts.saes_folder(name, few)
-    own, load = artifacts.features(few.pythia, few), corpus.load_blocks
+    own, load = artifacts.features(few.pythia, few), texts.load_blocks
     with monkeypatch.context() as patched:
         patched.setattr(corpus, "load_blocks", lambda *args: (text := load(*args))[np.arange(len(text))[::-1]])
         other = artifacts.features(few.mamba, few)
@@ -92,10 +92,10 @@ def test_results_are_found_again_and_settings_make_others(smoke, correlated):
 
 def test_chosen_layers_lie_at_the_same_depth(smoke):
     chosen = smoke.model_copy(update={"layers": (1,)})
-    assert artifacts.layers_of(models.load(smoke.pythia, smoke), chosen) == [1]
-    assert artifacts.layers_of(models.load(smoke.mamba, smoke), chosen) == [3]
+    assert artifacts.layers_of(model_store.load(smoke.pythia, smoke), chosen) == [1]
+    assert artifacts.layers_of(model_store.load(smoke.mamba, smoke), chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
-        artifacts.layers_of(models.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
+        artifacts.layers_of(model_store.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
 
 
 def test_sweep_moves_one_setting_at_a_time(smoke):
@@ -140,7 +140,7 @@ def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     capture = artifacts.capture_features
     monkeypatch.setattr(artifacts, "capture_features", lambda *args, **more: captured.append(args) or capture(*args, **more))
     artifacts.features(smoke.mamba, whole)
-    shards = artifacts.capture_shards(corpus.load_blocks(whole, "held_out", 3_000), whole)
+    shards = artifacts.capture_shards(texts.load_blocks(whole, "held_out", 3_000), whole)
     assert len(shards) > 2 and len(captured) == len(shards) - 1
     assert files == {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
 
@@ -173,7 +173,7 @@ def newest(profile, pattern):
 def test_groups_of_layers_get_the_saes_of_all_layers_at_once(smoke, monkeypatch, tmp_path):
     """Some layers at a time read the text again for each group, and a group that is done is not done again."""
     few = {"sae_tokens": 4_096, "sae_warmup": 0, "eval_tokens": 256}
-    model = models.load(smoke.mamba, smoke)
+    model = model_store.load(smoke.mamba, smoke)
     trained, train = [], artifacts.train_saes
     monkeypatch.setattr(artifacts, "train_saes", lambda *args: trained.append(list(args[4])) or train(*args))
     for size, folder in ((None, tmp_path / "all"), (3, tmp_path / "groups")):

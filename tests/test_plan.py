@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from lib import models, reproduce
-from lib.workbook import artifacts, plan, sizes
+from lib.workbook import artifacts, model_store, plan, sizes
 from lib.workbook.profiles import get_profile
 
 TIMED = 29 * 60, 5e10  # seconds of a whole run of mini; what one product reaches on the two cores that it ran on
@@ -27,8 +27,8 @@ def by_name(profile):
 
 def test_shapes_are_those_of_the_models(smoke):
     for name in (smoke.pythia, smoke.mamba, smoke.rwkv):
-        shape, model = sizes.shape_of(name, smoke), models.load(name, smoke)
-        plain = AutoModelForCausalLM.from_pretrained(models.folder_of(name, smoke))
+        shape, model = sizes.shape_of(name, smoke), model_store.load(name, smoke)
+        plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(name, smoke))
         assert shape.parameters == plain.num_parameters()
         assert (shape.n_layers, shape.d_model) == (models.n_layers(model), model.cfg.d_model)
         assert shape.sae_layers == len(artifacts.layers_of(model, smoke))

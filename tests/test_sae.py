@@ -15,13 +15,14 @@ from lib.sae.autoencoder import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evalua
 from lib.sae.dense_step import dense_step, gpu_step
 from lib.sae.sparse_step import SparseStep
 from lib.sae.training import _Trainee, train_saes
+from lib.workbook import model_store
 
 D_MODEL, D_SAE = 32, 256
 
 
 @pytest.fixture(scope="module")
 def model(smoke):
-    return models.load("smoke-pythia", smoke)
+    return model_store.load("smoke-pythia", smoke)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lib import models, plots
 from lib.models import recipes
 from lib.models.safe_weights import check_file, check_values
+from lib.workbook import model_store
 from lib.workbook.profiles import HOME
 
 EVIL = "<script>window.pwned = 1</script>"
@@ -151,10 +152,10 @@ def test_a_model_that_is_not_sound_is_refused_by_name(sound, tmp_path, smoke, sp
     shutil.copytree(sound, folder)
     spoil(folder)
     with pytest.raises(models.ModelNotFound, match=said) as caught:
-        models.load(str(folder), smoke)
+        model_store.load(str(folder), smoke)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     assert not (folder / "pwned").exists()
 
 
 def test_the_sound_model_loads(sound, smoke):
-    assert models.load(str(sound), smoke).cfg.n_layers == 2
+    assert model_store.load(str(sound), smoke).cfg.n_layers == 2

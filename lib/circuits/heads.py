@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib.circuits.path_patching import CHUNK
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.architectures import Mamba, time_step
+from lib.models.mamba import Mamba, time_step
 
 
 @torch.no_grad()

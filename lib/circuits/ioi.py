@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits.path_patching import CHUNK, Cache, clean_logits
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.architectures import Mamba, architecture_of, time_step
+from lib.models.families import family_of
+from lib.models.mamba import Mamba, time_step
 
 IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
 TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
@@ -103,9 +103,9 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     The patch acts through every path but the other layers' SSMs: their states stay, at all positions, what they were
     in the clean run. Raises `ValueError` for a model that is not a Mamba.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     if not isinstance(architecture, Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+        raise ValueError(f"an SSM input is Mamba's; the model is a {family_of(model).model_type}.")
     device = model_device(model)
     total = 0
     chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))

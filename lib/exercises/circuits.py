@@ -12,7 +12,7 @@ from lib import models
 from lib.circuits import effect_tables, heads, plain_patching
 from lib.circuits.prompts import InductionPrompts
 from lib.exercises.exercise import Exercise
-from lib.workbook import induction
+from lib.workbook import induction, model_store
 from lib.workbook.profiles import Profile
 
 FEW, WANTED_ERROR, TAP_DISTANCE = 4, 0.05, 16
@@ -59,7 +59,7 @@ def _few(model: TransformerBridge, profile: Profile) -> InductionPrompts:
 @torch.no_grad()
 def _state_effect(profile: Profile, frozen: bool = False, offset: int = 0) -> float:
     """Mean effect of the key layer's patched final state on B; other layers' states frozen, or free to follow."""
-    model = models.load(profile.mamba, profile)
+    model = model_store.load(profile.mamba, profile)
     prompts, layer = _few(model, profile), (_key_layer(profile) + offset) % models.n_layers(model)
     clean, corrupt, target = (t[:FEW] for t in (prompts.clean, prompts.corrupt_b, prompts.target))
     state = plain_patching.patched_state(model, clean, corrupt, layer)
@@ -79,7 +79,7 @@ def _state_effect(profile: Profile, frozen: bool = False, offset: int = 0) -> fl
 @torch.no_grad()
 def _whole_effect(profile: Profile) -> float:
     """Mean effect on B of the whole corrupted run."""
-    model = models.load(profile.mamba, profile)
+    model = model_store.load(profile.mamba, profile)
     p = _few(model, profile)
     corrupt, clean = (model(tokens[:FEW])[:, -1] for tokens in (p.corrupt_b, p.clean))
     return float(plain_patching.effect(corrupt, clean, p.target[:FEW]).mean())
@@ -96,7 +96,7 @@ def _shares_signed(profile: Profile) -> Float[ndarray, " distances"]:
 
 def _hidden_ratio(profile: Profile, upper: str = "B1+1", lower: str | None = "B1", corrupt: bool = False) -> float:
     """Hidden attention on one role over that on another, or over an even share."""
-    model = models.load(profile.mamba, profile)
+    model = model_store.load(profile.mamba, profile)
     prompts = _few(model, profile)
     row = heads.hidden_attention(model, prompts.corrupt_a if corrupt else prompts.clean, _key_layer(profile))
     return float(row[prompts.positions[upper]] / (row[prompts.positions[lower]] if lower else 1 / len(row)))
@@ -104,12 +104,12 @@ def _hidden_ratio(profile: Profile, upper: str = "B1+1", lower: str | None = "B1
 
 def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = False) -> float:
     """Induction gap with one tap of the key layer's convolution, or of all layers', set to zero."""
-    model = models.load(profile.mamba, profile)
+    model = model_store.load(profile.mamba, profile)
     layers = model.original_model.backbone.layers
     for layer in layers if everywhere else [layers[_key_layer(profile)]]:
         if tap is not None:
             layer.mixer.conv1d.weight.data[:, 0, tap] = 0
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 

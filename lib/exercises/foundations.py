@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lib import corpus, models
 from lib.exercises.exercise import Exercise
-from lib.workbook import artifacts, sweep
+from lib.workbook import artifacts, model_store, sweep, texts
 from lib.workbook.profiles import Profile, ProfileError, get_profile
 
 MISSPELT = "sae_token"  # in exercise 00.1
@@ -53,8 +52,8 @@ def _perplexity(profile: Profile, role: str = "mamba", base: float = np.e) -> fl
 
 def _changed_positions(profile: Profile, hook: str = "mixer.x_proj.hook_in") -> Int[ndarray, " positions"]:
     """Where a value of Mamba's block 0 changes with the token at `CHANGED`, in the first held-out block."""
-    model = models.load(profile.mamba, profile)
-    tokens = torch.from_numpy(corpus.load_blocks(profile, "held_out", 4_000).tokens[:1]).long().repeat(2, 1)
+    model = model_store.load(profile.mamba, profile)
+    tokens = torch.from_numpy(texts.load_blocks(profile, "held_out", 4_000).tokens[:1]).long().repeat(2, 1)
     tokens[1, CHANGED] = OTHER_TOKEN
     with torch.no_grad():
         value = model.run_with_cache(tokens, names_filter=[f"blocks.0.{hook}"])[1][f"blocks.0.{hook}"]
@@ -63,7 +62,7 @@ def _changed_positions(profile: Profile, hook: str = "mixer.x_proj.hook_in") -> 
 
 def _fading_time(profile: Profile, to: float = 1 / 2, of: Callable[[ndarray], float] = np.min) -> float:
     """Tokens after which RWKV's block 1 holds a share `to`, by the decay w of one of its channels."""
-    block = models.load(profile.rwkv, profile).original_model.rwkv.blocks[1]
+    block = model_store.load(profile.rwkv, profile).original_model.rwkv.blocks[1]
     return -np.log(to) / of(block.attention.time_decay.exp().detach().cpu().numpy())
 
 

@@ -11,12 +11,11 @@ from numpy import ndarray
 from scipy.stats import false_discovery_control
 from sklearn.metrics import cohen_kappa_score
 
-from lib import corpus
 from lib.exercises.exercise import Exercise
 from lib.interpret import complexity, judges
 from lib.interpret.snippets import vocabulary
 from lib.spaces import concepts, semantic, similarity
-from lib.workbook import judged_features, reference, spaces
+from lib.workbook import judged_features, reference, spaces, texts
 from lib.workbook.profiles import Profile
 
 ACROSS = "Pythia → Mamba"
@@ -77,7 +76,7 @@ def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
     a, b = (spaces.feature_space(name, profile) for name in (profile.pythia, profile.mamba))
     depths = semantic.same_depth(len(a.activations), len(b.activations))
     layers = depths[len(depths) // 2]
-    words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
+    words = concepts.is_word(vocabulary(texts.load_tokenizer(profile)))
     return semantic.decoder_rows(a, b, layers, semantic.matched_pairs(a, b, layers, words)[0])
 
 

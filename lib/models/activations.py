@@ -13,9 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
-from lib.models.loading import resid_post
 
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # layer → activations; a row is the same token in all layers
+
+
+def resid_post(layer: int) -> str:
+    """Hook of the residual stream after block `layer`, in every family: Float[batch, time, d_model]."""
+    return f"blocks.{layer}.hook_out"
 
 
 def model_device(model: TransformerBridge) -> torch.device:

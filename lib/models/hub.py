@@ -17,20 +17,16 @@ import pandas as pd
 from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
-from lib.workbook.checks import GB, existing_folder
-from lib.workbook.profiles import DATA, Profile
-
 log = logging.getLogger("workbook.hub")
 
 OPENWEBTEXT = "Skylion007/openwebtext"
-FACTS = DATA / "reference" / "hub.csv"
+FACTS = Path(__file__).resolve().parents[2] / "data" / "reference" / "hub.csv"
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # the hub's bot, its pull requests
 CACHE = Path(constants.HF_HUB_CACHE)  # HF_HOME moves it
 NEEDED = ("config.json", WEIGHTS)
 WANTED = ["*.json", "*.safetensors", "merges.txt"]
 MEGABYTES_PER_SECOND = 20  # to say how long a download may take
-TOKENS_PER_DOCUMENT = 600  # of OpenWebText, cut to one block of 1,024 tokens; an assumption on the low side
 UNREACHABLE = (OSError, HTTPError)
 
 
@@ -61,6 +57,16 @@ def how_to_get(repository: str) -> str:
 def weights_in(folder: Path) -> Path | None:
     """A folder's weights: the safetensors or, where there are none, the pickle."""
     return next((folder / file for file in (WEIGHTS, PICKLE) if (folder / file).exists()), None)
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether a model's weights are a pickle only."""
+    return weights_in(folder) == folder / PICKLE and (folder / "config.json").exists()
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """A folder's configuration and tokenizer files."""
+    return sorted([*folder.glob("*.json"), *folder.glob("merges.txt")])
 
 
 def cached_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | None = None) -> Path | None:
@@ -175,19 +181,12 @@ def unreachable() -> str | None:
 def announcement(names: list[str]) -> str:
     """What downloading these models will take, in one sentence; sizes of unknown models are not guessed."""
     sizes = facts().gigabytes_at_most.reindex(names)
-    free = shutil.disk_usage(existing_folder(CACHE)).free / GB
+    existing = next(folder for folder in (CACHE, *CACHE.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free / 1e9
     each = ", ".join(f"{name} ({size:.2f} GB at most)" if size == size else name for name, size in sizes.items())
     seconds = sizes.sum() * 1000 / MEGABYTES_PER_SECOND
     how_long = f", in all {sizes.sum():.1f} GB, {seconds:.0f} s at {MEGABYTES_PER_SECOND} MB/s" if seconds else ""
     return f"Downloading {each}{how_long}, into {CACHE}, which has {free:.0f} GB free."
-
-
-def text_gigabytes(profile: Profile) -> float:
-    """Text that a run streams at most: documents it reads (nine in ten train, one is held out), uncompressed."""
-    train = profile.sae_tokens + profile.sweep_tokens
-    held_out = profile.eval_tokens + profile.mppc_tokens + profile.neuron_tokens
-    documents = (train / 0.9 + held_out / 0.1) / TOKENS_PER_DOCUMENT
-    return documents * facts().gigabytes_at_most[OPENWEBTEXT] / 8_013_769
 
 
 @functools.cache

@@ -10,6 +10,7 @@ or a pre-tokenizer, the model knows every id that it is given, so it is read, an
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -18,27 +19,23 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from lib import corpus
-from lib.workbook.profiles import Profile, ProfileError
-from lib.workbook.store import sha256_of
-
 log = logging.getLogger("workbook.tokenizers")
 
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 """What a tokenizer is read from; of several, the first."""
 
 
-class TokenizerError(ProfileError):
+class TokenizerError(ValueError):
     """A model's tokenizer is not the one that cuts the text, or cannot be read."""
 
 
-def require_same(name: str, folder: Path, profile: Profile) -> None:
+def require_same(name: str, folder: Path, cutter_folder: Path, label: str) -> None:
     """Raise `TokenizerError`, in one sentence that names both, where the model's own tokenizer does not cut the text.
 
-    A folder without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
+    `name` and `folder` are the model's; the tokenizer in `cutter_folder`, called `label`, cuts the text. A folder without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
     configuration has room for the text's ids.
     """
-    own, cutter, label = _files(folder), _files(corpus.tokenizer_folder(profile)), corpus.tokenizer_name(profile)
+    own, cutter = _files(folder), _files(cutter_folder)
     if [path.name for path, _ in cutter] != ["tokenizer.json"]:
         raise TokenizerError(f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one.")
     if not own and (folder / "vocab.json").exists():
@@ -115,7 +112,8 @@ Files = tuple[tuple[Path, str], ...]
 def _files(folder: Path) -> Files:
     """What the folder's tokenizer is read from; nothing where it has none."""
     complete = (names for names in FILES if all((folder / name).is_file() for name in names))
-    return tuple((folder / name, sha256_of(folder / name)) for name in next(complete, ()))
+    paths = [folder / name for name in next(complete, ())]
+    return tuple((path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
 
 
 @functools.cache

@@ -10,14 +10,14 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib.corpus import Blocks
 from lib.models.activations import iterate_activations
 from lib.mppc.features import FeatureDtype, SparseFeatures, concatenated
-from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.autoencoder import SAE
 
 ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 
 
 @torch.no_grad()
 def capture_features(
-    model: TransformerBridge, saes: Sequence[SparseAutoencoder], blocks: Blocks, *, batch_blocks: int,
+    model: TransformerBridge, saes: Sequence[SAE], blocks: Blocks, *, batch_blocks: int,
     dtype: FeatureDtype = "float32",
 ) -> list[SparseFeatures]:  # fmt: skip
     """Feature activations of several SAEs, each of one of the model's layers, over the positions of a text that count.

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Integer
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer
 from numba import njit
 
 FeatureDtype = Literal["float32", "float16"]

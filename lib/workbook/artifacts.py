@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
@@ -26,6 +26,7 @@ from lib.mppc.features import SparseFeatures, feature_statistics, require_same_t
 from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
 from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
+from lib.workbook import model_store, texts
 from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
 from lib.workbook.sizes import config_of, group_size, shape_of
@@ -59,9 +60,9 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
-    folder = Path(models.folder_of(name, profile))
+    folder = Path(model_store.folder_of(name, profile))
     digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
-    return {"model": name} | digests | corpus.text_fields(profile)
+    return {"model": name} | digests | texts.text_fields(profile)
 
 
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
@@ -76,8 +77,8 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
     fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
     def measure(folder: Path) -> None:
-        held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
-        (folder / "quality.json").write_text(json.dumps(models.quality(models.load(name, profile), held_out)))
+        held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
+        (folder / "quality.json").write_text(json.dumps(models.quality(model_store.load(name, profile), held_out)))
 
     return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
 
@@ -98,14 +99,14 @@ def saes_folder(name: str, profile: Profile) -> Path:
 
 def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SAE]:
     which = "seed*" if seed is None else f"seed{seed:02d}_*"
-    return [load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
+    return [load(path, model_store.device_of(profile)) for path in sorted(folder.glob(which))]
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
     workers = workers_of(profile)
     # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
-    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    text = texts.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
     chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
     if not chosen.exists():
         atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
@@ -135,7 +136,7 @@ def train_layers(
     place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
     history_file = place / "history.csv"
     if not history_file.exists():
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         saes, history = train_saes(
             model, text, profile.sae_config, seeds_of(name, profile), layers, place / "training"
         )
@@ -185,7 +186,7 @@ def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     workers = workers_of(profile)
     saes = saes_folder(name, profile)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     runs = split(list(enumerate(capture_shards(text, profile))), workers.pieces)
     pieces = {f"shards {run[0][0]} to {run[-1][0]}": (name, profile, saes, seed, run, folder) for run in runs}
     for _ in workers.each(capture, pieces, f"features of {name}"):
@@ -204,7 +205,7 @@ def capture(
     missing = [(number, blocks) for number, blocks in shards if not all(map(is_whole, files[number]))]
     if not missing:
         return
-    model = models.load(name, profile)
+    model = model_store.load(name, profile)
     options = dict(batch_blocks=profile.batch_blocks, dtype=profile.feature_dtype)
     done = len(shards) - len(missing)
     for number, blocks in tqdm(missing, f"features of {name}", len(shards), initial=done, mininterval=5):
@@ -256,7 +257,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
 def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
     own, other = features(a, profile), features(b, profile, seed_b)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     require_same_text(own[0].text, other[0].text, text.digest)
     group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)

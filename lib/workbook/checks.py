@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import HOME, Profile, ProfileError
 
 REQUIREMENTS = HOME / "requirements.txt"
@@ -80,10 +81,10 @@ def check_room(profile: Profile) -> None:
 
 def check_hub(profile: Profile) -> None:
     """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib import models
-    from lib.models import hub, origins
+    from lib.models import hub
+    from lib.workbook import origins
 
-    names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
+    names = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
     if (names or text) and (why := hub.unreachable()):
         lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
@@ -92,7 +93,7 @@ def check_hub(profile: Profile) -> None:
     if text:
         print(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
     try:
-        for name in models.hub_names(profile):
+        for name in model_store.hub_names(profile):
             origins.model_folder(name, profile)
         if profile.corpus == "openwebtext":
             origins.text_revision(profile)
@@ -102,12 +103,11 @@ def check_hub(profile: Profile) -> None:
 
 def check_tokenizers(profile: Profile) -> None:
     """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    from lib import models
     from lib.models import hub
 
     try:
         for name in dict.fromkeys(profile.model_names):
-            models.require_tokenizer(name, profile)
+            model_store.require_tokenizer(name, profile)
     except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
 
@@ -131,12 +131,12 @@ def _packages(_: Profile) -> Iterator[str]:
 
 
 def _text(profile: Profile) -> Iterator[str]:
-    from lib import corpus
-    from lib.models import hub, origins
+    from lib.models import hub
+    from lib.workbook import origins
 
     if profile.corpus == "docstrings":
-        about = f"text: {corpus.DOCUMENTATION.relative_to(HOME)}"
-        yield _line(corpus.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
+        about = f"text: {texts.DOCUMENTATION.relative_to(HOME)}"
+        yield _line(texts.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
     elif files := len(origins.cached_text(profile)):
         yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
@@ -146,11 +146,11 @@ def _text(profile: Profile) -> Iterator[str]:
 
 
 def _models(profile: Profile) -> Iterator[str]:
-    from lib import models
-    from lib.models import hub, origins
+    from lib.models import hub
+    from lib.workbook import origins
 
     for name in dict.fromkeys(profile.model_names):
-        if name not in models.hub_names(profile):
+        if name not in model_store.hub_names(profile):
             yield _shipped(name)
         elif origins.is_here(name, profile):
             yield f"[ok] model {name}{_origin(name, profile)}"
@@ -161,12 +161,11 @@ def _models(profile: Profile) -> Iterator[str]:
 
 
 def _shipped(name: str) -> str:
-    from lib import models
     from lib.models import hub, recipes
     from lib.models.safe_weights import read_header
 
     train = f"run python -m lib.zoo {name}"
-    if not models.is_available(name):
+    if not model_store.is_available(name):
         return f"[missing] model {name}: {train}"
     weights = recipes.MODELS / name / hub.WEIGHTS
     try:
@@ -178,23 +177,22 @@ def _shipped(name: str) -> str:
 
 def _tokenizers(profile: Profile) -> Iterator[str]:
     """Of the models that are here and were trained; nothing is fetched."""
-    from lib import models
-    from lib.models import origins
+    from lib.workbook import origins
 
-    remote = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
+    remote = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     if profile.corpus != "docstrings" and profile.pythia in remote:
         return  # it cuts the text
     for name in dict.fromkeys(profile.model_names):
-        if name in remote or not models.is_available(name) or models.has_random_weights(name, profile):
+        if name in remote or not model_store.is_available(name) or model_store.has_random_weights(name, profile):
             continue
         try:
-            models.require_tokenizer(name, profile)
+            model_store.require_tokenizer(name, profile)
         except ProfileError as error:
             yield f"[missing] a tokenizer for both: {error}"
 
 
 def _origin(repository: str, profile: Profile) -> str:
-    from lib.models import origins
+    from lib.workbook import origins
 
     return f", {about}" if (about := origins.describe(repository, profile)) else ""
 
@@ -209,7 +207,7 @@ def _device(profile: Profile) -> Iterator[str]:
     about = f"CPU{' with ' if has else ''}{has}, {torch.get_num_threads()} threads"
     slower = "neither AMX nor bf16 instructions, so products in float32, slower"
     yield _line(bool(has), about, slower, required=False)
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     yield f"[ok] runs on {device}, products in {str(models.fast_dtype(device)).removeprefix('torch.')}"
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)

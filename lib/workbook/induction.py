@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits.induction import head_frame, path_frame, prompts_by_distance
 from lib.circuits.prompts import ROLES, InductionPrompts
+from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
@@ -47,6 +47,6 @@ def _kept(kind: str, name: str, profile: Profile, measure: Callable[[Transformer
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        measure(models.load(name, profile)).to_parquet(folder / "effects.parquet", index=False)
+        measure(model_store.load(name, profile)).to_parquet(folder / "effects.parquet", index=False)
 
     return pd.read_parquet(Store(profile.cache_dir).get(kind, fields, make) / "effects.parquet")

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import corpus
 from lib.interpret.chat_judge import ChatJudge
 from lib.interpret.complexity import Sample, stratified_features
 from lib.interpret.judges import Example, Judge, RuleJudge, examples_of
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
 from lib.plots.complexity import Pair
-from lib.workbook import artifacts, comparisons
+from lib.workbook import artifacts, comparisons, texts
 from lib.workbook.profiles import Profile
 
 VARIANTS = ("sae_seed", "model_seed", "mamba")
@@ -36,7 +35,7 @@ def judge_of(profile: Profile) -> Judge:
 
 def places_of(name: str, profile: Profile) -> list[TopPlaces]:
     """The highest places of all features of a model, by layer."""
-    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    blocks = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     layers = tqdm(artifacts.features(name, profile), f"highest places of {name}", unit="layer", mininterval=5)
     return [top_places(layer, blocks) for layer in layers]
 
@@ -54,7 +53,7 @@ def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
     enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
     chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
     chosen = chosen.drop(columns="mppc").reset_index(drop=True)
-    words = vocabulary(corpus.load_tokenizer(profile))
+    words = vocabulary(texts.load_tokenizer(profile))
     return Sample(chosen, _examples(places, chosen["layer"], chosen["index"], words))
 
 
@@ -68,7 +67,7 @@ def pairs_of(
     rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
 ) -> list[Pair]:
     """Scored features and their matches in Mamba, to be drawn."""
-    words, mppc = vocabulary(corpus.load_tokenizer(profile)), variants(profile)["mamba"]
+    words, mppc = vocabulary(texts.load_tokenizer(profile)), variants(profile)["mamba"]
     found = with_matches(rows, profile)
     own = _examples(places, found["layer"], found["index"], words)
     other = _examples(match_places, found["match_layer"], found["match_index"], words)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.models.loading import device_of
 from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations
 from lib.mppc.files import layer_file, open_features, open_layer
+from lib.workbook.model_store import device_of
 from lib.workbook.profiles import Profile
 from lib.workbook.workers import split, workers_of
 

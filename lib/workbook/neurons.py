@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import corpus, models
+from lib import corpus
 from lib.mppc import uncertainty
 from lib.mppc.correlation import dense_max_pairwise_correlations
 from lib.mppc.neurons import Rolled, matched_sums, neuron_activations
+from lib.workbook import model_store, texts
 from lib.workbook.artifacts import Resampled, layers_of, model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
@@ -39,11 +40,11 @@ def neuron_mppc(a: str, b: str, profile: Profile) -> dict[str, tuple[pd.DataFram
 
 
 def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
-    blocks = corpus.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
+    blocks = texts.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
     group = uncertainty.document_groups(blocks, profile.seed)
     places = {folder / "a": a, folder / "b": b}
     x, y = (_activations(name, blocks, profile, place) for place, name in places.items())
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     results = dense_max_pairwise_correlations(x, y, device=device, progress=True)
     for direction, result, own, other in zip(DIRECTIONS, results, (x, y), (y, x)):
         frame = result.to_frame()
@@ -61,5 +62,5 @@ def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
 
 def _activations(name: str, blocks: corpus.Blocks, profile: Profile, folder: Path) -> list[np.memmap]:
     folder.mkdir(exist_ok=True)
-    model = models.load(name, profile)
+    model = model_store.load(name, profile)
     return neuron_activations(model, blocks, layers_of(model, profile), folder, profile.batch_blocks)

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lib import models
 from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
+from lib.workbook import model_store
 from lib.workbook.checks import GB, existing_folder
 from lib.workbook.profiles import Profile
 from lib.workbook.sizes import Shape, free_memory, group_size, sae_parameters, shape_of, training_bytes
@@ -149,7 +149,7 @@ def available(profile: Profile) -> Room:
     """What is free; artifacts that are there already count as free, as they are found again."""
     kept = sum(path.stat().st_size for path in profile.cache_dir.rglob("*") if path.is_file())
     disk = shutil.disk_usage(existing_folder(profile.cache_dir)).free + kept
-    device = models.device_of(profile)
+    device = model_store.device_of(profile)
     return Room(disk, free_memory("cpu"), math.inf if device == "cpu" else free_memory(device))
 
 
@@ -160,7 +160,7 @@ def seconds(found: list[Stage], rate: float) -> float:
 
 def measured_rate(profile: Profile) -> float:
     """Multiply-adds per second of a dense float32 product on the profile's device, measured in a moment."""
-    device, n, repeats = models.device_of(profile), 2_048, 3
+    device, n, repeats = model_store.device_of(profile), 2_048, 3
     matrix, spent = torch.ones(n, n, device=device), []
     for _ in range(repeats):
         began = time.perf_counter()

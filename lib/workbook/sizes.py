@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from lib import models
 from lib.models import recipes
+from lib.models.families import families, family_class
+from lib.workbook import model_store
 from lib.workbook.profiles import Profile
 
 ROOM = 0.7  # share of the free memory that the SAEs in training may fill
@@ -43,12 +45,12 @@ def shape_of(name: str, profile: Profile) -> Shape:
     block, total = _parameters(type(config), config.to_json_string())
     return Shape(
         name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
-        2 * config.intermediate_size if kind == "mamba" else config.intermediate_size, block, total, config.vocab_size,
+        families()[kind].n_neurons(config), block, total, config.vocab_size,
     )  # fmt: skip
 
 
 def config_of(name: str, profile: Profile) -> PretrainedConfig:
-    """The Hugging Face configuration of a model; see `models.folder_of` for names.
+    """The Hugging Face configuration of a model; see `model_store.folder_of` for names.
 
     Raises `ModelNotFound` where there is none, or one of an unknown family.
     """
@@ -56,11 +58,13 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
     if recipe:
         return recipes.config_of(recipe)
     try:
-        config = AutoConfig.from_pretrained(models.folder_of(name, profile))
+        config = AutoConfig.from_pretrained(model_store.folder_of(name, profile))
     except (OSError, ValueError) as error:
         raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
-    if config.model_type not in models.ARCHITECTURES:
-        raise models.ModelNotFound(models.unknown_family(name, config.model_type))
+    try:
+        family_class(config.model_type, name)
+    except ValueError as error:
+        raise models.ModelNotFound(str(error)) from None
     return config
 
 
@@ -86,7 +90,7 @@ def sae_parameters(d_model: int, profile: Profile) -> int:
 
 def group_size(n_layers: int, d_model: int, n_seeds: int, profile: Profile) -> int:
     """How many layers' SAEs are trained at a time: `sae_group_layers`, or as many as the free memory holds."""
-    room = int(ROOM * free_memory(models.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
+    room = int(ROOM * free_memory(model_store.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
     return min(n_layers, profile.sae_group_layers or max(1, room))
 
 

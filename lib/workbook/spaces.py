@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from lib import corpus
 from lib.interpret.snippets import top_places, vocabulary
 from lib.spaces import concepts, semantic
 from lib.spaces.semantic import FeatureSpace
-from lib.workbook import artifacts
+from lib.workbook import artifacts, texts
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -26,21 +25,21 @@ def feature_space(name: str, profile: Profile) -> FeatureSpace:
     """From trained SAEs of the first seed, made where they are missing."""
     saes, _ = artifacts.trained_saes(name, profile, profile.sae_seeds[0])
     activations = artifacts.features(name, profile)
-    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    blocks = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     tokens = [top_places(layer, blocks, semantic.N_TOP).tokens() for layer in activations]
     return FeatureSpace(name, activations, [sae.W_dec.detach().float().cpu().numpy() for sae in saes], tokens)
 
 
 def concept_tokens(profile: Profile) -> semantic.Members:
     """Which tokens belong to each concept of the profile's text."""
-    return concepts.concept_tokens(vocabulary(corpus.load_tokenizer(profile)), WORD_LISTS[profile.corpus])
+    return concepts.concept_tokens(vocabulary(texts.load_tokenizer(profile)), WORD_LISTS[profile.corpus])
 
 
 def layer_scores(name_a: str, name_b: str, profile: Profile, runs: int = 100) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`semantic.layer_scores` of two models: scores, and what the filters left. Kept."""
 
     def score(folder: Path) -> None:
-        words = concepts.is_word(vocabulary(corpus.load_tokenizer(profile)))
+        words = concepts.is_word(vocabulary(texts.load_tokenizer(profile)))
         a, b = (feature_space(name, profile) for name in (name_a, name_b))
         tables = semantic.layer_scores(a, b, words, runs, profile.seed)
         for file, table in zip(("scores", "filters"), tables, strict=True):

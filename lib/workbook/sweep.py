@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import iterate_activations
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.sae import SAE, load, train_saes
-from lib.workbook import artifacts
+from lib.workbook import artifacts, model_store, texts
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -59,10 +59,10 @@ def _swept(profile: Profile) -> Path:
 
 
 def _sweep(profile: Profile, folder: Path) -> None:
-    model = models.load(profile.pythia, profile)
+    model = model_store.load(profile.pythia, profile)
     layer = models.n_layers(model) // 2
-    text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
-    x = _read(model, layer, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
+    text = texts.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
+    x = _read(model, layer, texts.load_blocks(profile, "held_out", profile.eval_tokens), profile)
     # The profile's own settings stand in every choice: train them once.
     done: dict[Profile, tuple[dict[str, float], list[SAE]]] = {}
     for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
@@ -139,7 +139,7 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
         for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
             n = int(share * a[0].n_tokens)
             parts = ([layer.head(n) for layer in layers] for layers in (a, b))
-            result = max_pairwise_correlation(*parts, device=models.device_of(profile))
+            result = max_pairwise_correlation(*parts, device=model_store.device_of(profile))
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
     pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 
@@ -157,10 +157,10 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
 
 def _by_l0(profile: Profile, folder: Path) -> None:
     swept, rows = _swept(profile), []
-    loaded = [models.load(name, profile) for name in (profile.pythia, profile.mamba) if name]
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)  # all of them read it
+    loaded = [model_store.load(name, profile) for name in (profile.pythia, profile.mamba) if name]
+    held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)  # all of them read it
     of_pythia, *of_mamba = (_read(model, models.n_layers(model) // 2, held_out, profile) for model in loaded)
-    text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
+    text = texts.load_blocks(profile, "train", profile.sweep_tokens)
     for choice, target, variant in variants(profile):
         if choice != "target_l0":
             continue

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from lib import models
 from lib.circuits import ioi
+from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
@@ -26,7 +26,7 @@ def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.Data
     """`ioi.task_quality` of several models on one template: a row for each. Kept."""
 
     def measure(name: str, folder: Path) -> None:
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         quality = ioi.task_quality(model, prompts_for(template, model.tokenizer, profile))
         (folder / "quality.json").write_text(json.dumps(quality))
 
@@ -40,7 +40,7 @@ def input_effects(name: str, template: str, profile: Profile) -> pd.DataFrame:
     """`ioi.input_effects` of a Mamba on one template, as `ioi.effects_table`; kept."""
 
     def measure(folder: Path) -> None:
-        model = models.load(name, profile)
+        model = model_store.load(name, profile)
         prompts = prompts_for(template, model.tokenizer, profile)
         table = ioi.effects_table(ioi.input_effects(model, prompts), prompts.words)
         table.to_parquet(folder / "effects.parquet", index=False)

@@ -1,6 +1,6 @@
 """How the shipped text was made: the docstrings of thirteen Python packages, for those who maintain the mini zoo.
 
-Users read the file (`lib.corpus.documents`); this module is what ``python -m lib.zoo text`` runs.
+Users read the file (`lib.workbook.texts.documents`); this module is what ``python -m lib.zoo text`` runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.corpus import DOCUMENTATION, documents
+from lib.workbook.texts import DOCUMENTATION, documents
 
 PACKAGES = {  # distribution → import name, in the order in which they were read
     "transformers": "transformers",

@@ -22,8 +22,7 @@ import pandas as pd
 import psutil
 import torch
 
-from lib import models
-from lib.workbook import artifacts, comparisons, induction, neurons
+from lib.workbook import artifacts, comparisons, induction, model_store, neurons
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
 
@@ -49,7 +48,7 @@ def hardware() -> str:
 def stages(p: Profile) -> dict[str, Callable[[], object]]:
     """What is run, in order; each finds what it needs in the cache."""
     names = {"pythia": p.pythia, "pythia-seed1": p.pythia_seed, "mamba": p.mamba, "rwkv": p.rwkv}
-    found = {f"{short}: checkpoint built": lambda name=name: models.folder_of(name, p) for short, name in names.items()}
+    found = {f"{short}: checkpoint built": lambda name=name: model_store.folder_of(name, p) for short, name in names.items()}
     for short, name in names.items():
         found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(name, p, p.sae_seeds[0])
         for seed in artifacts.seeds_of(name, p):
