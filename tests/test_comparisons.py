@@ -7,6 +7,7 @@ import pytest
 from lib.mppc import neurons
 from lib.workbook import comparisons, model_store, sweep, texts
 from lib.workbook.comparisons import Direction
+from lib.workbook.profiles import Pair, Role
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,17 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
             assert isinstance(direction.resampled, np.memmap)  # six comparisons at the paper's size are 11 GB
             known = direction.frame["mppc"].notna()
             assert known.sum() > 50 and direction.frame.loc[known, "excess"].notna().mean() > 0.9
+
+
+def test_a_fifth_model_and_a_sixth_comparison_are_data(smoke, tmp_path):
+    wider = Role(label="Mamba, again", what="a second Mamba", model="smoke-mamba")
+    pair = Pair(a="mamba", b="other", label="Mamba → Mamba, again")
+    more = smoke.model_copy(update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}})
+    known = comparisons.comparisons(more)
+    assert list(known) == [*comparisons.comparisons(smoke), "both"] and more.other == "smoke-mamba"
+    forward, _ = comparisons.compare(known["both"], more)
+    assert np.isclose(forward.mppc.min(), 1)  # the same model and the same SAEs
+    assert "both" not in comparisons.comparisons(more.changed(other=None))
 
 
 def test_resamples_scatter_around_the_value(pairs):

@@ -34,7 +34,7 @@ def test_another_version_and_a_missing_package_are_named(smoke, monkeypatch):
 
 
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
-    mini = smoke.model_copy(update={"pythia": "mini-pythia"})
+    mini = smoke.changed(pythia="mini-pythia")
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e6})())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e5})())
@@ -49,7 +49,7 @@ def test_a_shipped_model_that_was_cut_short_is_named(monkeypatch, tmp_path, smok
     weights = tmp_path / "models" / "mini-rwkv" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     monkeypatch.setattr(recipes, "MODELS", tmp_path / "models")
-    line = line_of(checks.check(smoke.model_copy(update={"rwkv": "mini-rwkv"})), "mini-rwkv")
+    line = line_of(checks.check(smoke.changed(rwkv="mini-rwkv")), "mini-rwkv")
     assert line.startswith("[missing]") and "model.safetensors" in line and "python -m lib.zoo mini-rwkv" in line
 
 
@@ -59,7 +59,7 @@ def test_a_model_with_another_tokenizer_is_named(tmp_path, smoke):
     merges = content["model"]["merges"]
     merges[0], merges[5] = merges[5], merges[0]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    line = line_of(checks.check(smoke.model_copy(update={"rwkv": str(other)})), "tokenizer for both")
+    line = line_of(checks.check(smoke.changed(rwkv=str(other))), "tokenizer for both")
     assert line.startswith("[missing]") and str(other) in line and "they differ in their merges" in line
 
 

@@ -51,16 +51,13 @@ class Direction:
 
 def comparisons(profile: Profile) -> dict[str, Comparison]:
     """All that there are models for, by a short name."""
-    pythia, other_seed = profile.pythia, profile.sae_seeds[-1]
-    known = {
-        "neurons": Comparison("neurons, Pythia → Mamba", pythia, profile.mamba, neurons=True),
-        "mamba": Comparison("Pythia → Mamba", pythia, profile.mamba),
-        "rwkv": Comparison("Pythia → RWKV", pythia, profile.rwkv),
-        "model_seed": Comparison("model seed", pythia, profile.pythia_seed),
-        "sae_seed": Comparison("SAE seed", pythia, pythia, seed_b=other_seed),
-        "neurons_rwkv": Comparison("neurons, Pythia → RWKV", pythia, profile.rwkv, neurons=True),
+    model_of = {name: role.model for name, role in profile.roles.items()}
+    other_seed = profile.sae_seeds[-1]
+    return {
+        name: Comparison(pair.label, model_of[pair.a], model_of[pair.b], other_seed if pair.other_sae_seed else None, pair.of == "neurons")
+        for name, pair in profile.comparisons.items()
+        if model_of[pair.a] and model_of[pair.b]
     }
-    return {name: comparison for name, comparison in known.items() if comparison.b}
 
 
 def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direction]:

@@ -22,7 +22,7 @@ def frame(source: str, profile: Profile) -> pd.DataFrame:
     """The rows of a source. Raises `Missing` where it has not been written."""
     kind, _, name = source.partition(":")
     if kind == "profile":
-        return pd.DataFrame([profile.model_dump()])
+        return pd.DataFrame([profile.settings()])
     if kind == "derived":
         return pd.DataFrame([DERIVED[name](profile)])
     if kind == "printed":
@@ -42,7 +42,7 @@ def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
     table = frame(source, profile)
     for condition in filter(None, where.split(" & ")):
         column, _, wanted = condition.partition("=")
-        wanted = wanted.format_map(profile.model_dump()) if wanted.startswith("{") else wanted
+        wanted = wanted.format_map(profile.settings()) if wanted.startswith("{") else wanted
         number = pd.api.types.is_numeric_dtype(table[column])
         table = table[table[column] == (float(wanted) if number else wanted)]
     if table.empty:
