@@ -408,12 +408,12 @@ def test_thresholds_of_jumprelu_are_moved_by_what_lies_near_them(target):
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
 def test_other_types_learn_at_the_l0_that_is_asked_for(architecture):
-    sae, config = of_type(architecture, target_l0=6, learning_rate=3e-3)
-    t, steps = _Trainee(sae, config), 800
+    sae, config = of_type(architecture, target_l0=12, learning_rate=3e-3)
+    t, steps = _Trainee(sae, config), 1600
     t.measure(sparse_data(2048))
     stats = [t.train_on(sparse_data(256, seed=step), step, steps, None) for step in range(steps)]
-    assert 3 < float(stats[-1].l0) < 12
-    assert t.record(steps, stats[-1])["explained_variance"] > 0.6
+    assert 10 < float(stats[-1].l0) < 14
+    assert t.record(steps, stats[-1])["explained_variance"] > 0.8
 
 
 @register("absolute")
