@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lib import corpus, models
-from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae import SparseAutoencoder
 from lib.workbook import artifacts, sizes, sweep
 from lib.workbook.profiles import HOME, ProfileError
 
