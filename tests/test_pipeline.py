@@ -14,7 +14,7 @@ import torch
 
 from lib import corpus, models
 from lib.mppc.files import layer_file
-from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae import SparseAutoencoder
 from lib.workbook import artifacts, model_store, sizes, sweep, texts
 from lib.workbook.profiles import HOME, ProfileError
 

@@ -86,6 +86,8 @@ class SAE(nn.Module):
     settings: ClassVar[tuple[str, ...]] = ()
     constants: ClassVar[dict[str, float]] = {}
     """What, beside a configuration, decides what comes out of a training of this type."""
+    adapts_l1: ClassVar[bool] = True
+    """Whether training changes λ until L0 is the configuration's `target_l0`; else the type itself sees to it."""
     sparse_step: ClassVar[Callable | None] = None
     """Makes a step for the CPU that is faster where few features are active (see `lib.sae.sparse_step.SparseStep`)."""
     gpu_step: ClassVar[Callable | None] = None

@@ -23,6 +23,7 @@ class TopKSAE(SAE):
     """
 
     settings = ("k",)
+    adapts_l1 = False
     constants = {"auxiliary_share": AUXILIARY_SHARE, "dead_after": DEAD_AFTER}
 
     def __init__(self, d_model: int, d_sae: int, info: SaeInfo | None = None, *, k: int) -> None:

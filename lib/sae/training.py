@@ -117,7 +117,7 @@ class _Trainee:
         stats = (sparse if sparse and self.is_sparse else self.dense)(self.sae, self.adam, x * self.scale, self.l1 * rise)
         self.l0 = stats.l0
         target = self.config.target_l0
-        if target and rise == fall == 1:
+        if target and self.sae.adapts_l1 and rise == fall == 1:
             self.l1 = self.l1 * ((stats.l0 + 1) / (target + 1)) ** L1_GAIN
         return stats
 
