@@ -70,7 +70,8 @@ def load(
             folder = Path(scratch)
         try:
             source = _load_checked(folder).to(device)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if tokenizer is None else tokenizer
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = TransformerBridge.boot_transformers(
                 str(folder), device=device, dtype=torch.float32, hf_model=source, tokenizer=tokenizer
             )
