@@ -1,4 +1,4 @@
-"""Residual-stream activations: one forward pass feeds every layer, a shuffle buffer mixes the text (paper, App. A.1)."""
+"""Residual-stream activations: one forward pass feeds every layer, a shuffle buffer mixes the text (W App. A.1)."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
         ) from None
     except (*UNREACHABLE, ValueError) as error:
         raise ModelNotFound(
-            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; {how_to_get(name)}."
+            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; "
+            f"{how_to_get(name)}."
         ) from None
     if missing := [file for file in needed if not _has(folder, (file,))]:
         or_pickle = f", nor a {PICKLE}" if WEIGHTS in missing else ""
@@ -194,7 +195,7 @@ def announcement(names: list[str]) -> str:
 
 @functools.cache
 def facts() -> pd.DataFrame:
-    """What is known of each repository, by its name: the rows of hub.csv; "" where unknown. Only gigabytes are numbers."""
+    """What is known of each repository, by its name: the rows of hub.csv; "" where unknown. Gigabytes are numbers."""
     table = pd.read_csv(FACTS, index_col="repository", dtype=str, keep_default_na=False)
     return table.astype({"gigabytes_at_most": float})
 

@@ -38,7 +38,8 @@ def check_file(path: Path, expected: Mapping[str, Shape], only_known: bool = Tru
     """Raise `ValueError`, in one sentence that names the file, unless it holds tensors of these names and shapes.
 
     Only the header is read, so that a file that announces terabytes costs nothing. With `only_known`, no other tensor
-    may be there and none may lack; without, what else is there must take less than all that is expected does as float32.
+    may be there and none may lack; without, what else is there must take less than all that is expected does as
+    float32.
     """
     _check_shapes(path, read_header(path), expected, only_known)
 
@@ -126,4 +127,5 @@ def read_header(path: Path) -> dict[str, tuple[str, Shape]]:
             return {name: (found.get_dtype(), tuple(found.get_shape())) for name, found in tensors.items()}
     except SafetensorError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no safetensors file, or is damaged ({reason}): download or make it again.") from None
+        fault = f"is no safetensors file, or is damaged ({reason})"
+        raise ValueError(f"{path} {fault}: download or make it again.") from None
