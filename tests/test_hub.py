@@ -111,6 +111,15 @@ def test_text_is_read_from_the_cache_in_order_and_kept(cache, tmp_path, made):
         texts.load_blocks(profile, "held_out", 50)
 
 
+def test_a_pickled_model_of_the_hub_loads_without_a_profile(cache, tmp_path, made):
+    fill(cache, tmp_path, made)
+    model = models.load(RWKV)
+    pickled = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
+    torch.testing.assert_close(model.original_model.head.weight.detach(), pickled["head.weight"].float())
+    assert model.cfg.model_name == RWKV and len(model.tokenizer)
+    assert not (hub.cached_model(RWKV) / hub.WEIGHTS).exists()  # nothing is written into the hub's cache
+
+
 def test_a_text_that_ends_too_early_is_said(cache, tmp_path, caplog, made):
     fill(cache, tmp_path, made)
     blocks = texts.load_blocks(laptop(tmp_path, context_length=16), "held_out", 10_000)

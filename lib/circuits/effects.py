@@ -1,8 +1,8 @@
 """The measurements of §6 and App. G: how much a logit falls when one path brings what the corrupted run had.
 
-`model` is what `lib.models.load` returns or any `TransformerBridge` of the three architectures; token ids are
+`model` is what `lib.models.load` returns or any `TransformerBridge` of a known family; token ids are
 Int[n_samples, n_tokens]; effects are mean differences of logits, negative where the path matters. With `per_sample` a
-function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all three architectures.
+function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all families.
 """
 
 from __future__ import annotations

@@ -105,16 +105,19 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
                 fetch(revision=folder.name, allow_patterns=[PICKLE])
     except RevisionNotFoundError:
         raise ModelNotFound(
-            f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its line in "
-            f"{FACTS}, or run with --fresh if the cache began with a revision that is gone."
+            f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its "
+            f"line in {FACTS}, or run with --fresh if the cache began with a revision that is gone."
         ) from None
     except (*UNREACHABLE, ValueError) as error:
         raise ModelNotFound(
-            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; {how_to_get(name)}."
+            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; "
+            f"{how_to_get(name)}."
         ) from None
     if missing := [file for file in needed if not _has(folder, (file,))]:
         or_pickle = f", nor a {PICKLE}" if WEIGHTS in missing else ""
-        raise ModelNotFound(f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read.")
+        raise ModelNotFound(
+            f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read."
+        )
     return folder
 
 
@@ -166,7 +169,8 @@ def require_text(revision: str | None = None) -> None:
     """Raise `TextNotFound`, with the command that gets it, where OpenWebText can be neither read nor streamed."""
     if not cached_text(revision) and (why := unreachable()):
         at = f" at revision {revision}, with which this cache began," if revision and cached_text() else ""
-        raise TextNotFound(f"the text {OPENWEBTEXT}{at} is not in the hub's cache, and {why}; {how_to_get(OPENWEBTEXT)}.")
+        lacking = f"the text {OPENWEBTEXT}{at} is not in the hub's cache"
+        raise TextNotFound(f"{lacking}, and {why}; {how_to_get(OPENWEBTEXT)}.")
 
 
 def unreachable() -> str | None:
@@ -191,7 +195,7 @@ def announcement(names: list[str]) -> str:
 
 @functools.cache
 def facts() -> pd.DataFrame:
-    """What is known of each repository, by its name: the rows of hub.csv, text but for the gigabytes, "" where unknown."""
+    """What is known of each repository, by its name: the rows of hub.csv; "" where unknown. Gigabytes are numbers."""
     table = pd.read_csv(FACTS, index_col="repository", dtype=str, keep_default_na=False)
     return table.astype({"gigabytes_at_most": float})
 
@@ -202,10 +206,15 @@ def known(repository: str, what: str) -> str:
 
 
 def revision_of(repository: str) -> str | None:
-    """The revision that hub.csv gives in full: that one is fetched. Raises `ModelNotFound` where it gives none of git's."""
+    """The revision that hub.csv gives in full: that one is fetched.
+
+    Raises `ModelNotFound` where what it gives is none of git's.
+    """
     revision = known(repository, "revision")
     if not re.fullmatch("[0-9a-f]{0,40}", revision):
-        raise ModelNotFound(f"{FACTS}: {revision!r} is no revision of {repository}; give the 40 hexadecimal digits of a commit.")
+        raise ModelNotFound(
+            f"{FACTS}: {revision!r} is no revision of {repository}; give the 40 hexadecimal digits of a commit."
+        )
     return revision if len(revision) == 40 else None
 
 
@@ -213,7 +222,8 @@ def compare_revision(repository: str, revision: str) -> None:
     """Say it where a commit does not begin with the digits that hub.csv has of it."""
     if not revision.startswith(known(repository, "revision")):
         log.warning(
-            "%s is at revision %s, and the one that is known begins with %s: it may hold something else, so that results differ.",
+            "%s is at revision %s, and the one that is known begins with %s: it may hold something else, so that "
+            "results differ.",
             repository, revision, known(repository, "revision"),
         )  # fmt: skip
 
@@ -228,7 +238,8 @@ def compare_weights(repository: str, weights: Path, sha256: str) -> None:
     same = size in ("", str(weights.stat().st_size)) and sha256.startswith(first) and sha256.endswith(last)
     if same or weights.name != known(repository, "weights"):
         return
-    differ = f"the {weights.name} of {repository} has {weights.stat().st_size:,} bytes and sha256 {sha256}, not those of {FACTS}"
+    n_bytes = weights.stat().st_size
+    differ = f"the {weights.name} of {repository} has {n_bytes:,} bytes and sha256 {sha256}, not those of {FACTS}"
     if len(digest) == 64:
         raise ModelNotFound(f"{differ}: download it again, or correct that line.")
     log.warning("%s; it is read, with the same checks, and results may differ.", differ)

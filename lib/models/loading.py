@@ -32,7 +32,7 @@ LIBRARIES = ("transformers", "transformer_lens", "huggingface_hub")
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the libraries' notes on missing CUDA kernels and on loading, which are no faults, and without their bars."""
+    """Without the libraries' notes on missing CUDA kernels and on loading, which are no faults, and their bars."""
     loggers = [logging.getLogger(library) for library in LIBRARIES]
     levels = [logger.level for logger in loggers]
     had_bar = transformers.utils.logging.is_progress_bar_enabled()
@@ -58,7 +58,8 @@ def load(
     in the whole process, which is faster and changes results by rounding only.
 
     Raises `ModelNotFound`, in one sentence, if there is no such model, the hub cannot be reached, or the files are not
-    those of a sound model of a known family: a pickle of more than tensors, wrong shapes or sizes, NaN, code of its own.
+    those of a sound model of a known family: a pickle of more than tensors, wrong shapes or sizes, NaN, code of its
+    own.
     """
     name = str(name_or_folder) if name is None else name
     folder = Path(name_or_folder)
@@ -70,7 +71,8 @@ def load(
             folder = Path(scratch)
         try:
             source = _load_checked(folder).to(device)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if tokenizer is None else tokenizer
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = TransformerBridge.boot_transformers(
                 str(folder), device=device, dtype=torch.float32, hf_model=source, tokenizer=tokenizer
             )

@@ -65,7 +65,9 @@ class Mamba(Family):
         dt, B, _ = time_step(mixer, inputs)
         return final_state(inputs, dt, -mixer.A_log.exp(), B)
 
-    def step(self, cache: Cache, layer: int, rows: Rows, mixer_output: Float[Tensor, "samples d_inner d_state"]) -> Rows:
+    def step(
+        self, cache: Cache, layer: int, rows: Rows, mixer_output: Float[Tensor, "samples d_inner d_state"]
+    ) -> Rows:
         block, mixer = self.blocks[layer], self.blocks[layer].mixer
         x, gate = mixer.in_proj(block.norm(rows)).chunk(2, dim=-1)
         earlier = self.conv_input(cache, layer)[:, -self.conv_tokens : -1]

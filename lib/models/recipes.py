@@ -1,4 +1,4 @@
-"""What models are made of: the mini zoo's sizes and training settings, the real models' configurations, their folders."""
+"""What models are made of: the mini zoo's sizes, training settings and folders, and the real models' configurations."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ RECIPES = {
 _ROWS = dict(synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025)
 _PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=4_800, **_ROWS)
 _MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_500, learning_rate=4e-3, **_ROWS)
-_RWKV = partial(Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS)
+_RWKV = partial(
+    Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS
+)
 
 NEXT_RECIPES = {
     "mini-pythia": _PYTHIA(),

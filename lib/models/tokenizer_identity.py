@@ -32,12 +32,15 @@ class TokenizerError(ValueError):
 def require_same(name: str, folder: Path, cutter_folder: Path, label: str) -> None:
     """Raise `TokenizerError`, in one sentence that names both, where the model's own tokenizer does not cut the text.
 
-    `name` and `folder` are the model's; the tokenizer in `cutter_folder`, called `label`, cuts the text. A folder without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
+    `name` and `folder` are the model's; the tokenizer in `cutter_folder`, called `label`, cuts the text. A folder
+    without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
     configuration has room for the text's ids.
     """
     own, cutter = _files(folder), _files(cutter_folder)
     if [path.name for path, _ in cutter] != ["tokenizer.json"]:
-        raise TokenizerError(f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one.")
+        raise TokenizerError(
+            f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one."
+        )
     if not own and (folder / "vocab.json").exists():
         raise TokenizerError(
             f"the text is cut by {label}, with which the tokenizer of {name} cannot be compared: {folder} has its "
@@ -70,8 +73,8 @@ def _compare(name: str, label: str, own: Files, cutter: Files) -> None:
         )
     if found := deviation(a, b):
         log.warning(
-            "The text is cut by %s; the tokenizer of %s has its vocabulary and merges but would cut some texts in other "
-            "ways (%s).", label, name, found,
+            "The text is cut by %s; the tokenizer of %s has its vocabulary and merges but would cut some texts in "
+            "other ways (%s).", label, name, found,
         )  # fmt: skip
 
 
@@ -90,7 +93,10 @@ def difference(a: Tokenizer, b: Tokenizer) -> str | None:
 
 
 def deviation(a: Tokenizer, b: Tokenizer) -> str | None:
-    """What else two tokenizers of one vocabulary differ in that can change how a text is cut, in a few words, or None."""
+    """What else two tokenizers of one vocabulary differ in that can change how a text is cut, in a few words.
+
+    None where they differ in nothing of the kind.
+    """
     own, other = _behaviour(a), _behaviour(b)
     return next((f"they differ in their {part}" for part in own if own[part] != other[part]), None)
 
@@ -101,8 +107,13 @@ def _behaviour(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {key: value or None for key, value in parts["model"].items() if key not in ("vocab", "merges")}
     if set(ByteLevel.alphabet()) <= tokenizer.get_vocab().keys():  # then nothing is unknown
         model = {key: value for key, value in model.items() if key not in ("unk_token", "fuse_unk")}
-    added = {token["content"]: [token[key] for key in ("single_word", "lstrip", "rstrip")] for token in parts["added_tokens"]}
-    return {"added tokens": added, "normalizer": parts["normalizer"], "pre-tokenizer": parts["pre_tokenizer"], "model": model}
+    strips = ("single_word", "lstrip", "rstrip")
+    return {
+        "added tokens": {token["content"]: [token[key] for key in strips] for token in parts["added_tokens"]},
+        "normalizer": parts["normalizer"],
+        "pre-tokenizer": parts["pre_tokenizer"],
+        "model": model,
+    }
 
 
 Files = tuple[tuple[Path, str], ...]

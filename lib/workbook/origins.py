@@ -42,7 +42,10 @@ def safe_folder(folder: Path, profile: Profile) -> Path:
 
 
 def text_revision(profile: Profile) -> str:
-    """The recorded revision of OpenWebText. Raises `TextNotFound` where there is no record and the hub does not answer."""
+    """The recorded revision of OpenWebText.
+
+    Raises `TextNotFound` where there is no record and the hub does not answer.
+    """
     folder = Store(profile.cache_dir).get("hub", _fields(hub.OPENWEBTEXT), _record_text)
     return json.loads((folder / RECORD).read_text())["revision"]
 
@@ -56,11 +59,13 @@ def recorded(repository: str, profile: Profile) -> dict[str, Any] | None:
 def is_here(name: str, profile: Profile) -> bool:
     """Whether a hub's model can be read without asking the hub."""
     record = recorded(name, profile)
-    return bool(record and "converted" in record) or hub.cached_model(name, revision=record and record["revision"]) is not None
+    if record and "converted" in record:
+        return True
+    return hub.cached_model(name, revision=record and record["revision"]) is not None
 
 
 def cached_text(profile: Profile) -> list[Path]:
-    """OpenWebText's files in the hub's cache that this run would read: those of the recorded revision, if there is one."""
+    """OpenWebText's files in the hub's cache that this run would read: of the recorded revision, if there is one."""
     record = recorded(hub.OPENWEBTEXT, profile)
     return hub.cached_text(record and record["revision"])
 
@@ -77,7 +82,7 @@ def describe(repository: str, profile: Profile) -> str:
 
 
 def lines(profile: Profile) -> Iterator[str]:
-    """A line for each repository of the hub that this run's models and text come from; none for a run without the hub."""
+    """A line for each repository of the hub that this run's models and text come from."""
     text = [hub.OPENWEBTEXT] if profile.corpus == "openwebtext" else []
     for repository in dict.fromkeys([*profile.model_names, *text]):
         if about := describe(repository, profile):

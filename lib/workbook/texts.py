@@ -41,7 +41,7 @@ def documents() -> list[str]:
 
 
 def text_fields(profile: Profile) -> dict[str, Any]:
-    """What identifies the text that a profile reads: its digest or revision, its tokenizer's digest, how it is divided."""
+    """What identifies the text that a profile reads: its digest or revision, its tokenizer's, how it is divided."""
     shipped = profile.corpus == "docstrings"
     text = sha256_of(DOCUMENTATION) if shipped else f"{hub.OPENWEBTEXT}@{origins.text_revision(profile)}"
     tokenizer = sha256_of(tokenizer_folder(profile) / "tokenizer.json")
@@ -136,7 +136,8 @@ def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None)
         documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
         blocks = _cut(documents, n_positions, profile)
         if n_positions and blocks.n_positions < n_positions:
-            log.warning("The text ends after %s of %s tokens: download more of its files.", blocks.n_positions, n_positions)
+            found = blocks.n_positions
+            log.warning("The text ends after %s of %s tokens: download more of its files.", found, n_positions)
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(blocks, name))
 

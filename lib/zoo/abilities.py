@@ -1,4 +1,4 @@
-"""What a language model can do: text in bits per byte, repeats, association, two names; on prompts that it never saw."""
+"""What a language model can do: text in bits per byte, repeats, association, two names; on unseen prompts."""
 
 from __future__ import annotations
 

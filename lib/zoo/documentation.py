@@ -86,7 +86,7 @@ def remake(into: Path | None = None) -> str:
     if into is not None:
         write(texts, into)
     return (
-        f"Docstrings of modules, classes and functions, at least {MIN_CHARACTERS} characters long, tests left out, each "
-        f"text once: {len(texts):,} documents of {sum(map(len, texts)):,} characters, from {versions}. "
+        f"Docstrings of modules, classes and functions, at least {MIN_CHARACTERS} characters long, tests left out, "
+        f"each text once: {len(texts):,} documents of {sum(map(len, texts)):,} characters, from {versions}. "
         f"{'These are the documents' if same else 'They are not the documents'} that {DOCUMENTATION.name} holds."
     )

@@ -84,7 +84,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def loss_of(
-    model: PreTrainedModel, tokens: Int[Tensor, "rows context"], targets: Int[Tensor, "rows context"], dtype: torch.dtype
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "rows context"],
+    targets: Int[Tensor, "rows context"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, ""]:
     """Mean next-token cross-entropy (nats) over the positions with a target."""
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -207,7 +210,8 @@ def make_next(name: str, profile: Profile) -> dict:
         return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
 
     model, losses = train(
-        recipe, documents, CHECKPOINTS / NEXT.name / name, tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure
+        recipe, documents, CHECKPOINTS / NEXT.name / name,
+        tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure,
     )
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
     export(model, NEXT / name, record | {"training_losses": losses}, tokenizer_folder)
@@ -222,7 +226,9 @@ def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")
+    ] = None,
     all_missing: Annotated[bool, typer.Option("--all", help="every mini model that is not there yet")] = False,
     in_the_making: Annotated[bool, typer.Option("--next", help="of the zoo in the making, data/models/next")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all")] = 0,
