@@ -47,8 +47,10 @@ def main(
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, and stop.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -124,7 +126,7 @@ def write_report(profile: Profile, folder: Path) -> None:
 
 
 def say_what_is_left_out(notebooks: Sequence[Path], profile: Profile) -> None:
-    """Print which sections of the notebooks are left out, in whole or in part, for want of a model; nothing with all models."""
+    """Print which sections of the notebooks are left out, wholly or partly, for want of a model; else nothing."""
     if profile.without:
         chosen = {path.stem for path in notebooks}
         places = left_out_places(profile, notebooks[0].parent)

@@ -1,7 +1,7 @@
 """What is wrong before long work starts, a sentence each: packages, text, models, tokenizers, room, folders.
 
-`check` looks at everything and says what to do; the functions `check_…` stop a run. Packages that take seconds to import,
-or may be missing, are imported where they are used.
+`check` looks at everything and says what to do; the functions `check_…` stop a run. Packages that take seconds to
+import, or may be missing, are imported where they are used.
 """
 
 from __future__ import annotations
@@ -213,7 +213,8 @@ def _device(profile: Profile) -> Iterator[str]:
         gpu = torch.cuda.get_device_properties(0)
         yield f"[ok] GPU {gpu.name}, {gpu.total_memory / GB:.0f} GB"
     else:
-        yield "[optional] GPU: none that torch can use; the profiles smoke and mini need none, paper is far too slow without"
+        needs = "the profiles smoke and mini need none, paper is far too slow without"
+        yield f"[optional] GPU: none that torch can use; {needs}"
 
 
 def _room(profile: Profile) -> Iterator[str]:
@@ -231,7 +232,8 @@ def _room(profile: Profile) -> Iterator[str]:
 
 def _folders(profile: Profile) -> Iterator[str]:
     for what, folder in (("cache", profile.cache_dir), ("figures", profile.figures_dir)):
-        yield _line(writable(folder), f"{what} folder can be written to", f"allow writing in {folder}, or choose another")
+        how = f"allow writing in {folder}, or choose another"
+        yield _line(writable(folder), f"{what} folder can be written to", how)
 
 
 def _add_ons(_: Profile) -> Iterator[str]:
@@ -247,7 +249,8 @@ def _add_ons(_: Profile) -> Iterator[str]:
 
 def pinned(requirements: Path = REQUIREMENTS) -> dict[str, str]:
     """Package → version, from requirements.txt; without what only some machines get, by a marker."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", requirements.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    text = requirements.read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", text, flags=re.MULTILINE))
 
 
 def installed(package: str) -> str | None:

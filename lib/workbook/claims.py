@@ -20,7 +20,10 @@ class Missing(LookupError):
 
 
 def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
-    """A claim for which models are needed (as for `Profile.lacking`); `measure()` gives whether it holds, and the effect."""
+    """A claim for which models are needed (as for `Profile.lacking`).
+
+    `measure()` gives whether it holds, and the effect in words; it is not called where a needed model is none.
+    """
     lacking = profile.lacking(needs)
     return (id, words, None, profile.left_out(lacking)) if lacking else (id, words, *measure())
 

@@ -101,7 +101,7 @@ def code_cells(notebook: Path) -> list[NotebookNode]:
 
 
 def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | None:
-    """The profile's executed copy of a notebook; else the committed one, if its outputs are of this profile; else None."""
+    """The profile's executed copy of a notebook; else the committed one, if it was run in this profile; else None."""
     copy = profile.figures_dir / "notebooks" / f"{name}.ipynb"
     if copy.exists():
         return copy

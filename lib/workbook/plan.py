@@ -61,7 +61,12 @@ def stages(profile: Profile) -> list[Stage]:
     work = SETTINGS_COMPARED * profile.sweep_tokens * sae_parameters(pythia.d_model, profile) / 2
     most = FLOAT * pythia.parameters + training_bytes(2 * pythia.d_model, 2, profile)  # up to twice the dictionary
     found.append(Stage("settings of SAEs compared", most, work=work))
-    compared = {"Mamba": profile.mamba, "RWKV": profile.rwkv, "model seed": profile.pythia_seed, "SAE seed": profile.pythia}
+    compared = {
+        "Mamba": profile.mamba,
+        "RWKV": profile.rwkv,
+        "model seed": profile.pythia_seed,
+        "SAE seed": profile.pythia,
+    }
     for label, other in compared.items():
         if other:
             found.append(_matching(label, pythia, shapes[other], profile))

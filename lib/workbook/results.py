@@ -51,7 +51,7 @@ def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
 
 
 def reduced(values: pd.Series, how: str) -> Any:
-    """One value of several: their mean, min, max, the first, all (are they all the first?), or the last step (`rise`)."""
+    """One value of several: their mean, min, max, the first, all (if they are equal), or the last step (`rise`)."""
     if how in ("mean", "min", "max"):
         return float(getattr(values, how)())
     if how == "rise":

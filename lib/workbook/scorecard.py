@@ -96,8 +96,10 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
             mark, why = verdict(item, value, paper, profile)
         except Missing as error:
             mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
-    return (item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why, item.table, item.figure,
-            place.notebook, place.heading)  # fmt: skip
+    return (
+        item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why,
+        item.table, item.figure, place.notebook, place.heading,
+    )  # fmt: skip
 
 
 def _found(item: Item, profile: Profile) -> pd.DataFrame:
@@ -176,7 +178,8 @@ def _interval(item: Item, found: pd.DataFrame) -> str:
 
 def _tolerance(item: Item, paper: Any) -> str:
     if item.test in ("within", "above", "below"):
-        return {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}[item.test]
+        bounds = {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}
+        return bounds[item.test]
     printed = item.where.partition("=")[2]
     return {"setting": "the same", "equals": "the same", "claim": "as worded", "true": printed, "none": ""}[item.test]
 
@@ -223,7 +226,8 @@ def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
     place = html.escape(f"{row.notebook[:2]} {row.heading}")
     texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
     texts["notebook"] += f"<br><small>{html.escape(_source(row.source)).replace('_', '_<wbr>')}</small>"
-    cells = "".join(f'<td data-label="{name}"{"" if text else " class=empty"}>{text}</td>' for name, text in texts.items())
+    empty = {name: "" if text else " class=empty" for name, text in texts.items()}
+    cells = "".join(f'<td data-label="{name}"{empty[name]}>{text}</td>' for name, text in texts.items())
     return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
 
 

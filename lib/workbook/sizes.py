@@ -78,7 +78,7 @@ def _parameters(kind: type[PretrainedConfig], numbers: str) -> tuple[int, int]:
 
 
 def training_bytes(d_model: int, n_seeds: int, profile: Profile) -> int:
-    """Memory that the training of one more layer takes: weights, gradients, Adam's two moments, its share of the buffer."""
+    """Memory that the training of one more layer takes: weights, gradients, two moments, its share of the buffer."""
     return 4 * (4 * n_seeds * sae_parameters(d_model, profile) + profile.buffer_tokens * d_model)
 
 
