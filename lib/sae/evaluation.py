@@ -93,7 +93,7 @@ def _loss(
     model: TransformerBridge, tokens: Int[Tensor, "blocks context"], mask: Bool[Tensor, "blocks context"],
     hook_name: str = "", replace: Callable | None = None,
 ) -> float:  # fmt: skip
-    """Summed cross-entropy of the next token where both it and the position count; `replace` changes those positions."""
+    """Summed cross-entropy of the next token where it and the position count; `replace` changes those positions."""
 
     def splice(value: Tensor, hook: object) -> Tensor:
         value = value.clone()

@@ -1,4 +1,4 @@
-"""JumpReLU SAEs, whose features fire above thresholds that are learned (Rajamanoharan et al., 2024, arXiv:2407.14435)."""
+"""JumpReLU SAEs, whose features fire above learned thresholds (Rajamanoharan et al., 2024, arXiv:2407.14435)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class JumpReLUSAE(SAE):
         return z.relu() * (z > self.threshold)
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
-        """The loss above, with L0 and squared error as means over tokens; and its parts. No threshold stays below zero."""
+        """The loss above, of means over tokens; and its parts. No threshold stays below zero."""
         with torch.no_grad():
             self.threshold.clamp_(min=0)
         z = x @ self.W_enc + self.b_enc

@@ -38,7 +38,8 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 _MARGIN = 2**-6
 _AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
-_FLAGS = dict(error_model="numpy", cache=True)  # a division by zero is infinite: lets divisions become vector instructions
+# A division by zero is infinite: this lets divisions become vector instructions.
+_FLAGS = dict(error_model="numpy", cache=True)
 _SUMS = {"reassoc", "contract", "nsz"}  # lets sums become vector instructions; NaN and infinity keep their meaning
 
 

@@ -46,7 +46,7 @@ class TopKSAE(SAE):
         return _largest(x @ self.W_enc + self.b_enc, self.k)
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
-        """‖x − x̂‖², a mean over tokens, and 1/32 of what dead features leave of x − x̂; and its parts. Counts silence."""
+        """Mean ‖x − x̂‖², and 1/32 of what dead features leave of x − x̂; and the parts. It counts silence."""
         pre = x @ self.W_enc + self.b_enc
         f = _largest(pre, self.k)
         residual = x - self.decode(f)

@@ -80,7 +80,7 @@ def train_saes(
 
 
 def new_adam(sae: SAE) -> torch.optim.Adam:
-    """An optimiser for an SAE, whose state is there before the first step; steps that torch does not take write to it."""
+    """An optimiser for an SAE whose state is there before the first step: steps that are not torch's write to it."""
     adam = torch.optim.Adam(sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=sae.b_dec.is_cuda)
     for p in sae.parameters():
         moments = {name: torch.zeros_like(p) for name in MOMENTS}
@@ -114,7 +114,8 @@ class _Trainee:
         rise = min(1, (step + 1) / (self.config.warmup * steps + 1))
         fall = min(1, (steps - step) / (self.config.decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.config.learning_rate * rise * fall
-        stats = (sparse if sparse and self.is_sparse else self.dense)(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        take = sparse if sparse and self.is_sparse else self.dense
+        stats = take(self.sae, self.adam, x * self.scale, self.l1 * rise)
         self.l0 = stats.l0
         target = self.config.target_l0
         if target and self.sae.adapts_l1 and rise == fall == 1:
@@ -172,14 +173,16 @@ class _Run:
     """All SAEs of one model in training; what a checkpoint holds."""
 
     def __init__(
-        self, model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: tuple[int, ...], layers: tuple[int, ...]
-    ) -> None:
+        self, model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: tuple[int, ...],
+        layers: tuple[int, ...],
+    ) -> None:  # fmt: skip
         self.steps = max(1, config.tokens // config.batch_size)
         self.log_every = max(1, self.steps // LOGGED_STEPS)
         self.step, self.history = 0, []
         device, name, d_model = model_device(model), str(model.cfg.model_name), model.cfg.d_model
         training = config.model_dump() | {"context_length": blocks.tokens.shape[1]}
-        self.identity = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks), **training}
+        of_run = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks)}
+        self.identity = of_run | training
         cls = sae_type(config.architecture)
         self.trainees = []
         for seed, layer in product(seeds, layers):
@@ -200,9 +203,9 @@ class _Run:
         """Train on one refill of the buffer.
 
         No thread makes the next refill meanwhile. On a CPU model and SAEs share the same cores, which are busy for 95 %
-        of the time: a thread changed mini's times by −14 to +16 % in ten turns, without a tendency. On a GPU, which either
-        fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's memory again:
-        24 GB for the paper's Mamba.
+        of the time: a thread changed mini's times by −14 to +16 % in ten turns, without a tendency. On a GPU, which
+        either fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's
+        memory again: 24 GB for the paper's Mamba.
         """
         batches = list(self.buffer.next_refill())
         if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
