@@ -23,7 +23,7 @@ from lib.workbook.profiles import get_profile
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
 
 
-DEPTHS = {"pythia": 2, "mamba": 4, "rwkv": 7}
+DEPTHS = {"gpt_neox": 2, "mamba": 4, "rwkv": 7}
 
 
 @pytest.fixture(scope="module", autouse=True)
