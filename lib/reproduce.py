@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lib.workbook.needs import GB, INSTALL, REQUIREMENTS, package_faults, writable
+from lib.workbook import checks
+from lib.workbook.checks import CannotRun
 from lib.workbook.notebooks import (
     FOLDER,
-    CannotRun,
     NotebookFailed,
     advice,
-    code_cells,
     find_notebooks,
     left_out_places,
     refresh_notebook,
     run_notebook,
     title_of,
 )
-from lib.workbook.profiles import DATA, PROFILES, Profile, ProfileError, get_profile
-from lib.workbook.progress import Progress
-from lib.workbook.store import Store, atomic_write
+from lib.workbook.profiles import PROFILES, Profile, ProfileError, get_profile
+from lib.workbook.store import Store
 
 DEFAULT = "mini"
-FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
 
 
 class NoReport(Exception):
@@ -49,8 +47,10 @@ def main(
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto or HOST:PORT.")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the notebooks and stop.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, stage by stage, and stop.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, and stop.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what this computer has and lacks for the profile, and stop.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete what is in the profile's cache folder.")] = False,
     commit_outputs: Annotated[
         bool, typer.Option("--commit-outputs", help=f"Take the outputs into notebooks/ (profile {DEFAULT}, no --set).")
@@ -68,12 +68,11 @@ def main(
             raise CannotRun(f"--commit-outputs needs the profile {DEFAULT} as it is, without --set.")
         if check:
             return _check(size)
-        check_packages(REQUIREMENTS)
+        checks.check_packages()
         if plan:
             return show_plan(size)
-        check_room(size)
-        check_hub(size)
-        check_tokenizers(size)
+        for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
+            requirement(size)
         if size.ray:
             from lib.workbook import cluster  # only where it is used: Ray is an optional install
 
@@ -99,22 +98,15 @@ def main(
 def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, str]) -> None:
     """Execute notebooks one after the other, up to the first that fails; raises `NotebookFailed`.
 
-    How long each took is kept in ``timings.json`` in the cache folder, to estimate the time left of the next run; the
-    first run is estimated by what a run from nothing took on two cores.
+    A terminal shows papermill's bar for the notebook that runs; a log gets a line when one begins and when it is done.
     """
-    record = profile.cache_dir / "timings.json"
-    timings = _read_timings(record)
-    mine = timings.setdefault(profile.name, {})
-    known = _read_timings(FIRST_RUN).get(profile.name, {}) | mine
-    with Progress([path.stem for path in notebooks], known) as progress:
-        for path in notebooks:
-            started = time.monotonic()
-            progress.start(path.stem, len(code_cells(path)))
-            target = profile.figures_dir / "notebooks" / path.name
-            run_notebook(path, target, {"profile": profile.name, "overrides": overrides}, progress.cell)
-            mine[path.stem] = round(time.monotonic() - started, 1)
-            atomic_write(record, json.dumps(timings, indent=1))
-            progress.finish()
+    parameters = {"profile": profile.name, "overrides": overrides}
+    for number, path in enumerate(notebooks, start=1):
+        title, began = f"[{number}/{len(notebooks)}] {path.stem}", time.monotonic()
+        if not sys.stderr.isatty():
+            typer.echo(f"{title} begins")
+        run_notebook(path, profile.figures_dir / "notebooks" / path.name, parameters, title)
+        typer.echo(f"{title} done in {timedelta(seconds=round(time.monotonic() - began))}")
 
 
 def write_report(profile: Profile, folder: Path) -> None:
@@ -134,7 +126,7 @@ def write_report(profile: Profile, folder: Path) -> None:
 
 
 def say_what_is_left_out(notebooks: Sequence[Path], profile: Profile) -> None:
-    """Print which sections of the notebooks are left out, in whole or in part, for want of a model; nothing with all models."""
+    """Print which sections of the notebooks are left out, wholly or partly, for want of a model; else nothing."""
     if profile.without:
         chosen = {path.stem for path in notebooks}
         places = left_out_places(profile, notebooks[0].parent)
@@ -152,106 +144,28 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def check_packages(requirements: Path) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
-    missing, other = package_faults(requirements)
-    if missing:
-        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
-    if other:
-        typer.echo(f"Numbers may differ from the pinned ones: {', '.join(other)}.", err=True)
+def show_plan(profile: Profile) -> None:
+    """Print what a run takes, by the speed of one product on this machine; runs nothing else."""
+    from rich.console import Console
 
-
-def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where disk or memory will surely not do (not half of what the plan says) or nothing can be written."""
     from lib.models.hub import ModelNotFound
     from lib.workbook import plan  # takes seconds: it knows the models
 
-    for folder in (profile.cache_dir, profile.figures_dir):
-        if not writable(folder):
-            raise CannotRun(
-                f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
-            )
     try:
-        takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+        plan.show(profile, plan.measured_rate(profile), Console(width=120))
     except ModelNotFound as error:
-        raise CannotRun(str(error)) from None
-    if has.disk < takes.disk / 2:
-        raise CannotRun(
-            f"{profile.cache_dir} has {has.disk / GB:.1f} GB free and profile {profile.name!r} needs at least "
-            f"{takes.disk / 2 / GB:.1f}; make room or choose another folder with --set cache_dir=FOLDER."
-        )
-    if has.memory < takes.memory / 2:
-        raise CannotRun(
-            f"{has.memory / GB:.1f} GB of memory are free and profile {profile.name!r} needs at least "
-            f"{takes.memory / 2 / GB:.1f}; close other programs or take a smaller profile; --plan says what for."
-        )
-
-
-def show_plan(profile: Profile) -> None:
-    """Print what a run takes, from short measurements of this machine; runs nothing else."""
-    from lib.models.hub import ModelNotFound
-    from lib.workbook import plan
-    from lib.workbook.calibration import measure
-
-    typer.echo("Measuring this machine …", err=True)
-    try:
-        plan.show(profile, measure(profile))
-    except ModelNotFound as error:
-        raise CannotRun(str(error)) from None
-
-
-def check_hub(profile: Profile) -> None:
-    """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib import models  # heavy
-    from lib.models import hub, origins
-
-    names = [name for name in models.hub_names(profile) if not origins.is_here(name, profile)]
-    text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
-    if (names or text) and (why := hub.unreachable()):
-        lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
-        commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
-        raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
-    if text:
-        typer.echo(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
-    try:
-        for name in models.hub_names(profile):
-            origins.model_folder(name, profile)
-        if profile.corpus == "openwebtext":
-            origins.text_revision(profile)
-    except (hub.ModelNotFound, hub.TextNotFound) as error:
-        raise CannotRun(str(error)) from None
-
-
-def check_tokenizers(profile: Profile) -> None:
-    """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    from lib import models  # heavy
-    from lib.models import hub
-
-    try:
-        for name in dict.fromkeys(profile.model_names):
-            models.require_tokenizer(name, profile)
-    except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
 
 
 def _check(profile: Profile) -> None:
-    missing, _ = package_faults()
+    missing, _ = checks.package_faults()
     if missing:  # then the rest cannot be looked at
-        typer.echo(f"[missing] {', '.join(missing)}: {INSTALL}")
+        typer.echo(f"[missing] {', '.join(missing)}: {checks.INSTALL}")
         raise typer.Exit(1)
-    from lib.workbook import environment  # heavy
-
-    lines = environment.check(profile)
+    lines = checks.check(profile)
     typer.echo("\n".join(lines))
     if any(line.startswith("[missing]") for line in lines):
         raise typer.Exit(1)
-
-
-def _read_timings(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}  # only the estimate is lost
 
 
 def _list(notebooks: Sequence[Path]) -> None:

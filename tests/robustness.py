@@ -27,10 +27,10 @@ import psutil
 import torch
 
 from lib import plots  # noqa: F401
-from lib.circuits import names
-from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots
-from lib.sae import training as sae_training
-from lib.workbook import explorer, sweep
+from lib.circuits import ioi  # noqa: F401
+from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots  # noqa: F401
+from lib.sae import training as sae_training  # noqa: F401
+from lib.workbook import explorer, sweep, two_names  # noqa: F401
 from lib.workbook.notebooks import code_cells, find_notebooks
 from lib.workbook.profiles import HOME, Profile
 

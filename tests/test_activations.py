@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import ShuffleBuffer, iterate_activations
+from lib.workbook import model_store
 
 CONTEXT = 16
 
 
 @pytest.fixture(scope="module")
 def model(smoke):
-    return models.load("smoke-pythia", smoke)
+    return model_store.load("smoke-pythia", smoke)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def blocks():
 def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
     places = {"smoke-pythia": 1, "smoke-mamba": 0, "smoke-rwkv": 0}  # the last two's hidden_states leave out the embedding
     for name, place in places.items():
-        model = models.load(name, smoke)
+        model = model_store.load(name, smoke)
         found = list(iterate_activations(model, blocks, [0, 1], batch_blocks=8))
         x = torch.cat([batch[0] for batch in found])
         with torch.no_grad():

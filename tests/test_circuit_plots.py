@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from lib.circuits.names import effects_table
+from lib.circuits.ioi import effects_table
 from lib.plots import circuits as circuit_plots
 
 

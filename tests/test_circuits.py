@@ -6,14 +6,15 @@ import torch
 from lib import circuits, models
 from lib.circuits import path_patching, plain_patching
 from lib.circuits.prompts import ROLES, induction_prompts
-from lib.models.architectures import architecture_of
+from lib.models.families import family_of
+from lib.workbook import model_store
 from lib.workbook.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
 def mamba():
     """The trained mini model: with random weights there would be no effect to compare."""
-    return models.load("mini-mamba", get_profile("mini", device="cpu"))
+    return model_store.load("mini-mamba", get_profile("mini", device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +86,13 @@ def test_nothing_corrupted_means_no_effect(mamba, prompts):
 
 @pytest.mark.parametrize("name", ["mini-mamba", "mini-rwkv", "mini-pythia"])
 def test_single_position_pass_gives_the_model_s_own_logit(name, prompts):
-    model = models.load(name, get_profile("mini", device="cpu"))
-    architecture = architecture_of(model)
+    model = model_store.load(name, get_profile("mini", device="cpu"))
+    architecture = family_of(model)
     with torch.no_grad():
         cache = architecture.run(prompts.clean)
         rows = cache["blocks.0.hook_in"][:, -1][None]
         for layer in range(len(architecture.blocks)):
-            read = architecture.read(cache, layer, architecture.inputs(cache, layer))
+            read = architecture.mixer_output(cache, layer, architecture.inputs(cache, layer))
             rows = architecture.step(cache, layer, rows, read)
         found = architecture.logits_of(rows, prompts.target)[0]
     expected = path_patching.clean_logits(model, prompts.clean, prompts.target)
@@ -114,12 +115,12 @@ def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
 
 @pytest.fixture(scope="module")
 def pythia():
-    return models.load("mini-pythia", get_profile("mini", device="cpu"))
+    return model_store.load("mini-pythia", get_profile("mini", device="cpu"))
 
 
 @pytest.fixture(scope="module")
 def rwkv():
-    return models.load("mini-rwkv", get_profile("mini", device="cpu"))
+    return model_store.load("mini-rwkv", get_profile("mini", device="cpu"))
 
 
 def with_hooks(model, tokens, hooks):

@@ -15,8 +15,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from lib import corpus, reproduce
-from lib.workbook import artifacts
+from lib import reproduce
+from lib.workbook import artifacts, texts
 from lib.workbook.profiles import HOME, ProfileError
 
 REQUIREMENTS = "tests/cluster/requirements.txt"
@@ -50,7 +50,7 @@ def caches(smoke, tmp_path):
     """Cache folders for a run here and one there, in which the text and the models' weights lie already."""
     for name in (smoke.pythia, smoke.mamba):
         artifacts.model_fields(name, smoke)
-    corpus.load_blocks(smoke, "held_out", 1)
+    texts.load_blocks(smoke, "held_out", 1)
     for cache in ("here", "there"):
         for kind in ("corpus", smoke.pythia, smoke.mamba):
             [found] = [path for path in smoke.cache_dir.glob(f"{kind}-{'?' * 16}") if path.is_dir()]
@@ -178,7 +178,7 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(clus
     )
     training = lambda: any(there.glob("saes-*.partial/checkpoint/groups.json")) and piece_at_work()  # noqa: E731
     killed = when(training, psutil.Process.kill)
-    capturing = lambda: any(there.glob("features-*.partial/checkpoint/*/*/shards.jsonl"))  # noqa: E731
+    capturing = lambda: any(there.glob("features-*.partial/checkpoint/layer_*/shard_*.safetensors"))  # noqa: E731
     lost = when(capturing, lambda _: cluster.remove_node(cluster.second, allow_graceful=False))
     run = subprocess.run([sys.executable, "-c", code, *options], cwd=HOME, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import corpus
 from lib.mppc import neurons
-from lib.workbook import comparisons, sweep
+from lib.workbook import comparisons, model_store, sweep, texts
 from lib.workbook.comparisons import Direction
+from lib.workbook.profiles import Pair, Role
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,17 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
             assert known.sum() > 50 and direction.frame.loc[known, "excess"].notna().mean() > 0.9
 
 
+def test_a_fifth_model_and_a_sixth_comparison_are_data(smoke, tmp_path):
+    wider = Role(label="Mamba, again", what="a second Mamba", model="smoke-mamba")
+    pair = Pair(a="mamba", b="other", label="Mamba → Mamba, again")
+    more = smoke.model_copy(update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}})
+    known = comparisons.comparisons(more)
+    assert list(known) == [*comparisons.comparisons(smoke), "both"] and more.other == "smoke-mamba"
+    forward, _ = comparisons.compare(known["both"], more)
+    assert np.isclose(forward.mppc.min(), 1)  # the same model and the same SAEs
+    assert "both" not in comparisons.comparisons(more.changed(other=None))
+
+
 def test_resamples_scatter_around_the_value(pairs):
     for forward, _ in pairs.values():
         low, high = np.nanpercentile(np.nanmean(forward.resampled, axis=1), [0.1, 99.9])
@@ -35,9 +46,10 @@ def test_resamples_scatter_around_the_value(pairs):
 def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
     a, b = (tmp_path / side for side in "ab")
     a.mkdir(), b.mkdir()
-    blocks = corpus.load_blocks(smoke, "held_out", smoke.neuron_tokens)
-    x = np.hstack(neurons.neuron_activations(smoke.pythia, blocks, smoke, a)).astype(float)
-    y = np.hstack(neurons.neuron_activations(smoke.mamba, blocks, smoke, b)).astype(float)
+    blocks = texts.load_blocks(smoke, "held_out", smoke.neuron_tokens)
+    own, other = (model_store.load(name, smoke) for name in (smoke.pythia, smoke.mamba))
+    x = np.hstack(neurons.neuron_activations(own, blocks, range(2), a)).astype(float)
+    y = np.hstack(neurons.neuron_activations(other, blocks, range(4), b)).astype(float)
     assert x.shape == (len(y), 2 * 256) and y.shape[1] == 4 * 2 * 128
     forward, reverse = pairs["neurons"]
     corr = np.corrcoef(x[:, :40], y, rowvar=False)[:40, 40:]
@@ -59,7 +71,7 @@ def test_matched_sums_of_neurons_give_their_correlation(smoke):
 
 def test_rolled_view_is_numpys_roll():
     array = np.arange(20).reshape(10, 2)
-    view = neurons._Rolled(array, 3)
+    view = neurons.Rolled(array, 3)
     np.testing.assert_array_equal(np.concatenate([view[:4], view[4:10]]), np.roll(array, 3, axis=0))
 
 
@@ -94,12 +106,6 @@ def test_depth_map_and_slope_of_known_matches():
     noise = np.random.default_rng(0).normal(size=800) * 0.1
     found = comparisons.depth_slope(pd.DataFrame({"own": own, "match": 0.8 * own + noise}), seed=0, n_resamples=200)
     assert found["slope_low"] < 0.8 < found["slope_high"] and found["slope_high"] - found["slope_low"] < 0.1
-
-
-def test_a_claim_that_fails_is_said_to_fail(smoke, tmp_path, monkeypatch):
-    rows = [("a", True, "1"), ("b", False, "2")]
-    monkeypatch.setattr(comparisons, "save_table", lambda table, name, profile: table)
-    assert list(comparisons.verdicts(rows, "x", smoke).verdict) == ["holds", "does not hold at this scale"]
 
 
 def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):

@@ -6,11 +6,13 @@ import pytest
 
 from lib.interpret import complexity
 from lib.interpret.judges import Example, RuleJudge
-from lib.interpret.sampling import stratified_features
 from lib.plots import complexity as complexity_plots
+from lib.workbook import judged_features
 from lib.workbook.profiles import get_profile
 
-LABELS = list(complexity.variants(get_profile("mini")).values())
+LABELS = list(judged_features.variants(get_profile("mini")).values())
+ACROSS = LABELS[-1]
+WEAKER = "SAE seed", ACROSS
 
 
 def made_scores(n=400, slope=1.0, seed=0):
@@ -29,40 +31,40 @@ def test_samples_are_spread_evenly_and_seeded():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"layer": np.repeat([0, 1], 1_000), "index": np.tile(np.arange(1_000), 2)})
     frame["mppc"] = np.where(rng.random(2_000) < 0.01, np.nan, rng.beta(5, 2, 2_000))
-    chosen = stratified_features(frame, 100, seed=1)
+    chosen = complexity.stratified_features(frame, 100, seed=1)
     strata = chosen.groupby(["layer", (chosen["mppc"] * 5).astype(int)]).size()
     assert strata.max() == 10 and chosen["mppc"].notna().all() and not chosen.duplicated(["layer", "index"]).any()
     rare = ((frame["mppc"] * 5) < 1) & (frame["layer"] == 0)
     assert strata.get((0, 0), 0) == min(10, rare.sum())
-    pd.testing.assert_frame_equal(chosen, stratified_features(frame, 100, seed=1))
-    assert not chosen.equals(stratified_features(frame, 100, seed=2))
+    pd.testing.assert_frame_equal(chosen, complexity.stratified_features(frame, 100, seed=1))
+    assert not chosen.equals(complexity.stratified_features(frame, 100, seed=2))
 
 
 def test_correlations_find_what_is_there_and_nothing_else():
-    found = complexity.correlations(made_scores(), "complexity", 0, 200).set_index("variant")
+    found = complexity.correlations(made_scores(), "complexity", LABELS, 0, 200, WEAKER).set_index("variant")
     assert (found["high"][LABELS] < 0).all()
     assert found["low"].iloc[-1] > 0  # weaker for the SAE seed
-    flat = complexity.correlations(made_scores(slope=0), "complexity", 0, 200).set_index("variant")
+    flat = complexity.correlations(made_scores(slope=0), "complexity", LABELS, 0, 200, WEAKER).set_index("variant")
     assert (flat["spearman"].iloc[:3].abs() < 0.15).all() and (flat["low"].iloc[:3] < 0.05).all() and (flat["high"].iloc[:3] > -0.05).all()
     scores = made_scores(50)
     expected = scores["complexity"].corr(scores["SAE seed"], method="spearman")
-    found = complexity.correlations(scores, "complexity", 0, 10).set_index("variant")
-    assert found["spearman"]["SAE seed"] == pytest.approx(expected)
+    found = complexity.correlations(scores, "complexity", ["SAE seed"], 0, 10).set_index("variant")
+    assert list(found.index) == ["SAE seed"] and found["spearman"]["SAE seed"] == pytest.approx(expected)
 
 
 def test_boundary_lies_between_clear_and_unclear():
     scores = made_scores()
     scores["Pythia → Mamba"] = np.where(scores["monosemanticity"] < 3, 0.1, 0.5)
-    found = complexity.boundary(scores)
+    found = complexity.boundary(scores, ACROSS)
     assert found["boundary"] == 0.5 and found["youden"] == 1 and found["unclear_below_0.2"] == 1 and found["unclear_above_0.2"] == 0
     assert found["n_below_0.2"] == (scores["monosemanticity"] < 3).sum()
 
 
 def test_cases_are_near_their_targets_and_the_uninterpretable_are_low():
     scores = made_scores()
-    cases = complexity.case_studies(scores, (0.7, 0.3))
+    cases = complexity.case_studies(scores, ACROSS, (0.7, 0.3))
     assert len(cases) == 2 and abs(cases["Pythia → Mamba"].to_numpy() - [0.7, 0.3]).max() < 0.05
-    low = complexity.uninterpretable(scores, 3)
+    low = complexity.uninterpretable(scores, ACROSS, 3)
     assert (low["Pythia → Mamba"] < 0.2).all() and low["monosemanticity"].is_monotonic_increasing
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from lib import corpus
+from lib.workbook import texts
 from lib.workbook.profiles import get_profile
 
 
@@ -47,19 +48,19 @@ def test_a_digest_tells_other_tokens_and_other_positions_that_count():
 
 
 def test_tokens_of_the_shipped_text_decode_to_it(smoke):
-    texts = corpus.documents()
-    assert len(corpus.document_tokens(smoke, "held_out")) == sum(corpus.split_of(text) == "held_out" for text in texts)
-    blocks = corpus.load_blocks(smoke, "held_out", 2_000)
+    documents = texts.documents()
+    assert len(texts.document_tokens(smoke, "held_out")) == sum(corpus.split_of(text) == "held_out" for text in documents)
+    blocks = texts.load_blocks(smoke, "held_out", 2_000)
     assert 2_000 <= blocks.n_positions < 2_000 + smoke.context_length
-    tokenizer = corpus.load_tokenizer(smoke)
+    tokenizer = texts.load_tokenizer(smoke)
     text = tokenizer.decode(blocks.tokens[0][blocks.mask[0]])
-    assert any(text in document for document in texts)
+    assert any(text in document for document in documents)
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == blocks.tokens[0][blocks.mask[0]].tolist()
     assert (blocks.tokens[:, 0] == tokenizer.bos_token_id).all()
 
 
 def test_shuffling_follows_the_seed(smoke):
-    a, b = (corpus.load_blocks(smoke, "held_out", 500).tokens for _ in range(2))
+    a, b = (texts.load_blocks(smoke, "held_out", 500).tokens for _ in range(2))
     other = get_profile("smoke", cache_dir=smoke.cache_dir, seed=1)
     assert (a == b).all()
-    assert not np.array_equal(a, corpus.load_blocks(other, "held_out", 500).tokens)
+    assert not np.array_equal(a, texts.load_blocks(other, "held_out", 500).tokens)

@@ -5,7 +5,7 @@ import lzma
 import re
 from collections import Counter
 
-from lib import corpus
+from lib.workbook import texts
 from lib.zoo import documentation
 
 
@@ -19,18 +19,18 @@ def test_docstrings_are_those_of_the_source(tmp_path):
 
 
 def test_one_package_gives_long_distinct_documents_that_survive_the_file(tmp_path, monkeypatch):
-    texts = documentation.docstrings(["seaborn"])
-    assert len(texts) > 100 and set(texts.values()) == {"seaborn"}
-    assert min(map(len, texts)) >= documentation.MIN_CHARACTERS
-    assert texts == documentation.docstrings(["seaborn"])
-    documentation.write(texts, tmp_path / "text.jsonl.xz")
-    monkeypatch.setattr(corpus, "DOCUMENTATION", tmp_path / "text.jsonl.xz")
-    assert corpus.documents.__wrapped__() == list(texts)
+    found = documentation.docstrings(["seaborn"])
+    assert len(found) > 100 and set(found.values()) == {"seaborn"}
+    assert min(map(len, found)) >= documentation.MIN_CHARACTERS
+    assert found == documentation.docstrings(["seaborn"])
+    documentation.write(found, tmp_path / "text.jsonl.xz")
+    monkeypatch.setattr(texts, "DOCUMENTATION", tmp_path / "text.jsonl.xz")
+    assert texts.documents.__wrapped__() == list(found)
 
 
 def test_the_notice_names_every_package_its_version_licence_and_number_of_documents():
-    notice = corpus.DOCUMENTATION.with_name("NOTICE").read_text(encoding="utf-8")
-    with lzma.open(corpus.DOCUMENTATION, "rt", encoding="utf-8") as lines:
+    notice = texts.DOCUMENTATION.with_name("NOTICE").read_text(encoding="utf-8")
+    with lzma.open(texts.DOCUMENTATION, "rt", encoding="utf-8") as lines:
         found = Counter(json.loads(line)["package"] for line in lines)
     assert list(found) == list(documentation.PACKAGES)
     for package, documents in found.items():
@@ -41,6 +41,6 @@ def test_the_notice_names_every_package_its_version_licence_and_number_of_docume
 
 
 def test_every_document_stands_once_and_is_long_enough():
-    texts = corpus.documents()
-    assert len(set(texts)) == len(texts) > 25_000
-    assert min(map(len, texts)) >= documentation.MIN_CHARACTERS
+    found = texts.documents()
+    assert len(set(found)) == len(found) > 25_000
+    assert min(map(len, found)) >= documentation.MIN_CHARACTERS

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lib import reproduce
 from lib.models import recipes
-from lib.workbook import environment, needs
+from lib.workbook import checks
 
 
 def line_of(lines, word):
@@ -17,7 +17,7 @@ def line_of(lines, word):
 
 
 def test_this_environment_is_complete(smoke):
-    lines = environment.check(smoke)
+    lines = checks.check(smoke)
     assert all(line.startswith(("[ok] ", "[missing] ", "[optional] ")) for line in lines)
     assert [line for line in lines if line.startswith("[missing]") and "free" not in line] == []
     assert "data/corpus/documentation.jsonl.xz" in line_of(lines, "text:")
@@ -26,19 +26,19 @@ def test_this_environment_is_complete(smoke):
 
 def test_another_version_and_a_missing_package_are_named(smoke, monkeypatch):
     found = {"torch": "1.0", "numpy": None}
-    pins = needs.pinned()
-    monkeypatch.setattr(needs, "installed", lambda name: found.get(name, pins[name]))
-    lines = environment.check(smoke)
+    pins = checks.pinned()
+    monkeypatch.setattr(checks, "installed", lambda name: found.get(name, pins[name]))
+    lines = checks.check(smoke)
     assert line_of(lines, "numpy") == "[missing] numpy: run `pip install -r requirements.txt`"
     assert line_of(lines, "torch 1.0").startswith(f"[optional] torch 1.0 instead of {pins['torch']}: numbers may differ")
 
 
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
-    mini = smoke.model_copy(update={"pythia": "mini-pythia"})
+    mini = smoke.changed(pythia="mini-pythia")
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e6})())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e5})())
-    lines = environment.check(mini)
+    lines = checks.check(mini)
     assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
     assert line_of(lines, "memory free").startswith("[missing] 0 GB of memory free, 0.1 needed by the plan: close other programs")
     assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(lines, "disk free")
@@ -49,7 +49,7 @@ def test_a_shipped_model_that_was_cut_short_is_named(monkeypatch, tmp_path, smok
     weights = tmp_path / "models" / "mini-rwkv" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     monkeypatch.setattr(recipes, "MODELS", tmp_path / "models")
-    line = line_of(environment.check(smoke.model_copy(update={"rwkv": "mini-rwkv"})), "mini-rwkv")
+    line = line_of(checks.check(smoke.changed(rwkv="mini-rwkv")), "mini-rwkv")
     assert line.startswith("[missing]") and "model.safetensors" in line and "python -m lib.zoo mini-rwkv" in line
 
 
@@ -59,18 +59,18 @@ def test_a_model_with_another_tokenizer_is_named(tmp_path, smoke):
     merges = content["model"]["merges"]
     merges[0], merges[5] = merges[5], merges[0]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    line = line_of(environment.check(smoke.model_copy(update={"rwkv": str(other)})), "tokenizer for both")
+    line = line_of(checks.check(smoke.changed(rwkv=str(other))), "tokenizer for both")
     assert line.startswith("[missing]") and str(other) in line and "they differ in their merges" in line
 
 
 @pytest.mark.parametrize("lines, code", [(["[ok] a", "[optional] b: c"], 0), (["[ok] a", "[missing] b: c"], 1)])
 def test_the_command_s_exit_code(lines, code, monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "check", lambda profile: lines)
+    monkeypatch.setattr(checks, "check", lambda profile: lines)
     result = CliRunner().invoke(reproduce.app, ["--check", "--profile", "smoke", "--set", f"cache_dir={tmp_path}"])
     assert result.exit_code == code and result.output.splitlines() == lines
 
 
 def test_the_command_without_a_package_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce, "package_faults", lambda: (["torch"], []))
+    monkeypatch.setattr(checks, "package_faults", lambda: (["torch"], []))
     result = CliRunner().invoke(reproduce.app, ["--check", "--set", f"cache_dir={tmp_path}"])
     assert result.exit_code == 1 and result.output.startswith("[missing] torch: run `pip install")

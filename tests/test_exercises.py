@@ -19,9 +19,9 @@ from lib.exercises.answers import EXACT, plain, same
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, sweep
+from lib.workbook import artifacts, induction, spaces, sweep
 from lib.workbook.notebooks import find_notebooks
-from lib.workbook.profiles import HOME, ROLES, LeftOut
+from lib.workbook.profiles import HOME, LeftOut
 
 HEADING = re.compile(r"^### Exercise (\d\d\.\d) \((easy|medium|hard), (\d+) minutes\)$", re.M)
 SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)\n```", re.S)
@@ -189,7 +189,7 @@ def made_up_artifacts(made_up, monkeypatch):
     monkeypatch.setattr(artifacts, "features", features)
     monkeypatch.setattr(artifacts, "mppc", mppc)
     monkeypatch.setattr(induction, "head_effects", heads)
-    monkeypatch.setattr(semantic, "subspace_scores", subspaces)
+    monkeypatch.setattr(spaces, "subspace_scores", subspaces)
 
 
 def with_rates(result, layers):
@@ -207,8 +207,8 @@ def test_every_mistake_is_recognised(name, smoke, request):
     exercise = exercises.EXERCISES[name]
     right = plain(exercise.right(smoke))
     assert exercises.verdict(name, right, smoke).right and len(exercise.mistakes) >= 2
-    for why, wrong in exercise.mistakes.items():
-        answer = wrong(smoke)
+    for why in exercise.mistakes:
+        answer = exercise.wrong(why, smoke)
         assert not same(plain(answer), right, EXACT), f"{why}: {answer} is right"
         verdict = exercises.verdict(name, answer, smoke)
         assert verdict.right is False and why[1:] in verdict.text, f"{why}: {verdict.text}"
@@ -298,13 +298,14 @@ def test_an_unknown_exercise_is_an_error():
 @each_exercise
 def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
     exercise = exercises.EXERCISES[name]
-    fewest = smoke.model_copy(update={role: None for role in ROLES if role not in exercise.needs.replace(",", "").split()})
+    others = list(smoke.roles)[1:]
+    fewest = smoke.changed(**{role: None for role in others if role not in exercise.needs.replace(",", "").split()})
     assert exercises.verdict(name, float("inf"), fewest).right is False  # known mistakes that need another model are no trouble
-    for role in set(ROLES) - set(fewest.without):
-        without = smoke.model_copy(update={role: None})
+    for role in set(others) - set(fewest.without):
+        without = smoke.changed(**{role: None})
         if without.lacking(exercise.needs):
             for answer in (None, 1.0):
-                said = f"Exercise {name}: left out: this run was made without {ROLES[role]} ({role}=none)."
+                said = f"Exercise {name}: left out: this run was made without {smoke.roles[role].what} ({role}=none)."
                 assert exercises.verdict(name, answer, without) == exercises.Verdict(None, said)
             with pytest.raises((LeftOut, KeyError)):  # no such model, or no such column
                 exercise.right(without)

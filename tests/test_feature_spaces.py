@@ -12,7 +12,7 @@ from lib.mppc.features import SparseFeatures
 from lib.plots import spaces as space_plots
 from lib.spaces import concepts, semantic
 from lib.spaces.semantic import FeatureSpace
-from lib.workbook import pages
+from lib.workbook import pages, spaces
 
 WORDS = np.array([True] * 8 + [False] * 2)  # tokens 8 and 9 are punctuation
 
@@ -74,22 +74,22 @@ def test_subspaces_are_matched_within():
 
 def test_concepts_by_their_words():
     vocabulary = [" int", "Error", "plot", "::", " January", "Ġx"]
-    members = concepts.concept_tokens(vocabulary, "docstrings")
-    assert len(members) == len(concepts.concept_tokens(vocabulary, "openwebtext")) == 8
+    members = concepts.concept_tokens(vocabulary, concepts.DOCUMENTATION)
+    assert len(members) == len(concepts.concept_tokens(vocabulary, concepts.GENERAL)) == 8
     assert members["types"].tolist() == [True, False, False, False, False, False] and members["errors"][1] and members["plotting"][2]
-    assert concepts.concept_tokens(vocabulary, "openwebtext")["month names"][4]
+    assert concepts.concept_tokens(vocabulary, concepts.GENERAL)["month names"][4]
     tops = np.array([[0, 0, 3, 3, 3], [0, 3, 3, 3, 3], [-1] * 5])
     assert concepts.features_of(tops, members["types"]).tolist() == [True, False, False]
     assert concepts.is_word([" a", "::", "\n", "<|endoftext|>", "3"]).tolist() == [True, False, False, False, True]
 
 
 def test_the_whole_pipeline_runs_and_is_kept(smoke):
-    scores, filters = semantic.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
+    scores, filters = spaces.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
     n_a, n_b = (filters[c].nunique() for c in ("layer_a", "layer_b"))
     assert len(filters) == n_a * n_b and len(scores) == 2 * n_a * n_b
     steps = filters[list(semantic.STEPS)].to_numpy()
     assert (np.diff(steps, axis=1) <= 0).all()
-    again, _ = semantic.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
+    again, _ = spaces.layer_scores(smoke.pythia, smoke.mamba, smoke, runs=3)
     pd.testing.assert_frame_equal(scores, again)
 
 

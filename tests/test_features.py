@@ -1,16 +1,23 @@
 """Sparse feature activations: what is written is what is read, and damage is noticed."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from safetensors.numpy import load_file, save_file
 
 from lib.mppc.correlation import max_pairwise_correlation
-from lib.mppc.feature_files import FeatureWriter, layer_folder, open_features, read_features, verify_features
-from lib.mppc.feature_shards import feature_bytes, finished_shards
-from lib.mppc.features import SparseFeatures, feature_statistics
+from lib.mppc.features import SparseFeatures, concatenated, feature_statistics, rolled
+from lib.mppc.files import (
+    feature_bytes,
+    is_whole,
+    join_shards,
+    layer_file,
+    open_features,
+    open_layer,
+    save_features,
+    shard_file,
+)
 
 
 def activations(n_tokens, d_sae, rate=0.1, seed=0):
@@ -18,132 +25,111 @@ def activations(n_tokens, d_sae, rate=0.1, seed=0):
     return (rng.exponential(size=(n_tokens, d_sae)) * (rng.random((n_tokens, d_sae)) < rate)).astype(np.float32)
 
 
-def write(folder, *batches):
-    with FeatureWriter(folder, batches[0].shape[1]) as writer:
-        for batch in batches:
-            writer.append(batch)
-    return read_features(folder)
+def written(path, *batches, dtype="float32"):
+    save_features(concatenated([SparseFeatures.from_dense(batch, dtype) for batch in batches]), path)
+    return open_layer(path)
 
 
-def test_batches_come_back_as_one_matrix(tmp_path):
+@pytest.fixture
+def path(tmp_path):
+    return layer_file(tmp_path, 0)
+
+
+def test_batches_come_back_as_one_matrix(path):
     x = activations(500, 70)
     x[20:25] = 0
-    features = write(tmp_path / "layer", x[:100], torch.tensor(x[100:101]), x[101:101], x[101:])
+    features = written(path, x[:100], torch.tensor(x[100:101]), x[101:101], x[101:])
     assert features.shape == (500, 70) and features.nnz == np.count_nonzero(x)
     assert features.indices.dtype == np.uint16 and not features.values.flags.owndata
     np.testing.assert_array_equal(features.to_scipy().toarray(), x)
+    assert [file.name for file in path.parent.iterdir()] == ["layer_00.safetensors"]
 
 
 @pytest.mark.parametrize(("d_sae", "dtype"), [(65_536, np.uint16), (65_537, np.int32)])
-def test_the_last_feature_fits_its_index(tmp_path, d_sae, dtype):
+def test_the_last_feature_fits_its_index(path, d_sae, dtype):
     x = np.zeros((2, d_sae), np.float32)
     x[1, -1] = 3
-    features = write(tmp_path, x)
+    features = written(path, x)
     assert features.indices.dtype == dtype and features.indices.tolist() == [d_sae - 1]
     assert feature_statistics(features).count[-1] == 1
 
 
-def test_half_precision_and_gradients_are_accepted(tmp_path):
+def test_half_precision_and_gradients_are_accepted(path):
     x = torch.tensor(activations(50, 9)).bfloat16().requires_grad_()
-    np.testing.assert_array_equal(write(tmp_path, x).to_scipy().toarray(), x.detach().float().numpy())
+    np.testing.assert_array_equal(written(path, x).to_scipy().toarray(), x.detach().float().numpy())
 
 
-def test_entries_may_come_in_any_order(tmp_path):
-    x = activations(60, 30)
-    rows, columns = x.nonzero()
-    shuffled = np.random.default_rng(1).permutation(len(rows))
-    with FeatureWriter(tmp_path, 30) as writer:
-        writer.append(x)
-        writer.append_entries(rows[shuffled], columns[shuffled], x[rows, columns][shuffled], 60)
-        writer.append_entries(np.array([0]), np.array([2]), np.array([0.0]), 1)
-    features = read_features(tmp_path)
-    np.testing.assert_array_equal(features.to_scipy().toarray(), np.vstack([x, x, np.zeros((1, 30))]))
-    assert features.nnz == 2 * len(rows)
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_activations_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        SparseFeatures.from_dense(np.array([[0, 1], [bad, 0]], np.float32))
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "values", "message"),
-    [
-        ([0, 4], [1, 1], [1, 1], "outside"),
-        ([0, 1], [1, 7], [1, 1], "outside"),
-        ([0, -1], [1, 1], [1, 1], "outside"),
-        ([0, 1], [1, 1], [1, np.nan], "NaN or infinite"),
-        ([2, 0, 2], [3, 3, 3], [1, 1, 1], "twice"),
-    ],
-)
-def test_bad_entries_are_refused_and_leave_no_header(tmp_path, rows, columns, values, message):
-    with pytest.raises(ValueError, match=message), FeatureWriter(tmp_path, 7) as writer:
-        writer.append_entries(np.array(rows), np.array(columns), np.array(values, float), 4)
-    with pytest.raises(ValueError, match="no finished features"):
-        read_features(tmp_path)
-
-
-def test_activations_of_another_width_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\[n_tokens, 7\] is expected"), FeatureWriter(tmp_path, 7) as writer:
-        writer.append(np.ones((3, 8), np.float32))
-
-
-def test_nothing_fires(tmp_path):
-    features = write(tmp_path, np.zeros((5, 3), np.float32))
+def test_nothing_fires(path):
+    features = written(path, np.zeros((5, 3), np.float32))
     assert features.nnz == 0 and features.n_tokens == 5
     assert feature_statistics(features).constant.all()
 
 
-@pytest.mark.parametrize("name", ["indptr", "indices", "values"])
-@pytest.mark.parametrize("change", ["truncated", "longer", "missing"])
-def test_a_damaged_file_is_named(tmp_path, name, change):
-    write(tmp_path, activations(40, 20))
-    path = tmp_path / f"{name}.bin"
+def test_the_text_that_was_read_is_known(path):
+    one = SparseFeatures.from_dense(activations(4, 3))
+    save_features(SparseFeatures(one.indptr, one.indices, one.stored, one.shape, "0123abc"), path)
+    assert open_layer(path).text == "0123abc"
+    assert written(path, activations(4, 3)).text is None
+
+
+@pytest.mark.parametrize("change", ["truncated", "longer", "empty", "zeros", "missing"])
+def test_a_damaged_file_is_named(path, caplog, change):
+    written(path, activations(40, 20))
     content = path.read_bytes()
-    path.write_bytes({"truncated": content[:-2], "longer": content + b"\0", "missing": b""}[change])
+    changed = {"truncated": content[:-2], "longer": content + b"\0", "empty": b"", "zeros": bytes(len(content))}
+    path.write_bytes(changed.get(change, b""))
     if change == "missing":
         path.unlink()
-    with pytest.raises(ValueError, match=f"{name}.bin has .* bytes where its header announces"):
-        read_features(tmp_path)
+    with pytest.raises(ValueError, match=f"{path} is {'missing' if change == 'missing' else 'damaged'}.* compute the features again"):
+        open_layer(path)
+    assert not is_whole(path) and (str(path) in caplog.text) == (change != "missing")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "another format"),
-        ({"dtypes": {"indptr": "<i4"}}, "another format"),
-        ({"shape": [40]}, "damaged"),
-        ({"shape": ["x", 20]}, "damaged"),
-        ({"nnz": 3}, "header announces"),
-        ({"nnz": -1}, "header announces"),
+        ({"indices": None}, "indices"),
+        ({"offsets": np.zeros(41, np.int32)}, "wrong types"),
+        ({"values": np.ones(3, np.float32)}, "indptr announces"),
+        ({"offsets": np.array([0, 9, 3], np.int64)}, "does not describe the rows"),
+        ({"offsets": np.zeros(0, np.int64)}, "does not describe the rows"),
     ],
 )
-def test_a_header_that_does_not_fit_is_refused(tmp_path, change, message):
-    write(tmp_path, activations(40, 20))
-    header = tmp_path / "header.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | change))
-    with pytest.raises(ValueError, match=message):
-        read_features(tmp_path)
+def test_arrays_that_do_not_fit_are_refused(path, change, message):
+    written(path, activations(40, 20))
+    arrays = {name: array for name, array in (load_file(path) | change).items() if array is not None}
+    save_file(arrays, path, {"d_sae": "20"})
+    with pytest.raises(ValueError, match=f"{path} is damaged.*{message}"):
+        open_layer(path)
 
 
-def test_a_header_that_is_no_json_is_refused(tmp_path):
-    write(tmp_path, activations(40, 20))
-    (tmp_path / "header.json").write_text('{"shape": [40')
-    with pytest.raises(ValueError, match="header.json is damaged"):
-        read_features(tmp_path)
+@pytest.mark.parametrize("about", [None, {"text": "x"}, {"d_sae": "many"}])
+def test_a_file_of_something_else_is_refused(path, about):
+    written(path, activations(40, 20))
+    save_file(load_file(path), path, about)
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        open_layer(path)
 
 
-def test_row_ends_that_go_back_are_refused(tmp_path):
-    write(tmp_path, activations(40, 20))
-    indptr = np.fromfile(tmp_path / "indptr.bin", "<i8")
-    indptr[[10, 30]] = indptr[[30, 10]]
-    indptr.tofile(tmp_path / "indptr.bin")
-    with pytest.raises(ValueError, match="damaged"):
-        read_features(tmp_path)
-
-
-def test_an_index_out_of_range_does_not_reach_memory(tmp_path):
-    write(tmp_path, activations(40, 20))
-    indices = np.fromfile(tmp_path / "indices.bin", "<u2")
-    indices[7] = 20
-    indices.tofile(tmp_path / "indices.bin")
+def test_an_index_out_of_range_does_not_reach_memory(path):
+    written(path, activations(40, 20))
+    arrays = load_file(path)
+    arrays["indices"][7] = 20
+    save_file(arrays, path, {"d_sae": "20"})
     with pytest.raises(ValueError, match="not below d_sae=20"):
-        feature_statistics(read_features(tmp_path))
+        feature_statistics(open_layer(path))
+
+
+def test_rolled_tokens_come_later():
+    x = activations(50, 8)
+    found = rolled(SparseFeatures.from_dense(x), 13)
+    np.testing.assert_array_equal(found.to_scipy().toarray(), np.roll(x, 13, axis=0))
 
 
 def test_statistics_are_those_of_the_dense_matrix():
@@ -174,113 +160,70 @@ def test_duplicates_and_stored_zeros_of_scipy_are_cleaned():
 
 def test_layers_of_a_model_are_opened_in_order(tmp_path):
     for layer, d_sae in enumerate((10, 20, 30)):
-        write(layer_folder(tmp_path, layer), activations(40, d_sae))
+        written(layer_file(tmp_path, layer), activations(40, d_sae))
     assert [layer.d_sae for layer in open_features(tmp_path)] == [10, 20, 30]
 
 
 def test_missing_or_different_layers_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no features"):
         open_features(tmp_path)
-    write(layer_folder(tmp_path, 0), activations(40, 10))
-    write(layer_folder(tmp_path, 2), activations(40, 10))
-    with pytest.raises(ValueError, match="layer_01 holds no finished features"):
+    written(layer_file(tmp_path, 0), activations(40, 10))
+    written(layer_file(tmp_path, 2), activations(40, 10))
+    with pytest.raises(ValueError, match="layer_01.safetensors is missing"):
         open_features(tmp_path)
-    write(layer_folder(tmp_path, 1), activations(41, 10))
+    written(layer_file(tmp_path, 1), activations(41, 10))
     with pytest.raises(ValueError, match="differ in their number of tokens"):
         open_features(tmp_path)
 
 
-def shards_of(folder, parts, **how):
-    """Write `parts`, a shard each, and return the folder's bytes."""
-    with FeatureWriter(folder, parts[0].shape[1], **how) as writer:
-        for part in parts[how.get("keep", 0) :]:
-            writer.append(part)
-            writer.end_shard()
-    return contents(folder)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_killed_capture_goes_on_at_its_last_whole_shard(tmp_path, dtype):
-    parts = np.split(activations(500, 70), [100, 230, 230])
-    whole = shards_of(tmp_path / "whole", parts, dtype=dtype)
-    with pytest.raises(KeyboardInterrupt), FeatureWriter(tmp_path / "cut", 70, dtype) as writer:
-        for part in parts[:2]:
-            writer.append(part)
-            writer.end_shard()
-        writer.append(parts[3])
-        raise KeyboardInterrupt
-    assert finished_shards(tmp_path / "cut", 70, dtype) == 2
-    assert shards_of(tmp_path / "cut", parts, dtype=dtype, keep=2) == whole
-    verify_features(tmp_path / "cut")
+def test_shards_are_joined_into_the_file_of_one_capture(tmp_path, dtype):
+    x = activations(500, 70)
+    written(layer_file(tmp_path / "whole", 0), x, dtype=dtype)
+    for shard, part in enumerate(np.split(x, [100, 230, 230])):
+        written(shard_file(tmp_path, 0, shard), part, dtype=dtype)
+    joined = layer_file(tmp_path, 0)
+    join_shards(shard_file(tmp_path, 0, 0).parent, joined)
+    assert joined.read_bytes() == layer_file(tmp_path / "whole", 0).read_bytes()
+    assert not shard_file(tmp_path, 0, 0).parent.exists() and is_whole(joined)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "journal cut", "no file"])
-def test_a_damaged_shard_is_named_and_it_and_later_ones_written_again(tmp_path, caplog, damage):
-    parts = np.split(activations(400, 30), 4)
-    whole = shards_of(tmp_path, parts)
-    path = tmp_path / ("shards.jsonl" if damage == "journal cut" else "values.bin")
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[len(content) * 5 // 8] ^= 1  # in the third of four
-    path.write_bytes(content if damage == "flipped" else content[: len(content) * 5 // 8])
-    if damage == "no file":
-        path.unlink()
-    keep = finished_shards(tmp_path, 30)
-    assert keep == (0 if damage == "no file" else 2)
-    with pytest.raises(ValueError, match="does not describe" if damage == "journal cut" else f"shard {keep} of .*values.bin"):
-        verify_features(tmp_path)
-    if damage != "journal cut":  # there the journal has no more than two lines
-        assert f"shard {keep} of {path} is damaged" in caplog.text
-    assert shards_of(tmp_path, parts, keep=keep) == whole
-
-
-def test_parts_of_several_writers_are_one_layer(tmp_path):
-    parts = np.split(activations(300, 40), 3)
-    whole = shards_of(tmp_path / "whole", parts)
-    for k, part in enumerate(parts):
-        write(tmp_path / f"part{k}", part)
-    with FeatureWriter(tmp_path / "joined", 40) as writer:
-        for k in range(3):
-            writer.append_features(read_features(tmp_path / f"part{k}"))
-            writer.end_shard()
-        with pytest.raises(ValueError, match="30 features where 40"):
-            writer.append_features(SparseFeatures.from_scipy(scipy.sparse.csr_array((1, 30))))
-    assert contents(tmp_path / "joined") == whole
+def test_a_damaged_shard_is_not_joined(tmp_path):
+    for shard in range(2):
+        written(shard_file(tmp_path, 0, shard), activations(30, 7))
+    shard_file(tmp_path, 0, 1).write_bytes(b"half")
+    with pytest.raises(ValueError, match="shard_00001.safetensors is damaged"):
+        join_shards(shard_file(tmp_path, 0, 0).parent, layer_file(tmp_path, 0))
+    assert is_whole(shard_file(tmp_path, 0, 0)) and not layer_file(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize(("d_sae", "dtype"), [(300, "float32"), (300, "float16"), (70_000, "float16")])
-def test_disk_is_known_in_advance(tmp_path, d_sae, dtype):
+def test_disk_is_known_in_advance(path, d_sae, dtype):
     x = activations(64, d_sae, rate=0.02)
-    files = shards_of(tmp_path, [x], dtype=dtype)
-    written = sum(len(content) for name, content in files.items() if name.endswith(".bin"))
-    assert written == feature_bytes(64, np.count_nonzero(x) / 64, d_sae, dtype)
+    written(path, x, dtype=dtype)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    assert len(content) - header == feature_bytes(64, np.count_nonzero(x) / 64, d_sae, dtype)
 
 
-def test_float16_rounds_values_and_refuses_what_it_cannot_hold(tmp_path):
+def test_float16_rounds_values_and_refuses_what_it_cannot_hold(path):
     x = activations(200, 30)
     x[3, 4] = 1e-9  # becomes zero, and is no entry
-    shards_of(tmp_path / "half", [x], dtype="float16")
-    features = read_features(tmp_path / "half")
+    features = written(path, x, dtype="float16")
     assert features.stored.dtype == np.float16 and features.values.dtype == np.float32
     np.testing.assert_array_equal(features.to_scipy().toarray(), x.astype(np.float16))
     assert features.nnz == np.count_nonzero(x) - 1
     with pytest.raises(ValueError, match="1e.05 does not fit float16: set feature_dtype=float32"):
-        shards_of(tmp_path / "large", [x + 1e5], dtype="float16")
+        SparseFeatures.from_dense(x + 1e5, "float16")
 
 
-def test_float16_moves_mppc_by_little(tmp_path):
+def test_float16_moves_mppc_by_little():
     rng = np.random.default_rng(0)
     common = activations(4_000, 60, rate=0.03)
     pair = [np.where(common > 0, common + 0.3 * rng.exponential(size=common.shape), 0).astype(np.float32) for _ in "ab"]
     found = {}
     for dtype in ("float32", "float16"):
-        for side, x in zip("ab", pair):
-            shards_of(tmp_path / dtype / side, [x], dtype=dtype)
-        layers = [read_features(tmp_path / dtype / side) for side in "ab"]
-        found[dtype] = max_pairwise_correlation(layers[:1], layers[1:]).value
+        a, b = ([SparseFeatures.from_dense(x, dtype)] for x in pair)
+        found[dtype] = max_pairwise_correlation(a, b).value
     moved = np.abs(found["float16"] - found["float32"])
     assert 0 < moved.max() < 1e-4 and found["float32"].min() > 0.5

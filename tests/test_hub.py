@@ -28,9 +28,10 @@ from hub_server import (
 )
 from safetensors.torch import load_file, save
 
-from lib import corpus, models, reproduce
-from lib.models import hub, origins
-from lib.workbook.notebooks import CannotRun
+from lib import corpus, models
+from lib.models import hub
+from lib.workbook import checks, model_store, origins
+from lib.workbook.checks import CannotRun
 from lib.workbook.profiles import HOME, get_profile
 from lib.workbook.store import sha256_of
 
@@ -72,7 +73,7 @@ def laptop(tmp_path, **more):
 
 def test_all_that_is_missing_is_named_with_the_command_that_gets_it(cache, tmp_path, made):
     with pytest.raises(CannotRun) as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     said = str(caught.value)
     assert all(name in said for name in (*NAMES, hub.OPENWEBTEXT)) and "no network" in said
     pinned = f"hf download EleutherAI/pythia-160m --revision {revision('EleutherAI/pythia-160m')}"
@@ -83,36 +84,45 @@ def test_all_that_is_missing_is_named_with_the_command_that_gets_it(cache, tmp_p
     fill(cache, tmp_path, made)
     (hub.cached_model(RWKV) / hub.PICKLE).rename(tmp_path / "away")
     with pytest.raises(CannotRun, match="^not in .*: RWKV/rwkv-4-169m-pile; and") as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     assert "pythia" not in str(caught.value)
     (tmp_path / "away").rename(hub.cached_model(RWKV, ("config.json",)) / hub.PICKLE)
-    reproduce.check_hub(laptop(tmp_path))
+    checks.check_hub(laptop(tmp_path))
     shutil.rmtree(cache / "models--RWKV--rwkv-4-169m-pile")  # its safetensors are the workbook's own by now
-    reproduce.check_hub(laptop(tmp_path))
+    checks.check_hub(laptop(tmp_path))
 
 
 def test_mini_and_smoke_ask_no_hub(cache):
     for name in ("smoke", "mini"):
-        reproduce.check_hub(get_profile(name))
-        assert models.hub_names(get_profile(name)) == []
+        checks.check_hub(get_profile(name))
+        assert model_store.hub_names(get_profile(name)) == []
 
 
 def test_text_is_read_from_the_cache_in_order_and_kept(cache, tmp_path, made):
     fill(cache, tmp_path, made)
     profile = laptop(tmp_path, context_length=16)
-    blocks = corpus.load_blocks(profile, "held_out", 100)
+    blocks = texts.load_blocks(profile, "held_out", 100)
     first = next(text for text in documents(count=120) if corpus.split_of(text) == "held_out")
-    tokenizer = corpus.load_tokenizer(profile)
+    tokenizer = texts.load_tokenizer(profile)
     assert blocks.tokens[0, 1:].tolist() == tokenizer(first)["input_ids"][:15] and blocks.n_positions >= 100
     shutil.rmtree(cache / "datasets--Skylion007--openwebtext")
-    assert (corpus.load_blocks(profile, "held_out", 100).tokens == blocks.tokens).all()
+    assert (texts.load_blocks(profile, "held_out", 100).tokens == blocks.tokens).all()
     with pytest.raises(hub.TextNotFound, match="hf download Skylion007/openwebtext --repo-type dataset"):
-        corpus.load_blocks(profile, "held_out", 50)
+        texts.load_blocks(profile, "held_out", 50)
+
+
+def test_a_pickled_model_of_the_hub_loads_without_a_profile(cache, tmp_path, made):
+    fill(cache, tmp_path, made)
+    model = models.load(RWKV)
+    pickled = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
+    torch.testing.assert_close(model.original_model.head.weight.detach(), pickled["head.weight"].float())
+    assert model.cfg.model_name == RWKV and len(model.tokenizer)
+    assert not (hub.cached_model(RWKV) / hub.WEIGHTS).exists()  # nothing is written into the hub's cache
 
 
 def test_a_text_that_ends_too_early_is_said(cache, tmp_path, caplog, made):
     fill(cache, tmp_path, made)
-    blocks = corpus.load_blocks(laptop(tmp_path, context_length=16), "held_out", 10_000)
+    blocks = texts.load_blocks(laptop(tmp_path, context_length=16), "held_out", 10_000)
     assert f"The text ends after {blocks.n_positions} of 10000 tokens" in caplog.text
 
 
@@ -127,7 +137,7 @@ import os
 from lib import corpus, models
 from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
-print(models.load({NAMES[2]!r}, profile).cfg.n_layers, len(corpus.load_blocks(profile, "train", 200)))
+print(model_store.load({NAMES[2]!r}, profile).cfg.n_layers, len(texts.load_blocks(profile, "train", 200)))
 """
 
 
@@ -171,21 +181,21 @@ def server(repositories):
 CHECK = """
 import logging, os, sys
 logging.basicConfig(format="%(message)s")
-from lib import corpus, models, reproduce
+from lib import corpus, models
 from lib.models import hub, origins
-from lib.workbook import environment
+from lib.workbook import checks
 from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", device="cpu", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 try:
-    reproduce.check_hub(profile)
-except reproduce.CannotRun as error:
+    checks.check_hub(profile)
+except checks.CannotRun as error:
     sys.exit(f"cannot run: {error}")
 """
 LINES = CHECK + "print(*origins.lines(profile), sep='\\n')\n"
 EVERYTHING = LINES + """
 for name in profile.model_names:
-    print(name, models.load(name, profile).cfg.n_layers)
-print(len(corpus.load_blocks(profile, "train", 200)))
+    print(name, model_store.load(name, profile).cfg.n_layers)
+print(len(texts.load_blocks(profile, "train", 200)))
 """
 
 
@@ -242,7 +252,7 @@ def test_a_revision_in_the_table_is_fetched_or_compared(asked, repositories, tmp
     repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits[revision(MAMBA)]
     wanted = "b" * 40 if digits == 40 else revision(MAMBA)
     know(monkeypatch, MAMBA, revision="b" * digits)
-    assert Path(models.folder_of(MAMBA, laptop(tmp_path))).name == wanted
+    assert Path(model_store.folder_of(MAMBA, laptop(tmp_path))).name == wanted
     assert origins.recorded(MAMBA, laptop(tmp_path))["revision"] == wanted
     assert (f"is at revision {wanted}" in caplog.text and "begins with bbbbbbb: it may hold" in caplog.text) == (digits == 7)
     assert (f"--revision {'b' * 40}" in hub.command(MAMBA)) == (digits == 40)
@@ -252,20 +262,20 @@ def test_a_revision_in_the_table_is_fetched_or_compared(asked, repositories, tmp
 def test_the_first_revision_stays_when_the_main_branch_moves_on(asked, repositories, tmp_path, cache, monkeypatch):
     first = revision(MAMBA)
     know(monkeypatch, MAMBA, revision="")
-    folder = models.folder_of(MAMBA, laptop(tmp_path))
+    folder = model_store.folder_of(MAMBA, laptop(tmp_path))
     repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits[first]
     repositories[MAMBA].main = "b" * 40
     hub.HfApi().snapshot_download(MAMBA, cache_dir=cache)  # by another program
     assert hub.cached_model(MAMBA).name == "b" * 40
-    assert models.folder_of(MAMBA, laptop(tmp_path)) == folder and Path(folder).name == first
+    assert model_store.folder_of(MAMBA, laptop(tmp_path)) == folder and Path(folder).name == first
     shutil.rmtree(folder)
-    assert models.folder_of(MAMBA, laptop(tmp_path)) == folder  # fetched again, at the same revision
+    assert model_store.folder_of(MAMBA, laptop(tmp_path)) == folder  # fetched again, at the same revision
 
 
 def test_a_revision_that_the_hub_does_not_have_is_said(asked, tmp_path, monkeypatch):
     know(monkeypatch, MAMBA, revision="e" * 40)
     with pytest.raises(models.ModelNotFound, match=f"the hub has no revision {'e' * 40} of it; correct or empty its line in"):
-        models.folder_of(MAMBA, laptop(tmp_path))
+        model_store.folder_of(MAMBA, laptop(tmp_path))
 
 
 def test_what_is_no_revision_is_said(monkeypatch):
@@ -276,13 +286,13 @@ def test_what_is_no_revision_is_said(monkeypatch):
 
 def test_text_is_streamed_at_the_known_revision_or_the_given_one(asked, repositories, tmp_path, monkeypatch, caplog):
     profile = laptop(tmp_path, context_length=16)
-    assert len(corpus.load_blocks(profile, "train", 200)) and "begins with" not in caplog.text
+    assert len(texts.load_blocks(profile, "train", 200)) and "begins with" not in caplog.text
     assert not [line for line in asked if ".parquet" in line and TEXT_REVISION not in line]
     know(monkeypatch, hub.OPENWEBTEXT, revision="c" * 40)
     asked.clear()
-    other = corpus.load_blocks(profile, "train", 200)
+    other = texts.load_blocks(profile, "train", 200)
     assert [line for line in asked if ".parquet" in line] and not [line for line in asked if TEXT_REVISION in line]
-    assert "1000" in corpus.load_tokenizer(profile).decode(other.tokens[0]) and "is at revision" not in caplog.text
+    assert "1000" in texts.load_tokenizer(profile).decode(other.tokens[0]) and "is at revision" not in caplog.text
 
 
 def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog, monkeypatch):
@@ -296,7 +306,7 @@ def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog, mon
 
 
 def test_pickled_weights_become_the_same_safetensors_each_time(asked, made, tmp_path):
-    folders = [Path(models.folder_of(RWKV, laptop(tmp_path / k))) for k in ("1", "2")]
+    folders = [Path(model_store.folder_of(RWKV, laptop(tmp_path / k))) for k in ("1", "2")]
     kept, pickled = load_file(folders[0] / hub.WEIGHTS), torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
     assert kept.keys() == pickled.keys() and all((kept[k] == v).all() and kept[k].dtype == v.dtype for k, v in pickled.items())
     record = origins.recorded(RWKV, laptop(tmp_path / "1"))
@@ -308,13 +318,13 @@ def test_a_cache_that_cannot_be_written_to_and_a_hub_that_is_away_do(cache, made
     for name in (RWKV, laptop(tmp_path).pythia):  # whose tokenizer cuts the text
         fill_hub_cache(cache, name, files_of(made[name], tmp_path / "copy" / name))
     before = {path: path.lstat().st_mtime_ns for path in cache.rglob("*")}
-    assert models.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
+    assert model_store.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
     assert {path: path.lstat().st_mtime_ns for path in cache.rglob("*")} == before  # nothing was written there
 
 
 def test_two_at_once_convert_once(asked, tmp_path, caplog):
     folders = []
-    threads = [threading.Thread(target=lambda: folders.append(models.folder_of(RWKV, laptop(tmp_path)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: folders.append(model_store.folder_of(RWKV, laptop(tmp_path)))) for _ in range(2)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(folders) == 2 and len(set(folders)) == 1
@@ -339,17 +349,17 @@ def bot_request(repository, made, author="SFconvertbot", committer=None, onto=OT
 )
 def test_a_pull_request_is_taken_only_if_the_hub_s_bot_wrote_it(asked, repositories, made, tmp_path, more, taken):
     bot_request(repositories[RWKV], made, **more)
-    folder = Path(models.folder_of(RWKV, laptop(tmp_path)))
+    folder = Path(model_store.folder_of(RWKV, laptop(tmp_path)))
     assert (folder.name == "d" * 40) == taken
     assert [line for line in asked if line.startswith("GET") and hub.PICKLE in line] == [] or not taken
     assert origins.recorded(RWKV, laptop(tmp_path))["file"] == (hub.WEIGHTS if taken else hub.PICKLE)
-    assert models.folder_of(RWKV, laptop(tmp_path)) == str(folder)  # the second time, from the record
-    assert models.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
+    assert model_store.folder_of(RWKV, laptop(tmp_path)) == str(folder)  # the second time, from the record
+    assert model_store.load(RWKV, laptop(tmp_path)).cfg.n_layers == 2
 
 
 def test_where_discussions_are_closed_the_pickle_does(asked, repositories, tmp_path):
     repositories[RWKV].requests = None
-    assert (Path(models.folder_of(RWKV, laptop(tmp_path))) / hub.WEIGHTS).exists()
+    assert (Path(model_store.folder_of(RWKV, laptop(tmp_path))) / hub.WEIGHTS).exists()
     assert [line for line in asked if "/discussions" in line]
 
 
@@ -393,7 +403,7 @@ def test_a_pickle_of_something_else_is_refused_in_one_sentence(asked, repositori
     torch.save(tensors, tmp_path / "x.bin")
     repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
     with pytest.raises(CannotRun, match=said) as caught:
-        reproduce.check_hub(laptop(tmp_path))
+        checks.check_hub(laptop(tmp_path))
     assert str(caught.value).startswith(f"cannot load {RWKV}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists() and not list(tmp_path.glob("artifacts/**/*.safetensors"))
 
@@ -407,30 +417,30 @@ def test_old_files_and_tied_tensors_are_read_and_a_cut_file_is_refused(asked, re
         torch.save(tensors, tmp_path / "x.bin", _use_new_zipfile_serialization=new)
         repositories[RWKV].commits[OTHER] = files | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
         shutil.rmtree(hub.CACHE, ignore_errors=True)
-        kept = load_file(Path(models.folder_of(RWKV, laptop(tmp_path / str(k)))) / hub.WEIGHTS)
+        kept = load_file(Path(model_store.folder_of(RWKV, laptop(tmp_path / str(k)))) / hub.WEIGHTS)
         assert all(torch.equal(kept[key], value) for key, value in tensors.items())
     repositories[RWKV].commits[OTHER] = files | {hub.PICKLE: files[hub.PICKLE][:-999]}
     shutil.rmtree(hub.CACHE)
     with pytest.raises(models.ModelNotFound, match="pytorch_model.bin is damaged, or no file of torch.save: download it again."):
-        models.folder_of(RWKV, laptop(tmp_path))
+        model_store.folder_of(RWKV, laptop(tmp_path))
 
 
 def test_a_full_digest_in_the_table_is_demanded(asked, made, tmp_path, monkeypatch, caplog):
     know(monkeypatch, RWKV, sha256="0" * 64, bytes="")
     with pytest.raises(models.ModelNotFound, match="and sha256 .*, not those of .*hub.csv: download it again, or correct that line."):
-        models.folder_of(RWKV, laptop(tmp_path))
+        model_store.folder_of(RWKV, laptop(tmp_path))
     digest = sha256_of(made[RWKV] / hub.PICKLE)
     for known in (digest, f"{digest[:8]}...{digest[-6:]}"):
         caplog.clear()
         know(monkeypatch, RWKV, sha256=known)
-        models.folder_of(RWKV, laptop(tmp_path))
+        model_store.folder_of(RWKV, laptop(tmp_path))
         assert "results may differ" not in caplog.text
 
 
 def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path):
     del repositories[RWKV].commits[OTHER][hub.PICKLE]
     with pytest.raises(models.ModelNotFound, match="has no model.safetensors on the hub, nor a pytorch_model.bin"):
-        models.folder_of(RWKV, laptop(tmp_path))
+        model_store.folder_of(RWKV, laptop(tmp_path))
 
 
 @pytest.mark.slow

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import models
-from lib.circuits import heads, maps as circuit_maps, path_patching
+from lib.circuits import effect_tables, heads, maps as circuit_maps, path_patching
 from lib.circuits.prompts import ROLES, induction_prompts
 from lib.models import scans
-from lib.models.architectures import architecture_of, time_step
-from lib.workbook import induction
+from lib.models.families import family_of
+from lib.models.mamba import time_step
+from lib.workbook import induction, model_store, reference
 from lib.workbook.profiles import get_profile
 
 
@@ -29,39 +29,39 @@ def effects(small):
 
 def test_mamba_s_key_layer_takes_b_in_one_token_late(effects):
     frame = effects["mini-mamba"]
-    layer = induction.key_layer(frame)
-    state = induction.paper_table(1, frame)
+    layer = effect_tables.key_layer(frame)
+    state = effect_tables.paper_table(1, frame)
     assert len(state) == 2 * 8 and state.groupby("layer")["mean_logit_diff"].mean().idxmin() == layer
-    assert induction.key_position(frame) == "B1+1"
-    assert list(induction.paper_table(2, frame).columns) == ["distance", "position", "mean_logit_diff", "standard_error", "n"]
-    assert (induction.share_at(induction.paper_table(2, frame), "B1+1") > 0.5).all()
+    assert effect_tables.key_position(frame) == "B1+1"
+    assert list(effect_tables.paper_table(2, frame).columns) == ["distance", "position", "mean_logit_diff", "standard_error", "n"]
+    assert (effect_tables.share_at(effect_tables.paper_table(2, frame), "B1+1") > 0.5).all()
     for number in (3, 4):
-        assert list(induction.wide(induction.paper_table(number, frame)).columns) == ["A1", "B1", "B1+1"]
+        assert list(effect_tables.wide(effect_tables.paper_table(number, frame)).columns) == ["A1", "B1", "B1+1"]
 
 
 def test_transformer_reads_b_where_it_stands(effects):
     frame = effects["mini-pythia"]
-    assert induction.key_position(frame) == "B1" and len(induction.paper_table(3, frame)) == 0
-    whole, state = (induction.select(frame, m).groupby("distance")["mean_logit_diff"].sum() for m in ("logit", "state"))
+    assert effect_tables.key_position(frame) == "B1" and len(effect_tables.paper_table(3, frame)) == 0
+    whole, state = (effect_tables.select(frame, m).groupby("distance")["mean_logit_diff"].sum() for m in ("logit", "state"))
     np.testing.assert_allclose(state, whole, rtol=0.15)  # one layer reads it: layers' effects add up to the whole
 
 
 def test_means_and_errors_are_those_of_the_samples(small, effects):
-    p = induction.prompts_for(models.load("mini-mamba", small), small)[8]
-    model = models.load("mini-mamba", small)
+    p = induction.prompts_for(model_store.load("mini-mamba", small), small)[8]
+    model = model_store.load("mini-mamba", small)
     change = path_patching.clean_logits(model, p.corrupt_b, p.target) - path_patching.clean_logits(model, p.clean, p.target)
-    row = induction.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
+    row = effect_tables.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
     assert row.mean_logit_diff == pytest.approx(float(change.mean()), abs=1e-4) and row.n == 6
     assert row.standard_error == pytest.approx(float(change.std() / 6**0.5), abs=1e-4)
 
 
 def test_heads_of_mini_pythia(small):
     frame = induction.head_effects("mini-pythia", small)
-    receiver, previous = induction.induction_head(frame), induction.strongest_head(frame, "induction head", "A′")
+    receiver, previous = effect_tables.induction_head(frame), effect_tables.strongest_head(frame, "induction head", "A′")
     assert previous[0] < receiver[0]
-    rows = induction.select(frame, "induction head", "A′")
+    rows = effect_tables.select(frame, "induction head", "A′")
     assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
-    model = models.load("mini-pythia", small)
+    model = model_store.load("mini-pythia", small)
     p = induction.prompts_for(model, small)[16]
     look = heads.patterns(model, p.clean, receiver[0])[receiver[1]]
     assert look.shape == (19, 19) and torch.allclose(look.sum(1), torch.ones(19), atol=1e-4)
@@ -69,20 +69,20 @@ def test_heads_of_mini_pythia(small):
 
 
 def test_published_tables_agree_with_themselves_and_roughly_with_the_released_run():
-    table = induction.published_table(1)
+    table = reference.published_table(1)
     assert len(table) == 5 * 24
-    found = induction.agreement(table, table)
+    found = effect_tables.agreement(table, table)
     assert found["n"] == 120 and found["pearson"] == pytest.approx(1) and found["mean_absolute_difference"] == 0
-    released = induction.released("mamba130m").query("experiment == 'final_state_by_layer'")
+    released = reference.released("mamba130m").query("experiment == 'final_state_by_layer'")
     released = released.rename(columns={"index": "layer"}).astype({"layer": int})
-    assert induction.agreement(table, released)["pearson"] > 0.9
-    assert induction.published_table(2).groupby("position")["mean_logit_diff"].mean().idxmin() == "B1+1"
+    assert effect_tables.agreement(table, released)["pearson"] > 0.9
+    assert reference.published_table(2).groupby("position")["mean_logit_diff"].mean().idxmin() == "B1+1"
 
 
 def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
-    model = models.load("mini-mamba", small)
+    model = model_store.load("mini-mamba", small)
     tokens = induction_prompts(8, 4096, seed=0, n_samples=1).clean
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     mixer, c = model.original_model.backbone.layers[5].mixer, architecture.inputs(architecture.run(tokens), 5)
     with torch.no_grad():
         dt, B, C = time_step(mixer, c)
@@ -104,11 +104,11 @@ def hot_cell(depth, role, n_depths=4):
 
 def test_maps_add_up_layers_of_equal_depth(effects):
     circuit = circuit_maps.circuit_map(effects["mini-mamba"], 4)
-    rows = pd.concat([induction.select(effects["mini-mamba"], "input", c) for c in circuit_maps.CORRUPTIONS])
+    rows = pd.concat([effect_tables.select(effects["mini-mamba"], "input", c) for c in circuit_maps.CORRUPTIONS])
     assert circuit.shape == (2, 4, 5)
     assert circuit.sum() == pytest.approx(rows[rows["distance"] == 16]["mean_logit_diff"].sum(), abs=1e-4)
     strongest = np.unravel_index(circuit.argmin(), circuit.shape)
-    assert strongest == (0, induction.key_layer(effects["mini-mamba"]) // 2, ROLES.index("B1+1"))
+    assert strongest == (0, effect_tables.key_layer(effects["mini-mamba"]) // 2, ROLES.index("B1+1"))
 
 
 def test_off_by_one_is_undone():

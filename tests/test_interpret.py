@@ -8,6 +8,7 @@ import scipy.sparse
 
 from lib import corpus, interpret
 from lib.mppc.features import SparseFeatures
+from lib.workbook import texts
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_features_of_another_text_are_refused(blocks, dense):
 
 
 def test_marked_text_is_one_line(smoke):
-    tokenizer = corpus.load_tokenizer(smoke)
+    tokenizer = texts.load_tokenizer(smoke)
     ids = tokenizer("one\ntwo three", add_special_tokens=False)["input_ids"]
     text = interpret.Snippet(np.array(ids), np.ones(len(ids), np.float32), 1).marked(tokenizer)
     assert "\n" not in text and text.replace("⟦", "").replace("⟧", "").replace("↵", "\n") == "one\ntwo three"

@@ -11,6 +11,7 @@ import pytest
 from lib.interpret import judges
 from lib.interpret.chat_judge import ChatJudge, JudgeUnavailable, parse
 from lib.interpret.judges import Example, RuleJudge, Score
+from lib.workbook import reference
 
 
 def feature(*lines, centre=1):
@@ -38,7 +39,7 @@ def test_kinds(token, kind):
 
 
 def test_the_stand_in_agrees_with_labels_made_by_hand():
-    labels = judges.hand_labels()
+    labels = reference.hand_labels()
     assert len(labels) == 60 and all(len(examples) == 10 for examples in labels["examples"])
     scores = RuleJudge().score(list(labels["examples"]))
     for aspect in judges.ASPECTS:

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from lib import corpus, models  # fmt: skip
-from lib.circuits import names, prompts
-from lib.mppc import neurons, uncertainty
+from lib import corpus  # fmt: skip
+from lib.circuits import ioi, prompts
+from lib.mppc import uncertainty
 from lib.sae import training as sae_training
-from lib.spaces import concepts, semantic
-from lib.workbook import artifacts, induction, sweep
+from lib.spaces import semantic
+from lib.workbook import artifacts, induction, model_store, neurons, spaces, sweep, texts, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -22,7 +22,7 @@ class Asked(Exception):
 def key_of(monkeypatch, smoke):
     """The key of the artifact that a function makes, without making it."""
     for name in smoke.model_names:
-        models.folder_of(name, smoke)  # built before it is watched what is asked for
+        model_store.folder_of(name, smoke)  # built before it is watched what is asked for
     get = Store.get
 
     def ask(call, kind):
@@ -43,7 +43,7 @@ def key_of(monkeypatch, smoke):
 def made(profile):
     a, b = profile.pythia, profile.mamba
     return {
-        "corpus": lambda: corpus.document_tokens(profile, "train"),
+        "corpus": lambda: texts.document_tokens(profile, "train"),
         "quality": lambda: artifacts.model_quality(a, profile),
         "saes": lambda: artifacts.trained_saes(a, profile),
         "features": lambda: artifacts.features(a, profile),
@@ -55,10 +55,10 @@ def made(profile):
         "by_l0": lambda: sweep.similarity_by_l0(profile),
         "paths": lambda: induction.path_effects(b, profile),
         "heads": lambda: induction.head_effects(a, profile),
-        "names": lambda: names.task_table(names.IOI, [a], profile),
-        "name_effects": lambda: names.effects_of(b, names.IOI, profile),
-        "spaces": lambda: semantic.layer_scores(a, b, profile),
-        "subspaces": lambda: semantic.subspace_scores(a, b, profile),
+        "names": lambda: two_names.task_table(ioi.IOI, [a], profile),
+        "name_effects": lambda: two_names.input_effects(b, ioi.IOI, profile),
+        "spaces": lambda: spaces.layer_scores(a, b, profile),
+        "subspaces": lambda: spaces.subspace_scores(a, b, profile),
     }
 
 
@@ -74,12 +74,12 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     before = keys(smoke, key_of)
     assert keys(smoke, key_of) == before
     other = tmp_path / "other.jsonl.xz"
-    with lzma.open(corpus.DOCUMENTATION) as text, lzma.open(other, "w") as file:
+    with lzma.open(texts.DOCUMENTATION) as text, lzma.open(other, "w") as file:
         file.write(text.read()[:1_000_000].rpartition(b"\n")[0])
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "DOCUMENTATION", other)
         assert changed(before, keys(smoke, key_of)) == set(before)
-    tokenizer = shutil.copytree(corpus.TOKENIZER, tmp_path / "tokenizer")
+    tokenizer = shutil.copytree(texts.TOKENIZER, tmp_path / "tokenizer")
     (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"Ġthe"', '"Ġthx"'))
     monkeypatch.setattr(corpus, "TOKENIZER", tokenizer)
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
@@ -100,9 +100,9 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (semantic, "LOWEST", 0.2, {"spaces", "subspaces"}),
         (semantic, "FEWEST", 9, {"spaces", "subspaces"}),
         (semantic, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
-        (concepts, "LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
-        (names, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
-        (names, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
+        (spaces, "WORD_LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
+        (ioi, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
+        (ioi, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
         (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
         (prompts, "ROLES", ("A1", "B1"), {"paths", "heads"}),
     ],

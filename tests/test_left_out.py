@@ -8,23 +8,20 @@ import pytest
 from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
-from lib import models
-from lib.interpret import complexity
 from lib.reproduce import say_what_is_left_out
-from lib.spaces import semantic
-from lib.workbook import comparisons, left_out, report, scorecard, stages
+from lib.workbook import claims, comparisons, judged_features, left_out, model_store, plan, report, scorecard
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
     cells_with_places,
     executed_copy,
-    find_notebooks,
     left_out_places,
     printed_lines,
 )
-from lib.workbook.profiles import HOME, ROLES, LeftOut, Profile, ProfileError, get_profile
+from lib.workbook.profiles import HOME, LeftOut, Profile, ProfileError, get_profile
 from tests import running
 
+ROLES = ("pythia_seed", "mamba", "rwkv")  # those that can be none
 each_role = pytest.mark.parametrize("role", ROLES)
 
 
@@ -39,7 +36,7 @@ def test_the_transformer_cannot_be_left_out():
     with pytest.raises(ProfileError) as error:
         get_profile("mini", "pythia=none")
     assert str(error.value) == (
-        "bad value for pythia in profile 'mini': every comparison starts from the Transformer; only pythia_seed, mamba, rwkv "
+        "bad value for roles in profile 'mini': every comparison starts from the Transformer; only pythia_seed, mamba, rwkv "
         "can be none."
     )
 
@@ -66,14 +63,14 @@ def test_figures_lie_apart_and_committed_notebooks_do_not_stand_in():
 def test_nothing_is_planned_compared_or_fetched_for_it(role):
     profile, whole = (get_profile("laptop", overrides) for overrides in ({role: "none"}, None))
     name = getattr(whole, role)
-    assert name not in models.hub_names(profile) and set(models.hub_names(profile)) == set(models.hub_names(whole)) - {name}
+    assert name not in model_store.hub_names(profile) and set(model_store.hub_names(profile)) == set(model_store.hub_names(whole)) - {name}
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
-    assert set(complexity.variants(profile)) == set(known) & set(complexity.VARIANTS)
-    planned = stages.stages(without(role))
+    assert set(judged_features.variants(profile)) == set(known) & set(judged_features.VARIANTS)
+    planned = plan.stages(without(role))
     assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
     with pytest.raises(LeftOut, match=f"{role}=none"):
-        models.folder_of(getattr(profile, role), profile)
+        model_store.folder_of(getattr(profile, role), profile)
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -152,14 +149,18 @@ def test_sections_that_are_left_out(capsys):
 # ------------------------------------------------------------------------------------------- claims, scorecard
 
 
-def test_claims_that_are_left_out(monkeypatch):
-    monkeypatch.setattr(comparisons, "save_table", lambda table, *_: table)
+def test_claims_that_are_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
     profile = without("mamba")
-    rows = [("a", True, "1"), comparisons.claim("b", "mamba", lambda: 1 / 0, profile),
-            comparisons.claim("c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
-    table = comparisons.verdicts(rows, "x", profile)
+    rows = [("x-a", "a", True, "1"), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
+            claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
+    table = claims.record(rows, "table_claims_x", profile)
+    assert list(table.columns) == ["claim", "verdict", "effect"]
     assert list(table.verdict) == ["holds", "left out", "does not hold at this scale"]
     assert list(table.effect) == ["1", "left out: this run was made without a Mamba (mamba=none)", "2"]
+    assert claims.recorded("x-c", "table_claims_x", profile).effect.astype(str).tolist() == ["2"]
+    with pytest.raises(claims.Missing, match="table_claims_x does not record x-d"):
+        claims.recorded("x-d", "table_claims_x", profile)
 
 
 @each_role
@@ -176,18 +177,13 @@ def test_items_that_are_left_out_are_named_and_not_counted(role):
 
 
 def test_every_claim_says_on_the_card_what_it_needs():
-    """What names Mamba, RWKV or the other seed in its table needs it."""
+    """What names Mamba, RWKV or the other seed in its table, or as a claim, needs it."""
     words = {"mamba": "Mamba", "rwkv": "RWKV", "pythia_seed": "model seed"}
+    recorded = pd.concat(map(pd.read_csv, (HOME / "figures" / "mini").glob("table_claims_*.csv"))).set_index("id")["claim"]
     for item in scorecard.items():
         for role, word in words.items():
-            if word in item.where:
+            if word in item.where + recorded.get(item.id, ""):
                 assert role in item.needs, item.id
-
-
-def test_correlations_of_the_variants_that_are_there():
-    scores = pd.DataFrame({"complexity": [1.0, 2, 3, 4, 5] * 8, "SAE seed": [0.9, 0.7, 0.8, 0.4, 0.5] * 8})
-    found = complexity.correlations(scores, "complexity", 0, 20)
-    assert list(found["variant"]) == ["SAE seed"] and found["spearman"][0] < -0.7
 
 
 # ------------------------------------------------------------------------------------------- whole runs
@@ -206,8 +202,8 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     assert card[card.verdict == scorecard.NOT_RUN].why.to_dict() == {}
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
-    claims = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
-    assert set(claims.verdict) <= {"holds", "does not hold at this scale", "left out"}
+    claimed = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
+    assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)

@@ -1,5 +1,6 @@
 """The bridge against plain transformers, the shared vocabulary, and the measures of a model's quality."""
 
+import logging
 import math
 
 import numpy as np
@@ -9,8 +10,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lib import corpus, models
-from lib.models import architectures, hub, loading, recipes, scans
-from lib.workbook import sizes
+from lib.models import families, hub, recipes, scans
+from lib.workbook import model_store, sizes, texts
 
 ROLES = ("pythia", "mamba", "rwkv")
 
@@ -22,12 +23,12 @@ def tokens():
 
 @pytest.fixture(scope="module")
 def loaded(smoke):
-    return {role: models.load(getattr(smoke, role), smoke) for role in ROLES}
+    return {role: model_store.load(getattr(smoke, role), smoke) for role in ROLES}
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_logits_are_those_of_plain_transformers(role, loaded, smoke, tokens):
-    folder = models.folder_of(getattr(smoke, role), smoke)
+    folder = model_store.folder_of(getattr(smoke, role), smoke)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(loaded[role](tokens), plain(tokens).logits, atol=1e-5, rtol=1e-5)
@@ -36,7 +37,7 @@ def test_logits_are_those_of_plain_transformers(role, loaded, smoke, tokens):
 @pytest.mark.parametrize("role", ROLES)
 @torch.no_grad()
 def test_resid_post_is_what_the_block_returns_in_plain_transformers(role, loaded, smoke, tokens):
-    plain = AutoModelForCausalLM.from_pretrained(models.folder_of(getattr(smoke, role), smoke), dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(getattr(smoke, role), smoke), dtype=torch.float32)
     base, returned = plain.base_model, []
     block = (base.blocks if role == "rwkv" else base.layers)[1]
     block.register_forward_hook(lambda module, inputs, output: returned.append(output))
@@ -73,19 +74,44 @@ def test_an_unknown_family_is_refused_wherever_its_parts_are_asked_for(tmp_path,
     """A GPT-2, sound in itself; nothing of it may be taken for another family's."""
     source = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
     source.save_pretrained(tmp_path)
-    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=source, tokenizer=corpus.load_tokenizer(smoke))
+    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=source, tokenizer=texts.load_tokenizer(smoke))
     assert model(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 50)
     said = "is a gpt2; the workbook knows gpt_neox, mamba, rwkv"
-    for ask in (models.architecture, architectures.architecture_of, lambda model: models.neurons(model, 0)):
+    for ask in (models.family_of, lambda model: models.neurons(model, 0)):
         with pytest.raises(ValueError, match=said):
             ask(model)
-    for ask in (models.load, sizes.config_of, sizes.shape_of):
+    for ask in (model_store.load, sizes.config_of, sizes.shape_of):
         with pytest.raises(models.ModelNotFound, match=f"{tmp_path} {said}"):
             ask(str(tmp_path), smoke)
 
 
-def test_every_known_family_has_its_parts():
-    assert set(models.ARCHITECTURES) == set(loading._NEURONS) == set(architectures.ARCHITECTURES)
+def test_a_family_is_known_as_soon_as_it_is_registered(monkeypatch, tmp_path, smoke):
+    """GPT-NeoX under another name, which nothing else in the library has heard of."""
+    known = families.families()
+    assert all(kind == family.model_type == family.config_class.model_type for kind, family in known.items())
+    monkeypatch.setattr(families, "_REGISTERED", dict(known))
+    source = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    source.save_pretrained(tmp_path)
+    with pytest.raises(models.ModelNotFound, match="is a gpt2"):
+        models.load(tmp_path, tokenizer=texts.load_tokenizer(smoke))
+
+    @families.register
+    class GPT2(known["gpt_neox"]):
+        model_type, config_class, model_class = "gpt2", GPT2Config, GPT2LMHeadModel
+
+        def __init__(self, model):
+            self.model = model
+
+    model = models.load(tmp_path, tokenizer=texts.load_tokenizer(smoke))
+    assert isinstance(models.family_of(model), GPT2) and models.neurons(model, 0).hooks == ("blocks.0.mlp.out.hook_in",)
+    assert model.cfg.model_name == str(tmp_path)
+
+
+def test_the_libraries_log_levels_are_what_they_were(smoke):
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    model_store.load(smoke.pythia, smoke)
+    assert logger.level == before
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
@@ -95,13 +121,13 @@ def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "CACHE", tmp_path)
     monkeypatch.setattr(hub.HfApi, "snapshot_download", offline)
     with pytest.raises(models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"):
-        models.load("no/such-model", smoke)
+        model_store.load("no/such-model", smoke)
 
 
 def test_an_untrained_mini_model_names_the_command(smoke, monkeypatch, tmp_path):
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     with pytest.raises(models.ModelNotFound, match="python -m lib.zoo mini-rwkv"):
-        models.load("mini-rwkv", smoke)
+        model_store.load("mini-rwkv", smoke)
 
 
 def copier(tokens):

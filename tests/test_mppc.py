@@ -8,8 +8,8 @@ import scipy.sparse
 import torch
 
 from lib.mppc.correlation import dense_max_pairwise_correlations, max_pairwise_correlation, max_pairwise_correlations
-from lib.mppc.feature_files import FeatureWriter, read_features
 from lib.mppc.features import SparseFeatures
+from lib.mppc.files import open_layer, save_features
 
 TOLERANCE = 1e-6
 
@@ -150,10 +150,9 @@ def test_dead_models_have_no_matches(engine):
 
 def test_results_do_not_depend_on_threads_or_on_where_features_come_from(tmp_path):
     a, b = [adversarial(900, 80, 1)], [adversarial(900, 50, 2)]
-    with FeatureWriter(tmp_path, b[0].shape[1]) as writer:
-        writer.append(b[0])
+    save_features(SparseFeatures.from_dense(b[0]), tmp_path / "b.safetensors")
     one = max_pairwise_correlations(sparse(*a), sparse(*b), threads=1)
-    three = max_pairwise_correlations([SparseFeatures.from_scipy(sparse(*a)[0])], [read_features(tmp_path)], threads=3)
+    three = max_pairwise_correlations([SparseFeatures.from_scipy(sparse(*a)[0])], [open_layer(tmp_path / "b.safetensors")], threads=3)
     for x, y in zip(one, three):
         for field in ("value", "layer", "index", "offsets"):
             np.testing.assert_array_equal(getattr(x, field), getattr(y, field))

@@ -89,3 +89,29 @@ assert compiled.asm["cubin"] and ".local" not in compiled.asm["ptx"]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_item_is_made_ahead_while_the_one_before_is_in_use():
+    made = []
+
+    def items():
+        for k in range(5):
+            made.append(k)
+            yield k
+
+    seen = []
+    for k in mppc_gpu.ahead(items()):
+        seen.append(k)
+        assert len(made) <= k + 2
+    assert seen == made == [*range(5)]
+
+
+def test_an_error_comes_where_its_item_would():
+    def items():
+        yield 1
+        raise ValueError("no second item")
+
+    found = mppc_gpu.ahead(items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="no second item"):
+        next(found)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from statistics import median
 
 import nbformat
@@ -12,6 +14,8 @@ from lib.workbook.profiles import HOME
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
 ROOTS = "/(?:home|Users|root|tmp|private|mnt|opt|srv|usr|var|workspace)"
 MACHINE = re.compile(rf"(?<![\w.:/<>])(?:(?:{ROOTS}|{re.escape(HOME.as_posix())})/|[A-Z]:\\\w)")
+
+SET_UP = [cell for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.cell_type == "code"][1].source
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem, indirect=True)
 
@@ -60,6 +64,22 @@ def test_one_parameters_cell(notebook):
     assigned = {target.id: node.value for node in python(tagged[0]).body for target in node.targets}
     assert ast.literal_eval(assigned["profile"]) == "mini" and ast.literal_eval(assigned["overrides"]) == {}
     assert not [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+
+
+@each_notebook
+def test_set_up_is_three_short_lines_that_find_the_workbook(notebook):
+    assert code(notebook)[1].source == SET_UP and len(SET_UP.splitlines()) == 3
+
+
+@pytest.mark.parametrize("folder", [HOME, HOME / "notebooks"], ids=["checkout", "notebooks"])
+def test_the_workbook_is_found_from(folder):
+    found = subprocess.run([sys.executable, "-c", f"{SET_UP}\nimport lib.workbook"], cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_elsewhere_one_sentence_says_what_to_do(tmp_path):
+    lost = subprocess.run([sys.executable, "-c", SET_UP], cwd=tmp_path, capture_output=True, text=True)
+    assert lost.stderr.splitlines()[-1].startswith("AssertionError: Start in the workbook's folder, or give papermill --cwd")
 
 
 @each_notebook

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from lib import corpus, models
-from lib.sae.autoencoder import SparseAutoencoder
-from lib.workbook import artifacts, sizes, sweep
+from lib.mppc.files import layer_file
+from lib.sae import SparseAutoencoder
+from lib.workbook import artifacts, model_store, sizes, sweep, texts
 from lib.workbook.profiles import HOME, ProfileError
 
 
@@ -35,8 +36,8 @@ def test_every_layer_and_seed_gets_an_sae_with_metrics(smoke):
 
 def test_quality_of_a_model_is_kept(smoke, monkeypatch):
     quality = artifacts.model_quality(smoke.rwkv, smoke)
-    held_out = corpus.load_blocks(smoke, "held_out", smoke.eval_tokens)
-    assert quality == models.quality(models.load(smoke.rwkv, smoke), held_out)
+    held_out = texts.load_blocks(smoke, "held_out", smoke.eval_tokens)
+    assert quality == models.quality(model_store.load(smoke.rwkv, smoke), held_out)
     monkeypatch.delattr(models, "quality")
     assert artifacts.model_quality(smoke.rwkv, smoke) == quality
 
@@ -58,7 +59,7 @@ def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypat
     names = few.pythia, few.mamba
     for name in names:
         artifacts.saes_folder(name, few)
-    own, load = artifacts.features(few.pythia, few), corpus.load_blocks
+    own, load = artifacts.features(few.pythia, few), texts.load_blocks
     with monkeypatch.context() as patched:
         patched.setattr(corpus, "load_blocks", lambda *args: (text := load(*args))[np.arange(len(text))[::-1]])
         other = artifacts.features(few.mamba, few)
@@ -91,10 +92,10 @@ def test_results_are_found_again_and_settings_make_others(smoke, correlated):
 
 def test_chosen_layers_lie_at_the_same_depth(smoke):
     chosen = smoke.model_copy(update={"layers": (1,)})
-    assert artifacts.layers_of(models.load(smoke.pythia, smoke), chosen) == [1]
-    assert artifacts.layers_of(models.load(smoke.mamba, smoke), chosen) == [3]
+    assert artifacts.layers_of(model_store.load(smoke.pythia, smoke), chosen) == [1]
+    assert artifacts.layers_of(model_store.load(smoke.mamba, smoke), chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
-        artifacts.layers_of(models.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
+        artifacts.layers_of(model_store.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
 
 
 def test_sweep_moves_one_setting_at_a_time(smoke):
@@ -110,18 +111,16 @@ def test_sweep_moves_one_setting_at_a_time(smoke):
 KILLED = """
 import os, signal, sys
 from lib.workbook import artifacts
-from lib.mppc.feature_files import FeatureWriter
 from lib.workbook.profiles import get_profile
 profile = get_profile("smoke", sys.argv[1])
-ended, end_shard = [], FeatureWriter.end_shard
-def end_shard_and_die(self):
-    if len(ended) == 7:  # two shards of four layers each, but for one layer of the second
-        self.append(__import__("torch").ones(3, self.d_sae))
-        self._files["values"].flush()
+saved, save_features = [], artifacts.save_features
+def save_and_die(features, path):
+    if len(saved) == 7:  # two shards of four layers each, but for one layer of the second
+        path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    end_shard(self)
-    ended.append(self)
-FeatureWriter.end_shard = end_shard_and_die
+    save_features(features, path)
+    saved.append(path)
+artifacts.save_features = save_and_die
 artifacts.features(profile.mamba, profile)
 """
 
@@ -132,17 +131,39 @@ def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     artifacts.features(smoke.mamba, whole)
     (sound,) = newest(smoke, "features-*")
     files = {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
+    assert {str(name) for name in files} == {f"layer_{layer:02d}.safetensors" for layer in range(4)}
     shutil.rmtree(sound)
     settings = f"cache_dir={smoke.cache_dir},device=cpu,mppc_tokens=3000,shard_tokens=1024"
     run = subprocess.run([sys.executable, "-c", KILLED, settings], cwd=HOME, capture_output=True)
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-500:]
     captured = []
-    capture = artifacts.capture_shard
-    monkeypatch.setattr(artifacts, "capture_shard", lambda *args: captured.append(args) or capture(*args))
+    capture = artifacts.capture_features
+    monkeypatch.setattr(artifacts, "capture_features", lambda *args, **more: captured.append(args) or capture(*args, **more))
     artifacts.features(smoke.mamba, whole)
-    shards = artifacts.capture_shards(corpus.load_blocks(whole, "held_out", 3_000), whole)
+    shards = artifacts.capture_shards(texts.load_blocks(whole, "held_out", 3_000), whole)
     assert len(shards) > 2 and len(captured) == len(shards) - 1
-    assert files == {name: (sound / name).read_bytes() for name in files}
+    assert files == {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
+
+
+def test_a_capture_that_was_cut_off_while_shards_were_joined_keeps_the_layers_that_are_whole(smoke, monkeypatch, tmp_path):
+    few = smoke.model_copy(update={"mppc_tokens": 1_000, "shard_tokens": 256})
+    artifacts._encode(smoke.mamba, few, 0, tmp_path / "whole")
+    join, joined = artifacts.join_shards, []
+
+    def join_and_stop(*args):
+        if len(joined) == 2:
+            raise KeyboardInterrupt
+        joined.append(join(*args))
+
+    monkeypatch.setattr(artifacts, "join_shards", join_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts._encode(smoke.mamba, few, 0, tmp_path / "cut")
+    monkeypatch.setattr(artifacts, "join_shards", join)
+    monkeypatch.delattr(artifacts, "capture_features")
+    artifacts._encode(smoke.mamba, few, 0, tmp_path / "cut")
+    for layer in range(4):
+        one, other = (layer_file(tmp_path / side, layer).read_bytes() for side in ("whole", "cut"))
+        assert one == other
 
 
 def newest(profile, pattern):
@@ -152,7 +173,7 @@ def newest(profile, pattern):
 def test_groups_of_layers_get_the_saes_of_all_layers_at_once(smoke, monkeypatch, tmp_path):
     """Some layers at a time read the text again for each group, and a group that is done is not done again."""
     few = {"sae_tokens": 4_096, "sae_warmup": 0, "eval_tokens": 256}
-    model = models.load(smoke.mamba, smoke)
+    model = model_store.load(smoke.mamba, smoke)
     trained, train = [], artifacts.train_saes
     monkeypatch.setattr(artifacts, "train_saes", lambda *args: trained.append(list(args[4])) or train(*args))
     for size, folder in ((None, tmp_path / "all"), (3, tmp_path / "groups")):

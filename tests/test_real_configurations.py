@@ -16,8 +16,8 @@ from lib import models
 from lib.circuits import path_patching
 from lib.circuits.prompts import induction_prompts
 from lib.models import hub, recipes
-from lib.models.architectures import architecture_of
-from lib.workbook import artifacts
+from lib.models.families import family_of
+from lib.workbook import artifacts, model_store
 from lib.workbook.profiles import get_profile
 
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
@@ -50,40 +50,40 @@ def test_random_models_are_marked_read_local_text_and_leave_real_results_alone(l
     assert (laptop.meaningful, laptop.corpus) == (False, "docstrings")
     assert laptop.figures_dir != real.figures_dir
     assert get_profile("laptop", models="random").cache_dir != real.cache_dir
-    seeds = [models.folder_of(name, laptop) for name in (laptop.pythia, laptop.pythia_seed)]
+    seeds = [model_store.folder_of(name, laptop) for name in (laptop.pythia, laptop.pythia_seed)]
     keys = [artifacts.model_fields(name, laptop)["weights"] for name in (laptop.pythia, laptop.pythia_seed)]
     assert seeds[0] != seeds[1] and keys[0] != keys[1]
     with pytest.raises(models.ModelNotFound, match="no configuration of gpt5 is known"):
-        models.folder_of("gpt5", laptop)
+        model_store.folder_of("gpt5", laptop)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_plain_transformers(name, laptop):
     tokens = torch.randint(2, 50_000, (2, 24), generator=torch.Generator().manual_seed(0))
-    plain = AutoModelForCausalLM.from_pretrained(models.folder_of(name, laptop), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(name, laptop), dtype=torch.float32).eval()
     expected = plain(tokens, use_cache=False).logits
-    torch.testing.assert_close(models.load(name, laptop)(tokens), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model_store.load(name, laptop)(tokens), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_a_filled_cache_of_the_hub_is_used(name, laptop, tmp_path, monkeypatch):
-    copies = shutil.copytree(models.folder_of(name, laptop), tmp_path / "copies")
+    copies = shutil.copytree(model_store.folder_of(name, laptop), tmp_path / "copies")
     snapshot = fill_hub_cache(tmp_path / "hub", name, [(path.name, path) for path in sorted(copies.iterdir())])
     monkeypatch.setattr(hub, "CACHE", tmp_path / "hub")
     real = laptop.model_copy(update={"models": "pretrained"})
-    assert models.hub_names(real)[0] == NAMES[0] and not models.hub_names(laptop)
-    assert Path(models.folder_of(name, real)) == snapshot
+    assert model_store.hub_names(real)[0] == NAMES[0] and not model_store.hub_names(laptop)
+    assert Path(model_store.folder_of(name, real)) == snapshot
     tokens = torch.arange(2, 26)[None]
-    torch.testing.assert_close(models.load(name, real)(tokens), models.load(name, laptop)(tokens))
+    torch.testing.assert_close(model_store.load(name, real)(tokens), model_store.load(name, laptop)(tokens))
 
 
 def test_features_of_the_real_sizes_are_correlated(laptop):
     to_mamba, to_pythia = artifacts.mppc(laptop.pythia, laptop.mamba, laptop)
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
-    layers = {name: artifacts.layers_of(models.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
+    layers = {name: artifacts.layers_of(model_store.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
     assert list(layers.values()) == [[0], [1], [3]]
 
 
@@ -91,9 +91,9 @@ def test_features_of_the_real_sizes_are_correlated(laptop):
 @pytest.mark.parametrize("name", NAMES)
 def test_path_patching_s_last_position_is_the_model_s(name, laptop):
     """All blocks of the real widths, RWKV's halving of its hidden states included."""
-    model = models.load(name, laptop)
+    model = model_store.load(name, laptop)
     p = induction_prompts(8, 50_000, seed=0, n_samples=2)
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     cache = architecture.run(p.clean)
     rows = cache["blocks.0.hook_in"][:, -1][None]
     for layer in range(models.n_layers(model)):

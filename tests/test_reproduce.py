@@ -1,5 +1,6 @@
 """The command line over small notebooks that the tests write themselves."""
 
+import io
 import json
 import os
 import signal
@@ -15,10 +16,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 from lib import reproduce
-from lib.workbook import progress, report
-from lib.workbook.notebooks import CannotRun, find_notebooks, refresh_notebook, run_notebook, title_of
+from lib.workbook import checks, report
+from lib.workbook.checks import CannotRun
+from lib.workbook.notebooks import find_notebooks, refresh_notebook, run_notebook, title_of
 from lib.workbook.profiles import HOME, Profile, get_profile
-from lib.workbook.progress import Progress, clock
 
 PARAMETERS = 'profile = "mini"\noverrides = {}'
 
@@ -62,8 +63,6 @@ def test_runs_in_order_with_parameters_in_the_notebooks_folder_and_this_python(w
     assert where.strip() == str(workbook.folder)
     assert texts(workbook.out / "03_second.ipynb")[-1] == repr(sys.executable)
     assert result.output.index("[1/2] 00_first done in") < result.output.index("[2/2] 03_second done in")
-    timings = json.loads((workbook.cache / "timings.json").read_text())["smoke"]
-    assert list(timings) == ["00_first", "03_second"] and min(timings.values()) > 0
     assert texts(workbook.folder / "00_first.ipynb") == []
 
 
@@ -163,24 +162,22 @@ def test_fresh_deletes_artifacts_first(workbook):
 def test_missing_and_other_packages(tmp_path, capsys):
     pins = tmp_path / "requirements.txt"
     pins.write_text('# numbers\nnumpy==0.0.1  # old\npytest\nno-such-package==1.0; platform_system == "Plan 9"\n')
-    reproduce.check_packages(pins)
+    checks.check_packages(pins)
     assert "numpy" in capsys.readouterr().err
     pins.write_text("numpy==0.0.1\nno-such-package==1.0\n")
     with pytest.raises(CannotRun, match="not installed: no-such-package; run `pip install"):
-        reproduce.check_packages(pins)
+        checks.check_packages(pins)
 
 
 def test_all_requirements_are_pinned_and_installed():
     lines = (HOME / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#") and "==" not in line] == []
-    reproduce.check_packages(HOME / "requirements.txt")
+    checks.check_packages(HOME / "requirements.txt")
 
 
 def test_refresh_takes_outputs_only(workbook):
     committed, executed = workbook.folder / "03_second.ipynb", workbook.out / "03_second.ipynb"
-    seen = []
-    run_notebook(committed, executed, {"profile": "mini"}, seen.append)
-    assert seen == [1, 2, 3]
+    run_notebook(committed, executed, {"profile": "mini"})
     before = nbformat.read(committed, as_version=4)
     refresh_notebook(executed, committed)
     after = nbformat.read(committed, as_version=4)
@@ -221,70 +218,28 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     assert psutil.wait_procs([kernel], timeout=30)[1] == []
 
 
-def test_time_left(monkeypatch):
-    now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
-    run = Progress(["a", "b", "c"], {"a": 10.0, "c": 40.0}, live=False)
-    run.start("a", 5)
-    assert run.seconds_left() == 10 + (10 + 40) / 2 + 40
-    now.seconds += 4
-    assert run.seconds_left() == 6 + 25 + 40
-    now.seconds += 16  # slower than last time
-    assert run.seconds_left() == 0 + 25 + 40
-    run.finish()
-    run.start("b", 4)
-    now.seconds += 12
-    run.cell(3)  # two of four cells took 12 s: 12 more, then c
-    assert run.seconds_left() == 12 + 40
+def test_a_log_hears_when_a_notebook_begins_and_ends(workbook):
+    """A log is not a terminal: whole lines, no bar."""
+    result = command(workbook)
+    lines = [line for line in result.output.splitlines() if line.startswith("[")]
+    assert [line.rpartition(" in ")[0] or line for line in lines] == [
+        "[1/2] 00_first begins", "[1/2] 00_first done", "[2/2] 03_second begins", "[2/2] 03_second done",
+    ]  # fmt: skip
+    assert "\r" not in result.output and "%|" not in result.output
 
 
-def test_a_first_run_is_estimated_by_what_one_took():
-    seconds = json.loads(reproduce.FIRST_RUN.read_text())["mini"]
-    names = [path.stem for path in find_notebooks(HOME / "notebooks", [], None)]
-    assert list(seconds) == names and min(seconds.values()) > 0
+class Terminal(io.StringIO):
+    """Something to write to that says that it is a terminal."""
+
+    def isatty(self):
+        return True
 
 
-def test_time_left_of_a_first_run(monkeypatch):
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
-    run = Progress(["a", "b"], {}, live=False)
-    run.start("a", 10)
-    assert run.seconds_left() is None
-    now.seconds = 30
-    run.cell(4)  # three cells in 30 s: 70 s left here, 100 s for b
-    assert run.seconds_left() == 70 + 100
-
-
-def test_plain_lines_in_a_log_and_a_live_line_on_a_terminal(capsys):
-    for live in (False, True):
-        with Progress(["00_[a]"], {"00_[a]": 61.0}, live=live) as run:
-            run.start("00_[a]", 7)
-            for number in range(1, 8):
-                run.cell(number)
-            run.finish()
-        shown = capsys.readouterr().out
-        assert "[1/1] 00_[a]" in shown and "[1/1] 00_[a] done in 0:00" in shown
-        if not live:
-            assert shown.splitlines()[0] == "[1/1] 00_[a], cell 0 of 7, 0:00 elapsed, about 1:01 left"
-            assert len(shown.splitlines()) == 2
-
-
-def test_a_log_hears_of_a_long_cell(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.02)
-    with Progress(["a"], {}, live=False) as run:
-        run.start("a", 3)
-        run.cell(2)
-        time.sleep(0.5)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("[1/1] a, cell 0 of 3") and lines[-1].startswith("[1/1] a, cell 2 of 3")
-    assert len(lines) > 3
-    time.sleep(0.1)
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("seconds, shown", [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (3671, "1:01:11")])
-def test_clock(seconds, shown):
-    assert clock(seconds) == shown
+def test_a_terminal_shows_papermill_s_bar(workbook, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {"profile": "smoke"}, "[1/1] a title")
+    shown = sys.stderr.getvalue()
+    assert "[1/1] a title: " in shown and "0%|" in shown and "cell" in shown
 
 
 def test_settings_survive_the_way_into_a_notebook(tmp_path, monkeypatch):

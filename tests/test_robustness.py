@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from lib import corpus
+from lib.workbook import texts
 from lib.workbook.notebooks import ADVICE, advice
 from lib.workbook.profiles import HOME
 from tests.disturbances import _apart
@@ -21,7 +21,7 @@ EXPERIMENTS = ["killed_in_stages", "interrupted", *(["read_only"] if os.geteuid(
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL and SIGINT")
 def test_notebook_03_survives(tmp_path, smoke):
-    corpus.document_tokens(smoke, "train")  # made once for all tests
+    texts.document_tokens(smoke, "train")  # made once for all tests
     for artifact in smoke.cache_dir.glob("corpus-*[0-9a-f]"):
         shutil.copytree(artifact, Place(tmp_path / "undisturbed").cache / artifact.name)
     env = {**os.environ, "ROBUSTNESS_QUICK": "1", "ROBUSTNESS_ROOT": str(tmp_path)}

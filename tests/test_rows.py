@@ -12,7 +12,7 @@ from lib.models import recipes
 from lib.zoo import rows
 
 TINY = recipes.Recipe(
-    "pythia", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, longest_period=20, recall_share=0.5,
+    "gpt_neox", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, longest_period=20, recall_share=0.5,
     sentence_share=0.0625,
 )  # fmt: skip
 

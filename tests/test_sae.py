@@ -10,18 +10,21 @@ from safetensors.torch import load_file, save_file
 
 from lib import models
 from lib.corpus import Blocks
+from lib.sae import SAE, SAEConfig, SaeInfo, SparseAutoencoder, evaluate_saes, load, register, train_saes
 from lib.sae import training as sae_training
-from lib.sae.autoencoder import CFG, WEIGHTS, SaeInfo, SparseAutoencoder, evaluate_saes
+from lib.sae.autoencoder import CFG, WEIGHTS, StepStats, sae_type
 from lib.sae.dense_step import dense_step, gpu_step
+from lib.sae.jumprelu import BANDWIDTH
 from lib.sae.sparse_step import SparseStep
-from lib.sae.training import _Trainee, train_saes
+from lib.sae.training import _Trainee
+from lib.workbook import model_store
 
 D_MODEL, D_SAE = 32, 256
 
 
 @pytest.fixture(scope="module")
 def model(smoke):
-    return models.load("smoke-pythia", smoke)
+    return model_store.load("smoke-pythia", smoke)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,9 @@ def blocks():
 
 
 @pytest.fixture(scope="module")
-def small(smoke):
+def small():
     """24 steps, in refills of 4 or fewer."""
-    return smoke.model_copy(update=dict(sae_tokens=24 * 128, sae_batch_size=128, buffer_tokens=640))
+    return SAEConfig(expansion=4, target_l0=16, tokens=24 * 128, batch_size=128, buffer_tokens=640)
 
 
 def sparse_data(n_tokens, seed=0):
@@ -87,10 +90,9 @@ def test_folded_scale_leaves_features_and_scales_reconstruction():
 # ------------------------------------------------------------------------------------------------ step
 
 
-def trainee(smoke, dtype=torch.float32, seed=0):
+def trainee(dtype=torch.float32, seed=0):
     """An SAE away from its start: decoder norms differ, biases are not zero."""
-    profile = smoke.model_copy(update=dict(expansion=D_SAE // D_MODEL, target_l0=None))
-    t = _Trainee(SaeInfo(), D_MODEL, profile, torch.device("cpu"))
+    t = _Trainee(SparseAutoencoder(D_MODEL, D_SAE), SAEConfig(expansion=D_SAE // D_MODEL, tokens=1_000, batch_size=128))
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         t.sae.W_dec *= 0.5 + torch.rand(D_SAE, 1, generator=random)
@@ -104,10 +106,10 @@ def trainee(smoke, dtype=torch.float32, seed=0):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_sparse_step_is_autograd_s_in_float64(smoke, bf16):
+def test_sparse_step_is_autograd_s_in_float64(bf16):
     """After one step Adam's first moment is a tenth of the gradient, and the weights show Adam itself."""
     x = torch.randn(500, D_MODEL, generator=torch.Generator().manual_seed(3))
-    ours, reference = trainee(smoke), trainee(smoke, torch.float64)
+    ours, reference = trainee(), trainee(torch.float64)
     sparse = SparseStep(512, D_MODEL, D_SAE, bf16=bf16)
     for l1 in (2.0, 3.0):
         stats = sparse(ours.sae, ours.adam, x, l1)
@@ -119,10 +121,10 @@ def test_sparse_step_is_autograd_s_in_float64(smoke, bf16):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_gpu_step_is_autograd_s(smoke, fused):
+def test_gpu_step_is_autograd_s(fused):
     """Its equations, on the CPU in float32 and with the fused Adam that it gets on a GPU."""
     x = torch.randn(500, D_MODEL, generator=torch.Generator().manual_seed(3))
-    ours, reference = trainee(smoke), trainee(smoke, torch.float64)
+    ours, reference = trainee(), trainee(torch.float64)
     ours.adam.param_groups[0]["fused"] = fused
     for l1 in (2.0, 3.0):
         stats = gpu_step(ours.sae, ours.adam, x, l1, torch.float32)
@@ -133,9 +135,9 @@ def test_gpu_step_is_autograd_s(smoke, fused):
         assert (found - value).norm() / value.norm() < 1e-5, name
 
 
-def test_feature_that_never_fires_takes_adam_s_step_too(smoke):
+def test_feature_that_never_fires_takes_adam_s_step_too():
     x = sparse_data(256)
-    ours, reference = trainee(smoke), trainee(smoke)
+    ours, reference = trainee(), trainee()
     sparse = SparseStep(256, D_MODEL, D_SAE)
     for t, step in ((ours, sparse), (reference, dense_step)):
         step(t.sae, t.adam, x, 2.0)
@@ -146,13 +148,13 @@ def test_feature_that_never_fires_takes_adam_s_step_too(smoke):
 
 
 @pytest.mark.parametrize("fast, tolerance", [("sparse", 5e-3), ("gpu", 2e-2)])
-def test_loss_curve_is_the_dense_one_s(smoke, monkeypatch, fast, tolerance):
+def test_loss_curve_is_the_dense_one_s(monkeypatch, fast, tolerance):
     """The GPU's step rounds every product to bfloat16, the sparse step none that counts."""
     steps, step = 120, gpu_step if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
     monkeypatch.setattr(sae_training, "SPARSE_SHARE", 1)
     curves = []
     for fast in (step, None):
-        t = trainee(smoke)
+        t = trainee()
         t.measure(sparse_data(2048))
         stats = [t.train_on(sparse_data(256, seed=s), s, steps, fast) for s in range(steps)]
         curves.append(np.array([[float(v) for v in s] for s in stats]))
@@ -160,16 +162,16 @@ def test_loss_curve_is_the_dense_one_s(smoke, monkeypatch, fast, tolerance):
     assert curves[0][-1, 0] < 0.5 * curves[0][:, 0].max()
 
 
-def test_l1_follows_the_target_and_rests_in_the_decay(smoke):
-    profile = smoke.model_copy(update=dict(expansion=8, target_l0=6.0))
-    t, sparse, steps = _Trainee(SaeInfo(), D_MODEL, profile, torch.device("cpu")), SparseStep(256, D_MODEL, D_SAE), 600
+def test_l1_follows_the_target_and_rests_in_the_decay():
+    config = SAEConfig(expansion=8, target_l0=6.0, tokens=1_000, batch_size=128)
+    t, sparse, steps = _Trainee(SparseAutoencoder(D_MODEL, D_SAE), config), SparseStep(256, D_MODEL, D_SAE), 600
     t.measure(sparse_data(2048))
     l1 = []
     for step in range(steps):
         stats = t.train_on(sparse_data(256, seed=step), step, steps, sparse)
         l1.append(t.l1)
     assert 4 < stats.l0 < 8
-    assert l1[10] == profile.l1_coefficient and l1[-1] == l1[-100] != l1[200]
+    assert l1[10] == config.l1_coefficient and l1[-1] == l1[-100] != l1[200]
 
 
 # -------------------------------------------------------------------------------------------- training
@@ -186,12 +188,12 @@ def test_training_serves_all_layers_and_seeds(model, blocks, small):
 
 @torch.no_grad()
 def test_training_needs_no_gradient_mode(model, blocks, small):
-    saes, _ = train_saes(model, blocks, small.model_copy(update=dict(sae_tokens=2 * small.sae_batch_size)), progress=False)
+    saes, _ = train_saes(model, blocks, small.model_copy(update=dict(tokens=2 * small.batch_size)), progress=False)
     assert not torch.equal(saes[0].b_dec, torch.zeros(saes[0].d_model))
 
 
 def test_a_first_refill_of_less_than_a_batch_is_no_error(model, blocks, small):
-    tight = small.model_copy(update=dict(sae_tokens=64, sae_batch_size=16, buffer_tokens=64))  # 2 blocks of 15 a refill
+    tight = small.model_copy(update=dict(tokens=64, batch_size=16, buffer_tokens=64))  # 2 blocks of 15 a refill
     _, history = train_saes(model, blocks, tight, layers=[0], progress=False)
     assert set(history.step) == {1, 2, 3, 4} and history.loss.notna().all()
 
@@ -240,7 +242,7 @@ def test_perfect_sae_recovers_all_and_the_mean_nothing(model, blocks, small):
         _, cache = model.run_with_cache(torch.from_numpy(blocks.tokens).long())
         x = cache[models.resid_post(1)][:, 1:].reshape(-1, d_model)
     mean = known_sae(d_model, zero, zero.T, x.mean(0))
-    table = evaluate_saes(model, [perfect, mean], blocks, small)
+    table = evaluate_saes(model, [perfect, mean], blocks)
     np.testing.assert_allclose(table.ce_recovered, [1, 0], atol=1e-3)
     np.testing.assert_allclose(table.explained_variance, [1, 0], atol=1e-4)
     np.testing.assert_allclose(table.l0, [d_model, 0])
@@ -309,8 +311,14 @@ def spoil(path, name, change):
         (lambda p: (p / WEIGHTS).write_bytes(b"no"), ValueError, "is no safetensors file"),
         (lambda p: (p / CFG).write_text("{"), ValueError, "cannot be read"),
         (lambda p: (p / CFG).write_text("{}"), ValueError, "cannot be read"),
-        (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "of another kind"),
-        (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "of another kind"),
+        (lambda p: rewrite_cfg(p, architecture="gated"), ValueError, "of another kind"),
+        (lambda p: rewrite_cfg(p, architecture="topk"), ValueError, "says nothing of 'k'"),
+        (lambda p: rewrite_cfg(p, architecture="topk", k=D_SAE + 1), ValueError, "must lie between 1 and d_sae=256"),
+        (lambda p: rewrite_cfg(p, architecture="topk", k="x"), ValueError, "of another kind"),
+        (lambda p: rewrite_cfg(p, architecture="topk", k=3), ValueError, "of another kind than standard: topk"),
+        (lambda p: rewrite_cfg(p, architecture="jumprelu"), ValueError, "holds W_dec, W_enc, b_dec, b_enc, not"),
+        (lambda p: rewrite_cfg(p, normalize_activations="layer_norm"), ValueError, "normalises or reshapes"),
+        (lambda p: rewrite_cfg(p, reshape_activations="hook_z"), ValueError, "normalises or reshapes"),
         (lambda p: rewrite_cfg(p, metadata={"layer": "x"}), ValueError, "bad metadata"),
         (lambda p: save_file({"W_enc": torch.zeros(2)}, p / WEIGHTS), ValueError, "W_enc has shape"),
         (lambda p: spoil(p, "W_dec", lambda x: x.T.contiguous()), ValueError, "W_dec has shape"),
@@ -326,3 +334,157 @@ def test_wrong_files_are_said_in_one_sentence(folder, damage, error, words):
         SparseAutoencoder.load(path)
     assert str(caught.value).startswith(str(path)) or str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------------- types
+
+
+def away_from_start(sae):
+    """Biases and thresholds that are not all the same."""
+    with torch.no_grad():
+        sae.W_dec *= 0.5 + torch.rand(D_SAE, 1)
+        sae.b_enc.uniform_(-1, 1)
+        sae.b_dec.uniform_(-1, 1)
+        if sae.architecture == "jumprelu":
+            sae.threshold.uniform_(0, 0.5)
+    return sae
+
+
+def of_type(architecture, **settings):
+    settings = {"target_l0": 12, "tokens": 40_960, "batch_size": 128} | settings
+    config = SAEConfig(architecture=architecture, expansion=D_SAE // D_MODEL, **settings)
+    return sae_type(architecture).from_config(D_MODEL, config, SaeInfo()), config
+
+
+def test_topk_is_its_definition():
+    sae, x = away_from_start(of_type("topk")[0]), torch.randn(50, D_MODEL)
+    with torch.no_grad():
+        pre = (x @ sae.W_enc + sae.b_enc).numpy()
+        f = sae.encode(x).numpy()
+    for row, expected in zip(f, pre, strict=True):
+        kept = np.argsort(expected)[-12:]
+        np.testing.assert_allclose(row[kept], np.maximum(expected[kept], 0))
+        assert np.count_nonzero(row) <= 12 and np.count_nonzero(np.delete(row, kept)) == 0
+
+
+def test_dead_features_of_topk_learn_what_the_others_leave(monkeypatch):
+    sae, x = away_from_start(of_type("topk")[0]), torch.randn(50, D_MODEL)
+    few = D_MODEL // 2
+    with torch.no_grad():
+        sae.W_enc[:, :100] = 0
+        sae.b_enc[:100] = torch.linspace(0.001, 0.01, 100)  # positive, but never among the twelve largest
+    loss, stats = sae.loss(x, 0.0)
+    loss.backward()
+    assert loss == stats.mse and not sae.W_dec.grad[:100].any() and (sae.silent[:100] == 50).all()
+    monkeypatch.setattr("lib.sae.topk.DEAD_AFTER", 60)
+    sae.silent[100:] = 0
+    loss, _ = sae.loss(x, 0.0)
+    loss.backward()
+    with torch.no_grad():
+        residual = x - sae(x) - sae.b_enc[100 - few : 100] @ sae.W_dec[100 - few : 100]
+    torch.testing.assert_close(loss.detach(), stats.mse + residual.square().sum(1).mean() / 32)
+    assert sae.W_dec.grad[100 - few : 100].all() and not sae.W_dec.grad[: 100 - few].any()
+    assert (sae.silent[:100] == 100).all() and not sae.silent[100:].all()
+
+
+@pytest.mark.parametrize("target", [None, 12])
+def test_thresholds_of_jumprelu_are_moved_by_what_lies_near_them(target):
+    """The estimate of the derivative, against its terms written out."""
+    sae, l1 = away_from_start(of_type("jumprelu", target_l0=target)[0]).double(), 0.7
+    x = torch.randn(400, D_MODEL).double()
+    loss, stats = sae.loss(x, l1)
+    loss.backward()
+    with torch.no_grad():
+        z, f = x @ sae.W_enc + sae.b_enc, sae.encode(x)
+        torch.testing.assert_close(f, torch.where(z > sae.threshold, z, 0))
+        d_f = 2 * (sae.decode(f) - x) @ sae.W_dec.T
+        near = ((z - sae.threshold).abs() < BANDWIDTH / 2) / BANDWIDTH
+        l0 = (f > 0).sum(1).double().mean()
+        sparsity, d_l0 = ((l0 - target) ** 2 / target, 2 * (l0 - target) / target) if target else (l0, 1)
+        expected = -(near * (sae.threshold * d_f + l1 * d_l0)).mean(0)
+    torch.testing.assert_close(sae.threshold.grad, expected)
+    torch.testing.assert_close(loss.detach(), stats.mse + l1 * sparsity)
+    torch.testing.assert_close(stats.l0, l0)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_other_types_learn_at_the_l0_that_is_asked_for(architecture):
+    sae, config = of_type(architecture, target_l0=12, learning_rate=3e-3)
+    t, steps = _Trainee(sae, config), 1600
+    t.measure(sparse_data(2048))
+    stats = [t.train_on(sparse_data(256, seed=step), step, steps, None) for step in range(steps)]
+    assert 10 < float(stats[-1].l0) < 14
+    assert t.record(steps, stats[-1])["explained_variance"] > 0.8
+
+
+@register("absolute")
+class Absolute(SAE):
+    """A type of this test alone: features are absolute values, times a setting and a parameter of its own."""
+
+    settings = ("gain",)
+    constants = {"of_absolute": 1.0}
+
+    def __init__(self, d_model, d_sae, info=None, *, gain=0.5):
+        super().__init__(d_model, d_sae, info)
+        self.gain, self.stretch = gain, torch.nn.Parameter(torch.ones(d_sae))
+
+    def encode(self, x):
+        return self.gain * (x @ self.W_enc + self.b_enc).abs() * self.stretch
+
+    def loss(self, x, l1):
+        f = self.encode(x)
+        mse, sparsity = (self.decode(f) - x).square().sum(1).mean(), f.abs().sum(1).mean()
+        return mse + l1 * sparsity, StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "absolute"])
+def test_every_type_is_trained_resumed_saved_and_loaded(architecture, model, blocks, small, tmp_path, monkeypatch):
+    config = small.model_copy(update=dict(architecture=architecture))
+    (expected,), history = train_saes(model, blocks, config, layers=[1], progress=False)
+    assert history.loss.notna().all() and not torch.equal(expected.W_enc, expected.W_dec.T)
+    monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", -1)
+    save = sae_training._Run.save
+
+    def save_and_stop(run, path):
+        save(run, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sae_training._Run, "save", save_and_stop)
+        train_saes(model, blocks, config, layers=[1], checkpoint_dir=tmp_path, progress=False)
+    (resumed,), _ = train_saes(model, blocks, config, layers=[1], checkpoint_dir=tmp_path, progress=False)
+    torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-6)
+    evaluate_saes(model, [expected], blocks)
+    expected.save(tmp_path / "sae")
+    again, x = load(tmp_path / "sae"), torch.randn(20, model.cfg.d_model)
+    assert type(again) is type(expected) and again.info == expected.info
+    assert torch.equal(again.encode(x), expected.encode(x)) and torch.equal(again(x), expected(x))
+    assert again.loss(x, 1.0)[0] > 0
+    assert set(sae_type(architecture).constants) <= set(sae_training.constants(config))
+
+
+def test_an_unknown_type_is_said_with_those_there_are(model, blocks, small):
+    with pytest.raises(ValueError, match="'gated' is no SAE type of this workbook; these are standard, topk, jumprelu"):
+        train_saes(model, blocks, small.model_copy(update=dict(architecture="gated")))
+    with pytest.raises(ValueError, match="needs target_l0"):
+        train_saes(model, blocks, small.model_copy(update=dict(architecture="topk", target_l0=None)))
+    with pytest.raises(ValueError, match="at least four batches"):
+        SAEConfig(expansion=4, tokens=1_000, batch_size=128, buffer_tokens=500)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+def test_sae_lens_options_are_folded_into_the_weights(architecture, tmp_path):
+    """As SAELens computes them: `apply_b_dec_to_input`, and for topk `rescale_acts_by_decoder_norm`."""
+    sae, x = away_from_start(of_type(architecture)[0]), torch.randn(50, D_MODEL)
+    sae.save(tmp_path)
+    rewrite_cfg(tmp_path, apply_b_dec_to_input=True, rescale_acts_by_decoder_norm=architecture == "topk")
+    found = load(tmp_path)
+    with torch.no_grad():
+        norms = sae.W_dec.norm(dim=1) if architecture == "topk" else torch.ones(D_SAE)
+        pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * norms
+        if architecture == "topk":
+            f = torch.where(pre >= pre.topk(12).values[:, -1:], pre, 0).relu()
+        else:
+            f = torch.where(pre > (sae.threshold if architecture == "jumprelu" else 0), pre, 0)
+        torch.testing.assert_close(found.encode(x), f, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found(x), (f / norms) @ sae.W_dec + sae.b_dec, rtol=1e-4, atol=1e-4)

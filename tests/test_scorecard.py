@@ -28,7 +28,8 @@ def run(tmp_path, monkeypatch):
 def alter(profile, table, where, **values):
     path = profile.figures_dir / f"{table}.csv"
     frame = pd.read_csv(path)
-    chosen = results.rows(table, where, profile).index
+    column, _, wanted = where.partition("=")
+    chosen = frame.index[frame["id"] == wanted] if column == "id" else results.rows(table, where, profile).index
     for column, value in values.items():
         frame.loc[chosen, column] = value
     frame.to_csv(path, index=False)
@@ -48,9 +49,16 @@ def test_every_figure_table_appendix_and_equation_is_on_the_card():
 
 
 def test_every_claim_of_every_notebook_is_on_the_card():
-    given = {(item.table, item.where) for item in ITEMS.values()}
-    claims = [(path.stem, f"claim={claim}") for path in MINI.glob("table_claims_*.csv") for claim in pd.read_csv(path)["claim"]]
-    assert len(claims) > 30 and [claim for claim in claims if claim not in given] == []
+    recorded = [(name, path.stem) for path in MINI.glob("table_claims_*.csv") for name in pd.read_csv(path)["id"]]
+    asked = {(item.id, item.table) for item in ITEMS.values() if item.table.startswith("table_claims_")}
+    assert len(recorded) > 30 and len(set(recorded)) == len(recorded) and set(recorded) == asked
+
+
+def test_notebooks_record_what_is_committed():
+    """The ids in the notebooks' cells are those of the committed tables."""
+    for path in MINI.glob("table_claims_*.csv"):
+        [notebook] = [text for file in (HOME / "notebooks").glob("*.ipynb") if f'\\"{path.stem}\\"' in (text := file.read_text("utf-8"))]
+        assert [name for name in pd.read_csv(path)["id"] if f'\\"{name}\\"' not in notebook] == []
 
 
 def test_every_headline_number_is_used():
@@ -100,14 +108,14 @@ def test_a_limit_excuses_only_while_it_is_measured(run):
 
 def test_claims_are_taken_over(run):
     assert row(run, "w-8").verdict == REPRODUCED and row(run, "w-11-lower").verdict == DIFFERS
-    alter(run, "table_claims_depth", "claim=(c) MPPC falls with depth", verdict="does not hold at this scale")
+    alter(run, "table_claims_depth", "id=w-8", verdict="does not hold at this scale")
     assert row(run, "w-8").verdict == DIFFERS and row(run, "w-8").ours.startswith("does not hold: first layer")
     assert row(run, "w-off-rwkv").verdict == UNSTATED  # the paper makes no such claim
 
 
 def test_what_has_not_been_written_is_not_run(run):
     (run.figures_dir / "table_mppc_summary.csv").unlink()
-    alter(run, "table_claims_rwkv", "claim=(f) slightly lower than Mamba", claim="something else")
+    alter(run, "table_claims_rwkv", "id=w-11-lower", id="something else")
     card = scorecard.card(run).set_index("id")
     assert card.verdict["w-3a-mamba"] == NOT_RUN and card.ours["w-3a-mamba"] == ""
     assert card.why["w-3a-mamba"].endswith("Run `python -m lib.reproduce --only 04`.")

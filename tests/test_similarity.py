@@ -124,11 +124,6 @@ def test_soft_matching_has_even_margins_and_sharpens():
     assert (S.soft_matching(square, 0.005, 2_000).argmax(1) == columns).all()
 
 
-def test_benjamini_hochberg_by_hand():
-    np.testing.assert_allclose(S.benjamini_hochberg([0.01, 0.04, 0.03, np.nan, 0.2]), [0.04, 0.16 / 3, 0.16 / 3, np.nan, 0.2])
-    assert S.benjamini_hochberg([0.9, 0.95]).max() <= 1
-
-
 def test_too_few_or_unpaired_rows_are_said(x):
     with pytest.raises(ValueError, match="60 and 59"):
         S.svcca(x, x[:-1])

@@ -7,13 +7,13 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from lib import corpus, models, reproduce
+from lib import corpus, reproduce
 from lib.models import recipes, tokenizer_identity
 from lib.models.tokenizer_identity import TokenizerError, deviation, difference
-from lib.workbook import environment
+from lib.workbook import checks, model_store, texts
 from lib.workbook.profiles import get_profile
 
-FILE = corpus.TOKENIZER / "tokenizer.json"
+FILE = texts.TOKENIZER / "tokenizer.json"
 
 
 def changed(change):
@@ -112,7 +112,7 @@ MINI = get_profile("mini", device="cpu")
 
 def test_a_model_with_another_tokenizer_is_not_loaded(other):
     with pytest.raises(TokenizerError) as caught:
-        models.load(str(other), MINI)
+        model_store.load(str(other), MINI)
     said = str(caught.value)
     assert said.startswith(f"the text is cut by data/models/tokenizer, and the tokenizer of {other} is another (tokens that only one")
     assert said.count(".") == str(other).count(".") + 1 and "choose a model that was trained with the first" in said
@@ -123,19 +123,19 @@ def test_it_is_refused_before_anything_runs(other, tmp_path):
     result = CliRunner().invoke(reproduce.app, options)
     assert result.exit_code == 2
     assert f"cut by data/models/tokenizer, and the tokenizer of {other} is another" in result.output.splitlines()[-1]
-    [line] = environment._tokenizers(get_profile("mini", mamba=str(other)))
+    [line] = checks._tokenizers(get_profile("mini", mamba=str(other)))
     assert line.startswith("[missing] a tokenizer for both: the text is cut by data/models/tokenizer, and the")
 
 
 def test_of_another_text_it_is_the_transformer_s_that_cuts(other, stranger):
     """Two models that share a tokenizer go together, whichever it is."""
     profile = get_profile("laptop", pythia=str(other), mamba=str(other), rwkv="mini-rwkv")
-    models.require_tokenizer(str(other), profile)
+    model_store.require_tokenizer(str(other), profile)
     with pytest.raises(TokenizerError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"):
-        models.require_tokenizer("mini-rwkv", profile)
+        model_store.require_tokenizer("mini-rwkv", profile)
     (other / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match="which has no tokenizer.json: choose a model that has one"):
-        models.require_tokenizer(str(other), profile)
+        model_store.require_tokenizer(str(other), profile)
 
 
 def as_two_files(folder, settings, vocabulary=lambda v: v):
@@ -151,13 +151,13 @@ SETTINGS = dict(tokenizer_class="GPT2Tokenizer", pad_token="<|padding|>") | dict
 
 def test_vocabulary_and_merges_in_two_files_are_a_tokenizer_too(stranger):
     as_two_files(stranger, SETTINGS)
-    models.require_tokenizer(str(stranger), MINI)
+    model_store.require_tokenizer(str(stranger), MINI)
     (stranger / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(TokenizerError, match="they differ in their merges"):
-        models.require_tokenizer(str(stranger), MINI)
+        model_store.require_tokenizer(str(stranger), MINI)
     (stranger / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=f"{stranger} has its vocab.json and no merges.txt, so put that beside it"):
-        models.require_tokenizer(str(stranger), MINI)
+        model_store.require_tokenizer(str(stranger), MINI)
 
 
 def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger, caplog):
@@ -165,7 +165,7 @@ def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger
     token(content, "assistant", special=True)
     (stranger / "tokenizer.json").write_text(json.dumps(content))
     for _ in range(2):
-        assert len(models.load(str(stranger), MINI).tokenizer) == corpus.VOCABULARY
+        assert len(model_store.load(str(stranger), MINI).tokenizer) == corpus.VOCABULARY
     assert [record.message for record in caplog.records] == [
         f"The text is cut by data/models/tokenizer; the tokenizer of {stranger} has its vocabulary and merges but would "
         f"cut some texts in other ways (they differ in their added tokens)."
@@ -175,14 +175,14 @@ def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger
 def test_a_tokenizer_that_cannot_be_read_is_named(stranger):
     (stranger / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=f"the tokenizer {stranger}/tokenizer.json cannot be read: "):
-        models.require_tokenizer(str(stranger), MINI)
+        model_store.require_tokenizer(str(stranger), MINI)
 
 
 def test_a_model_without_a_tokenizer_is_taken_at_its_word_and_read_with_the_text_s(stranger, caplog):
     for file in stranger.glob("tokenizer*"):
         file.unlink()
     for _ in range(2):
-        model = models.load(str(stranger), MINI)
+        model = model_store.load(str(stranger), MINI)
     assert len(model.tokenizer) == corpus.VOCABULARY
     assert [record.message for record in caplog.records] == [
         f"{stranger} brings no tokenizer: it is taken to have been trained with data/models/tokenizer, which cuts the text."
@@ -191,12 +191,12 @@ def test_a_model_without_a_tokenizer_is_taken_at_its_word_and_read_with_the_text
     (stranger / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
     tokenizer_identity._allow_without.cache_clear()
     with pytest.raises(TokenizerError, match=f"4096 tokens, and {stranger} brings no tokenizer and knows 50 tokens"):
-        models.require_tokenizer(str(stranger), MINI)
+        model_store.require_tokenizer(str(stranger), MINI)
 
 
 def test_random_weights_were_trained_with_none(smoke):
     for name in smoke.model_names:
-        models.require_tokenizer(name, smoke)
+        model_store.require_tokenizer(name, smoke)
     random = get_profile("laptop", models="random", cache_dir=smoke.cache_dir)
-    models.require_tokenizer(random.mamba, random)
+    model_store.require_tokenizer(random.mamba, random)
     assert not list(smoke.cache_dir.glob("mamba-130m*"))  # it is not even built for this

@@ -9,10 +9,11 @@ import torch
 
 from lib import corpus, models
 from lib.models import recipes
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import get_profile
 from lib.zoo import training as zoo
 
-TINY = recipes.Recipe("pythia", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, warmup_steps=3)
+TINY = recipes.Recipe("gpt_neox", n_layers=2, d_model=32, context_length=24, batch_rows=8, steps=12, warmup_steps=3)
 MARKS = {  # held-out loss at most, induction accuracy at least
     "mini-pythia": (3.0, 0.90),
     "mini-pythia-seed1": (3.0, 0.90),
@@ -45,7 +46,7 @@ def test_learning_rate_rises_stays_and_falls():
     assert rates[-1] == pytest.approx(0.05, abs=0.01) and sorted(rates[60:], reverse=True) == rates[60:]
 
 
-@pytest.mark.parametrize("architecture", ["pythia", "mamba", "rwkv"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "mamba", "rwkv"])
 def test_a_killed_training_goes_on_with_the_same_result(architecture, documents, tmp_path):
     recipe = dataclasses.replace(TINY, architecture=architecture)
     whole, losses = zoo.train(recipe, documents, tmp_path / "whole", every=100)
@@ -63,8 +64,8 @@ def test_training_learns(documents, tmp_path):
 
 def test_export_is_a_hugging_face_folder_with_its_tokenizer(smoke, tmp_path):
     recipes.random_checkpoint("smoke-mamba", tmp_path / "model")
-    model = models.load(str(tmp_path / "model"), smoke)
-    assert models.architecture(model) == "mamba" and models.n_layers(model) == 4
+    model = model_store.load(str(tmp_path / "model"), smoke)
+    assert models.family_of(model).model_type == "mamba" and models.n_layers(model) == 4
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert record["trained"] is False and record["recipe"]["seed"] == 0
 
@@ -89,7 +90,7 @@ def test_shipped_models_do_what_their_record_says(name):
     mini = get_profile("mini", device="cpu")
     record = json.loads((recipes.MODELS / name / "training.json").read_text())
     assert record["tokens"] >= 25_000_000
-    quality = models.quality(models.load(name, mini), corpus.load_blocks(mini, "held_out", 20_000))
+    quality = models.quality(model_store.load(name, mini), texts.load_blocks(mini, "held_out", 20_000))
     assert quality["held_out_loss"] == pytest.approx(record["quality"]["held_out_loss"], abs=0.1)
     assert quality["induction_accuracy"] == pytest.approx(record["quality"]["induction_accuracy"], abs=0.03)
     loss, accuracy = MARKS[name]

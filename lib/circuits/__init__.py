@@ -5,6 +5,17 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "effects": ["conv_input_effects", "final_state_effects", "head_effects", "head_to_head_effects", "mixer_input_effects", "ssm_input_effects"],
+        "prompts": ["InductionPrompts", "induction_prompts"],
+        "effects": [
+            "conv_input_effects",
+            "final_state_effects",
+            "head_effects",
+            "head_to_head_effects",
+            "mixer_input_effects",
+            "ssm_input_effects",
+        ],
+        "induction": ["head_frame", "path_frame", "prompts_by_distance"],
+        "heads": ["hidden_attention", "patterns"],
+        "maps": ["circuit_map", "compare_maps"],
     },
 )

@@ -1,8 +1,8 @@
 """The measurements of §6 and App. G: how much a logit falls when one path brings what the corrupted run had.
 
-`model` is what `lib.models.load` returns or any `TransformerBridge` of the three architectures; token ids are
+`model` is what `lib.models.load` returns or any `TransformerBridge` of a known family; token ids are
 Int[n_samples, n_tokens]; effects are mean differences of logits, negative where the path matters. With `per_sample` a
-function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all three architectures.
+function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all families.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits.path_patching import Cache, patch_effects
 from lib.circuits.prompts import Tokens
-from lib.models.architectures import Mamba, Transformer, architecture_of
+from lib.models.families import Transformer, family_of
+from lib.models.mamba import Mamba
 
 Target = Int[Tensor, "samples"]
 
@@ -30,11 +30,11 @@ def final_state_effects(
     Mamba: the final state h, before the last token from the corrupted run, then the clean run's last update. RWKV: the
     WKV sums. Transformer: keys and values of all earlier tokens.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
 
     def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[Tensor]:
         own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
-        yield architecture.read(clean, layer, torch.cat([other[:, :-1], own[:, -1:]], dim=1))
+        yield architecture.mixer_output(clean, layer, torch.cat([other[:, :-1], own[:, -1:]], dim=1))
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -47,13 +47,15 @@ def mixer_input_effects(
 
     Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        for position in positions if at == layer else ():
+        if at != layer:
+            return
+        for position in positions:
             inputs = architecture.inputs(clean, layer).clone()
             inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
-            yield architecture.read(clean, layer, inputs)
+            yield architecture.mixer_output(clean, layer, inputs)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -67,8 +69,8 @@ def ssm_input_effects(
     Δ and B at that position follow from the patched c; the state then decays as in the clean run.
     Raises `ValueError` for a model without an SSM.
     """
-    if not isinstance(architecture_of(model), Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+    if not isinstance(family_of(model), Mamba):
+        raise ValueError(f"an SSM input is Mamba's; the model is a {family_of(model).model_type}.")
     return mixer_input_effects(model, clean, corrupt, target, layer, positions, per_sample)
 
 
@@ -80,16 +82,18 @@ def conv_input_effects(
 
     RWKV: the token shift's input, through key and value at `through`. Raises `ValueError` for a Transformer.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        for position in positions if at == layer else ():
-            x = architecture.local(clean, layer).clone()
-            x[:, position] = architecture.local(corrupt, layer)[:, position]
+        if at != layer:
+            return
+        for position in positions:
+            x = architecture.conv_input(clean, layer).clone()
+            x[:, position] = architecture.conv_input(corrupt, layer)[:, position]
             inputs = architecture.inputs(clean, layer).clone()
-            window = x[:, max(0, through + 1 - architecture.short_mix_tokens) : through + 1]
-            inputs[:, through] = architecture.short_mix(layer, window)
-            yield architecture.read(clean, layer, inputs)
+            window = x[:, max(0, through + 1 - architecture.conv_tokens) : through + 1]
+            inputs[:, through] = architecture.conv(layer, window)
+            yield architecture.mixer_output(clean, layer, inputs)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 
@@ -123,8 +127,10 @@ def head_to_head_effects(
     layer, head = receiver
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
+        if at != layer:
+            return
         usual = clean[f"blocks.{layer}.attn.hook_z"][:, -1]
-        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer) if at == layer else ():
+        for resid in _resid_with_patched_heads(architecture, clean, corrupt, layer):
             z = usual.clone()
             z[:, head] = _attention_on(architecture, clean, layer, resid)[:, head]
             yield z
@@ -133,7 +139,9 @@ def head_to_head_effects(
     return _by_head(architecture, effects, per_sample)
 
 
-def _resid_with_patched_heads(architecture: Transformer, clean: Cache, corrupt: Cache, receiver: int) -> Iterator[Tensor]:
+def _resid_with_patched_heads(
+    architecture: Transformer, clean: Cache, corrupt: Cache, receiver: int
+) -> Iterator[Tensor]:
     """The residual stream before layer `receiver`, at all positions, for each head of the layers before it in turn."""
     for sender in range(receiver):
         own, other = (cache[f"blocks.{sender}.attn.hook_z"] for cache in (clean, corrupt))
@@ -143,23 +151,22 @@ def _resid_with_patched_heads(architecture: Transformer, clean: Cache, corrupt: 
             resid = clean[f"blocks.{sender}.hook_in"]
             for layer in range(sender, receiver):
                 heads = z if layer == sender else clean[f"blocks.{layer}.attn.hook_z"]
-                resid = architecture.after(layer, resid, architecture.blocks[layer].attention.dense(heads.flatten(-2)))
+                resid = architecture.after(layer, resid, architecture.attention_output(layer, heads))
             yield resid
 
 
-def _attention_on(architecture: Transformer, clean: Cache, layer: int, resid: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
+def _attention_on(
+    architecture: Transformer, clean: Cache, layer: int, resid: Tensor
+) -> Float[Tensor, "samples n_heads d_head"]:
     """z at the last position if the layer's heads saw this residual stream."""
-    block = architecture.blocks[layer]
-    attention = block.attention
-    joint = attention.query_key_value(block.input_layernorm(resid)).unflatten(-1, (-1, 3 * attention.head_size))
-    q, k, v = joint.chunk(3, dim=-1)
+    q, k, v = architecture.qkv(layer, resid)
     return architecture.attend(clean, layer, q, torch.stack([k, v], dim=2))
 
 
 def _transformer(model: TransformerBridge) -> Transformer:
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     if not isinstance(architecture, Transformer):
-        raise ValueError(f"attention heads are a Transformer's; the model is a {models.architecture(model)}.")
+        raise ValueError(f"attention heads are a Transformer's; the model is a {family_of(model).model_type}.")
     return architecture
 
 

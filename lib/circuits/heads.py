@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib.circuits.path_patching import CHUNK
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.architectures import Mamba, time_step
+from lib.models.mamba import Mamba, time_step
 
 
 @torch.no_grad()
@@ -18,7 +18,10 @@ def patterns(model: TransformerBridge, tokens: Tokens, layer: int) -> Float[Tens
     """Attention from each position (row) to each (column) in every head of a Transformer's layer; mean over samples."""
     name = f"blocks.{layer}.attn.hook_pattern"
     device = model_device(model)
-    parts = [model.run_with_cache(t.to(device), names_filter=name, return_type=None)[1][name].sum(0) for t in tokens.split(CHUNK)]
+    parts = []
+    for part in tokens.split(CHUNK):
+        _, cache = model.run_with_cache(part.to(device), names_filter=name, return_type=None)
+        parts.append(cache[name].sum(0))
     return (torch.stack(parts).sum(0) / len(tokens)).cpu()
 
 

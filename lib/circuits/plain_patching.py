@@ -1,4 +1,6 @@
-"""Path patching in Mamba, plain: hooks on `TransformerBridge`, one run per patch. For reading, and to check the fast one.
+"""Path patching in Mamba, plain: hooks on `TransformerBridge`, one run per patch.
+
+It is there to be read, and to check the fast one.
 
 Sender patched, other layers' final states frozen to the clean run, everything else recomputed (W App. G). A sender at
 an earlier position acts through its layer's final state, and through nothing else: first the state that it makes is
@@ -118,7 +120,7 @@ def conv_outputs(model: TransformerBridge, tokens: Tokens, layer: int, change: C
 
 
 def ssm_input_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int, position: int) -> Tensor:
-    """Table 2, one position: c = SiLU(convolution's output) comes from the corrupted run; it acts through the final state."""
+    """Table 2, one position: c = SiLU(convolution's output) of the corrupted run; it acts through the final state."""
     return _through_conv(model, clean, layer, position, conv_outputs(model, corrupt, layer))
 
 

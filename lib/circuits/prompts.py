@@ -28,6 +28,10 @@ class InductionPrompts:
     target: Int[Tensor, "samples"]
     """The token B."""
 
+    def corrupted(self, kind: str) -> Tokens:
+        """The prompts in which "B′", "A′" or everything ("random") is replaced."""
+        return {"B′": self.corrupt_b, "A′": self.corrupt_a, "random": self.random}[kind]
+
     @property
     def positions(self) -> dict[str, int]:
         """Where A1, B1 and the tokens after it are."""
@@ -37,7 +41,7 @@ class InductionPrompts:
 def induction_prompts(
     distance: int, vocabulary: int, seed: int, n_samples: int = 128, bos: int = 0
 ) -> InductionPrompts:
-    """Prompts with `distance` positions between the two A; in a prompt A, B, A′, B′ and the filler are different tokens.
+    """Prompts with `distance` positions between the two A; A, B, A′, B′ and the filler are different tokens.
 
     Raises `ValueError` for a distance that leaves no room for B1+3 before the second A.
     """
@@ -50,4 +54,6 @@ def induction_prompts(
     a, b, other_a, other_b, filler = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3], drawn[:, 3:4], drawn[:, 4:]
     start = torch.full((n_samples, 1), bos)
     prompt = lambda first, second: torch.cat([start, first, second, filler, a], dim=1)  # noqa: E731
-    return InductionPrompts(prompt(a, b), prompt(a, other_b), prompt(other_a, b), torch.cat([start, other], dim=1), b[:, 0])
+    return InductionPrompts(
+        prompt(a, b), prompt(a, other_b), prompt(other_a, b), torch.cat([start, other], dim=1), b[:, 0]
+    )

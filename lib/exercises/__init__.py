@@ -49,9 +49,9 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
     if same(given, expected, EXACT):
         return right
     mistakes = {}
-    for why, wrong in exercise.mistakes.items():
+    for why in exercise.mistakes:
         with suppress(LeftOut):  # a mistake that this run has no model for
-            mistakes[why] = plain(wrong(profile))
+            mistakes[why] = plain(exercise.wrong(why, profile))
     known = _equal_to(given, mistakes, EXACT)
     if not known and same(given, expected):
         return right

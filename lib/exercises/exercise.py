@@ -8,8 +8,6 @@ from typing import Any
 
 from lib.workbook.profiles import Profile
 
-Answer = Callable[[Profile], Any]
-
 
 @dataclass(frozen=True)
 class Exercise:
@@ -17,8 +15,14 @@ class Exercise:
 
     asks: str
     """The form of the answer, to follow "put …"."""
-    right: Answer
-    mistakes: Mapping[str, Answer]
-    """What a wrong answer is, in a sentence → the function that gives it."""
+    right: Callable[..., Any]
+    """The right answer for a profile."""
+    mistakes: Mapping[str, Mapping[str, Any] | Callable[[Profile], Any]]
+    """What a wrong answer is, in a sentence → other arguments of `right` that give it, or a function that gives it."""
     needs: str = ""
     """Models without which there is no answer, as for `Profile.lacking`."""
+
+    def wrong(self, why: str, profile: Profile) -> Any:
+        """The answer that one of the mistakes gives."""
+        mistake = self.mistakes[why]
+        return mistake(profile) if callable(mistake) else self.right(profile, **mistake)

@@ -33,14 +33,16 @@ class JudgeUnavailable(Exception):
 class ChatJudge:
     """Asks for one digit per feature and aspect; every answer is kept, so that nothing is paid for twice.
 
-    Rate limits, server errors and dropped connections are tried again `retries` times with growing pauses. An answer that
-    is not one digit from 1 to 5 is kept and counted as malformed, and gives no score. Raises `JudgeUnavailable` without
-    a key, or where the endpoint does not answer in the end; answers until then are kept.
+    Rate limits, server errors and dropped connections are tried again `retries` times with growing pauses. An answer
+    that is not one digit from 1 to 5 is kept and counted as malformed, and gives no score. Raises `JudgeUnavailable`
+    without a key, or where the endpoint does not answer in the end; answers until then are kept.
     """
 
     def __init__(self, model: str, answers: Path, concurrency: int = 8, retries: int = 6, timeout: float = 60) -> None:
         if not os.environ.get("OPENAI_API_KEY"):
-            raise JudgeUnavailable("set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint) to judge by a language model.")
+            raise JudgeUnavailable(
+                "set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint) to judge by a language model."
+            )
         self.name, self._answers_file, self._concurrency = model, answers, concurrency
         self._client = OpenAI(max_retries=retries, timeout=timeout)
         self._lock = threading.Lock()
@@ -59,18 +61,24 @@ class ChatJudge:
 
     def score(self, features: Sequence[Sequence[Example]]) -> list[Score]:
         """Scores of all features; features without snippets get none."""
-        wanted = [(k, aspect, prompt) for k, examples in enumerate(features) if examples for aspect, prompt in _prompts(examples)]
+        wanted = [
+            (k, aspect, prompt)
+            for k, examples in enumerate(features)
+            if examples
+            for aspect, prompt in _prompts(examples)
+        ]
         found: list[dict[str, int | None]] = [dict.fromkeys(ASPECTS) for _ in features]
         with ThreadPoolExecutor(self._concurrency) as pool:
             try:
                 answers = pool.map(self._answer, [prompt for _, _, prompt in wanted])
-                for (k, aspect, _), answer in zip(wanted, tqdm(answers, f"asking {self.name}", len(wanted), mininterval=5)):
+                watched = tqdm(answers, f"asking {self.name}", len(wanted), mininterval=5)
+                for (k, aspect, _), answer in zip(wanted, watched):
                     found[k][aspect] = parse(answer)
             except (OpenAIError, ValueError) as error:
                 pool.shutdown(cancel_futures=True)
-                raise JudgeUnavailable(
-                    f"{self.name} does not answer ({type(error).__name__}: {str(error)[:200]}); {len(self._answers)} answers are kept."
-                ) from None
+                what = f"{type(error).__name__}: {str(error)[:200]}"
+                kept = f"{len(self._answers)} answers are kept"
+                raise JudgeUnavailable(f"{self.name} does not answer ({what}); {kept}.") from None
         return [Score(**scores) for scores in found]
 
     @property
@@ -93,14 +101,14 @@ class ChatJudge:
         return self._answers[key]
 
     def _ask(self, prompt: str) -> str:
-        for attempt in range(GARBAGE_TRIES):
+        messages = [{"role": "user", "content": prompt}]
+        for _ in range(GARBAGE_TRIES):
             try:
-                reply = self._client.chat.completions.create(model=self.name, messages=[{"role": "user", "content": prompt}])
+                reply = self._client.chat.completions.create(model=self.name, messages=messages)
                 return (reply.choices[0].message.content or "")[:200]
             except (ValueError, AttributeError, TypeError, IndexError) as error:
-                if attempt == GARBAGE_TRIES - 1:
-                    raise ValueError(f"the reply is not a chat completion: {error}") from None
-        raise AssertionError("unreachable")
+                garbage = error
+        raise ValueError(f"the reply is not a chat completion: {garbage}")
 
 
 def _read(file: Path, model: str) -> Iterator[tuple[str, str]]:
@@ -128,8 +136,8 @@ def _prompts(examples: Sequence[Example]) -> list[tuple[str, str]]:
 def _prompt(aspect: str, text: str) -> str:
     scale = "\n".join(f"{score}: {meaning}" for score, meaning in sorted(RUBRICS[aspect].items(), reverse=True))
     return (
-        "A feature of a neural network is active on some tokens of a text. Below are the passages where it is most active, "
-        "one per line; each token is followed by its activation from 0 to 10 where that is not 0. "
+        "A feature of a neural network is active on some tokens of a text. Below are the passages where it is most "
+        "active, one per line; each token is followed by its activation from 0 to 10 where that is not 0. "
         f"{QUESTIONS[aspect]} Use this scale:\n{scale}\n\n{text}\n\nAnswer with one digit and nothing else."
     )
 

@@ -1,4 +1,8 @@
-"""Complexity and consistency of features against how well they match (W §5)."""
+"""Complexity and consistency of features against how well they match (W §5).
+
+Frames of scores have a row per judged feature: layer, index, complexity, monosemanticity, and its MPPC under each
+variant of the comparison (another SAE seed, another model seed, another architecture), in a column named for it.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from lib import corpus
-from lib.interpret.chat_judge import ChatJudge
-from lib.interpret.judges import ASPECTS, Example, Judge, RuleJudge, examples_of
-from lib.interpret.sampling import stratified_features
-from lib.interpret.snippets import TopPlaces, top_places, vocabulary
+from lib.interpret.judges import ASPECTS, Example, Judge
 from lib.mppc.uncertainty import interval
-from lib.plots.complexity import Pair
-from lib.workbook import artifacts, comparisons
-from lib.workbook.profiles import Profile
-
-ACROSS = "Pythia → Mamba"
-VARIANTS = ("sae_seed", "model_seed", "mamba")
-
-
-def variants(profile: Profile) -> dict[str, str]:
-    """The comparisons of §5 that there are models for, short name → label; the cross-architecture one last."""
-    known = comparisons.comparisons(profile)
-    return {name: known[name].label for name in VARIANTS if name in known}
-
-
-def judge_of(profile: Profile) -> Judge:
-    """The profile's judge. Raises `JudgeUnavailable` for a language model without a key."""
-    if profile.judge_model is None:
-        return RuleJudge()
-    answers = profile.cache_dir / "judge_answers.jsonl"
-    return ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,62 +25,56 @@ class Sample:
     examples: list[list[Example]]
 
 
-def places_of(name: str, profile: Profile) -> list[TopPlaces]:
-    """The highest places of all features of a model, by layer."""
-    blocks = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    layers = tqdm(artifacts.features(name, profile), f"highest places of {name}", unit="layer", mininterval=5)
-    return [top_places(layer, blocks) for layer in layers]
+def stratified_features(frame: pd.DataFrame, n: int, seed: int, n_bins: int = 5) -> pd.DataFrame:
+    """About `n` rows with an MPPC, as many from each layer and from each fifth of the MPPC's range of 0 to 1.
 
-
-def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
-    """`judge_features` of the Transformer's features, spread over layers and the last variant's MPPC.
-
-    Features that fire in fewer than ten documents are left out, as they have fewer snippets than App. E asks for.
+    A stratum with fewer rows than its share gives all it has. `frame` has columns layer, index, mppc; sorted by them.
     """
-    known = comparisons.comparisons(profile)
-    labels = variants(profile)
-    frames = {name: artifacts.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in labels}
-    frame = frames["sae_seed"][["layer", "index", "firing_rate"]].assign(**{labels[name]: f["mppc"] for name, f in frames.items()})
-    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
-    chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
-    chosen = chosen.drop(columns="mppc").reset_index(drop=True)
-    words = vocabulary(corpus.load_tokenizer(profile))
-    return Sample(chosen, [examples_of(places[row.layer].snippets(row.feature), words)
-                           for row in chosen.rename(columns={"index": "feature"}).itertuples()])  # fmt: skip
+    alive = frame.dropna(subset="mppc")
+    bins = np.clip((alive["mppc"] * n_bins).astype(int), 0, n_bins - 1)
+    strata = alive.groupby([alive["layer"], bins.rename("bin")])
+    share = max(1, round(n / (alive["layer"].nunique() * n_bins)))
+    rng = np.random.default_rng(seed)
+    chosen = [rows.iloc[rng.permutation(len(rows))[:share]] for _, rows in strata]
+    return pd.concat(chosen).sort_values(["layer", "index"])
 
 
 def scored(sample: Sample, judge: Judge) -> pd.DataFrame:
     """The sample's frame with complexity, monosemanticity and who judged; NaN where an answer was malformed."""
     scores = judge.score(sample.examples)
-    return sample.frame.assign(
-        **{aspect: np.array([getattr(score, aspect) for score in scores], float) for aspect in ASPECTS}, judge=judge.name
-    )
+    columns = {aspect: np.array([getattr(score, aspect) for score in scores], float) for aspect in ASPECTS}
+    return sample.frame.assign(**columns, judge=judge.name)
 
 
-def correlations(scores: pd.DataFrame, aspect: str, seed: int, n_resamples: int = 1_000) -> pd.DataFrame:
+def correlations(
+    scores: pd.DataFrame, aspect: str, variants: Sequence[str], seed: int, n_resamples: int = 1_000,
+    weaker: tuple[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Spearman's correlation of a score with MPPC under each variant, with 95 % interval (features resampled).
 
-    With the cross-architecture variant, the last row is by how much the SAE-seed one's is nearer to zero than its, paired.
+    `weaker=(a, b)` adds a last row: by how much a's correlation is nearer to zero than b's, in the same resamples.
     """
-    labels = [label for label in ("SAE seed", "model seed", ACROSS) if label in scores]
-    data = scores.dropna(subset=[aspect, *labels])
+    data = scores.dropna(subset=[aspect, *variants])
     rng = np.random.default_rng(seed)
     draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
-    values = {label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in labels}
-    if ACROSS in values:
-        values[f"|{ACROSS}| − |SAE seed|"] = np.abs(values[ACROSS]) - np.abs(values["SAE seed"])
+    values = {
+        label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in variants
+    }
+    if weaker:
+        near, far = weaker
+        values[f"|{far}| − |{near}|"] = np.abs(values[far]) - np.abs(values[near])
     rows = {label: (v[0], *interval(v[1:], v[0])) for label, v in values.items()}
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
 
 
-def boundary(scores: pd.DataFrame, label: str = ACROSS, clear: int = 3) -> dict[str, float]:
+def boundary(scores: pd.DataFrame, variant: str, clear: int = 3) -> dict[str, float]:
     """The MPPC that best separates features without a clear pattern (monosemanticity < `clear`) from the others.
 
     Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it. Also the shares
     of unclear features below and above 0.2, the paper's boundary.
     """
-    data = scores.dropna(subset=["monosemanticity", label])
-    unclear, mppc = data["monosemanticity"] < clear, data[label]
+    data = scores.dropna(subset=["monosemanticity", variant])
+    unclear, mppc = data["monosemanticity"] < clear, data[variant]
     cuts = np.unique(np.round(mppc, 3))
     youden = [(mppc[unclear] < cut).mean() - (mppc[~unclear] < cut).mean() for cut in cuts]
     below = mppc < 0.2
@@ -114,36 +87,18 @@ def boundary(scores: pd.DataFrame, label: str = ACROSS, clear: int = 3) -> dict[
     }
 
 
-def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """Rows of scored features with the layer and index of their match in Mamba."""
-    matches = artifacts.mppc(profile.pythia, profile.mamba, profile)[0]
-    return rows.merge(matches[["layer", "index", "match_layer", "match_index"]], on=["layer", "index"], how="left")
-
-
-def pairs_of(
-    rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
-) -> list[Pair]:
-    """Scored features and their matches in Mamba, to be drawn."""
-    words = vocabulary(corpus.load_tokenizer(profile))
-    pairs = []
-    columns = [ACROSS, "layer", "index", "match_layer", "match_index"]
-    for mppc, layer, index, match_layer, match_index in with_matches(rows, profile)[columns].itertuples(index=False, name=None):
-        title = f"MPPC {mppc:.2f}: Pythia {layer}/{index} – Mamba {match_layer}/{match_index}"
-        own, other = places[layer].snippets(index), match_places[match_layer].snippets(match_index)
-        pairs.append(Pair(title, examples_of(own, words), examples_of(other, words)))
-    return pairs
-
-
-def case_studies(scores: pd.DataFrame, targets: Sequence[float] = (0.97, 0.75, 0.5, 0.25)) -> pd.DataFrame:
-    """For each target the feature whose cross-architecture MPPC is nearest (W, Fig. 4), the consistent ones first."""
+def case_studies(
+    scores: pd.DataFrame, variant: str, targets: Sequence[float] = (0.97, 0.75, 0.5, 0.25)
+) -> pd.DataFrame:
+    """For each target the feature whose MPPC is nearest (W, Fig. 4), the consistent ones first."""
     consistent = scores[scores["monosemanticity"] >= 3]
     pool = consistent if len(consistent) >= len(targets) else scores
-    rows = [(pool[ACROSS] - target).abs().idxmin() for target in targets]
+    rows = [(pool[variant] - target).abs().idxmin() for target in targets]
     return scores.loc[list(dict.fromkeys(rows))]
 
 
-def uninterpretable(scores: pd.DataFrame, n: int = 4) -> pd.DataFrame:
+def uninterpretable(scores: pd.DataFrame, variant: str, n: int = 4) -> pd.DataFrame:
     """Features with MPPC below 0.2 whose snippets show no pattern, the lowest consistency first (W, Fig. 12)."""
-    low = scores[scores[ACROSS] < 0.2]
-    pool = low if len(low) >= n else scores.nsmallest(n, ACROSS)
-    return pool.sort_values(["monosemanticity", ACROSS], kind="stable").head(n)
+    low = scores[scores[variant] < 0.2]
+    pool = low if len(low) >= n else scores.nsmallest(n, variant)
+    return pool.sort_values(["monosemanticity", variant], kind="stable").head(n)

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,6 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from lib.interpret.snippets import Snippet
-from lib.workbook.profiles import DATA
 
 SCORES = (1, 2, 3, 4, 5)
 ASPECTS = ("complexity", "monosemanticity")
@@ -120,8 +120,8 @@ def pattern_shares(examples: Sequence[Example]) -> dict[str, float]:
     """What share of the snippets the commonest token, variant, neighbour, pair of tokens and kind of token has."""
     centres = [example.tokens[example.centre] for example in examples]
     variants = Counter(map(variant, centres))
-    before = [example.tokens[example.centre - 1] if example.centre else "" for example in examples]
-    after = [example.tokens[example.centre + 1] if example.centre + 1 < len(example.tokens) else "" for example in examples]
+    before = ["".join(example.tokens[: example.centre][-1:]) for example in examples]
+    after = ["".join(example.tokens[example.centre + 1 :][:1]) for example in examples]
     kinds = Counter(map(kind_of, centres))
     return {
         "token": _top_share(Counter(centres)),
@@ -156,11 +156,17 @@ def kind_of(token: str) -> str:
 # ------------------------------------------------------------------------------------------- judging a judge
 
 
-def hand_labels() -> pd.DataFrame:
-    """Sixty features labelled by hand from their snippets, before any judge: complexity, monosemanticity, examples."""
-    labels = pd.read_csv(DATA / "reference" / "complexity_labels.csv")
-    read = lambda text: [Example(tuple(s["tokens"]), tuple(s["activations"]), s["centre"]) for s in json.loads(text)]  # noqa: E731
-    return labels.assign(examples=labels.pop("snippets").map(read))
+def read_labels(file: Path) -> pd.DataFrame:
+    """Features labelled by hand: a row each, with complexity, monosemanticity and examples.
+
+    `file` is a table whose column `snippets` holds a JSON list of examples.
+    """
+    labels = pd.read_csv(file)
+    return labels.assign(examples=labels.pop("snippets").map(_read_examples))
+
+
+def _read_examples(text: str) -> list[Example]:
+    return [Example(tuple(s["tokens"]), tuple(s["activations"]), s["centre"]) for s in json.loads(text)]
 
 
 def agreement(ours: Sequence[int | None], theirs: Sequence[int | None]) -> dict[str, float]:
@@ -168,4 +174,9 @@ def agreement(ours: Sequence[int | None], theirs: Sequence[int | None]) -> dict[
     pairs = np.array([(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None])
     off = np.abs(pairs[:, 0] - pairs[:, 1])
     kappa = cohen_kappa_score(*pairs.T, labels=list(SCORES), weights="quadratic")
-    return {"weighted_kappa": float(kappa), "equal": float((off == 0).mean()), "within_one": float((off <= 1).mean()), "n": len(off)}
+    return {
+        "weighted_kappa": float(kappa),
+        "equal": float((off == 0).mean()),
+        "within_one": float((off <= 1).mean()),
+        "n": len(off),
+    }

@@ -34,7 +34,11 @@ class Snippet:
         """The text on one line, with the token at the centre between ⟦ and ⟧."""
         before, at, after = (
             tokenizer.decode(part)
-            for part in (self.tokens[: self.centre], self.tokens[self.centre : self.centre + 1], self.tokens[self.centre + 1 :])
+            for part in (
+                self.tokens[: self.centre],
+                self.tokens[self.centre : self.centre + 1],
+                self.tokens[self.centre + 1 :],
+            )
         )
         return f"{before}⟦{at}⟧{after}".replace("\n", "↵")
 
@@ -46,6 +50,11 @@ class TopPlaces:
     features: SparseFeatures
     blocks: Blocks
     rows: Int[ndarray, "d_sae n"]
+
+    def tokens(self) -> Int[ndarray, "d_sae n"]:
+        """The token at each place; −1 where there is none."""
+        text = self.blocks.tokens[self.blocks.mask].astype(np.int64)
+        return np.where(self.rows >= 0, text[self.rows], -1)
 
     def snippets(self, index: int, n: int | None = None, width: int = WIDTH) -> list[Snippet]:
         """The feature's `n` highest places (default: all that are kept) with `width` tokens around each."""

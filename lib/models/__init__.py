@@ -1,11 +1,15 @@
-"""Language models of several architectures with one vocabulary for their parts: loading, activations, neurons."""
+"""Language models of several families with one vocabulary for their parts: loading, activations, neurons."""
 
 from lib._lazy import lazily
 
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "loading": ["ARCHITECTURES", "architecture", "device_of", "fast_dtype", "folder_of", "has_random_weights", "held_out_loss", "hub_names", "induction_accuracy", "induction_gap", "is_available", "load", "n_layers", "neurons", "quality", "repeated_tokens", "require_tokenizer", "resid_post", "unknown_family"],
+        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post"],
+        "devices": ["fast_dtype"],
+        "families": ["Family", "family_of", "n_layers", "neurons", "register"],
         "hub": ["ModelNotFound"],
+        "loading": ["load"],
+        "measures": ["held_out_loss", "induction_accuracy", "induction_gap", "quality", "repeated_tokens"],
     },
 )

@@ -1,4 +1,4 @@
-"""Residual-stream activations: one forward pass feeds every layer, a shuffle buffer mixes the text (paper, App. A.1)."""
+"""Residual-stream activations: one forward pass feeds every layer, a shuffle buffer mixes the text (W App. A.1)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
-from lib.models.loading import resid_post
 
-Activations = dict[int, Float[Tensor, "positions d_model"]]  # layer → activations; a row is the same token in all layers
+Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
+
+
+def resid_post(layer: int) -> str:
+    """Hook of the residual stream after block `layer`, in every family: Float[batch, time, d_model]."""
+    return f"blocks.{layer}.hook_out"
 
 
 def model_device(model: TransformerBridge) -> torch.device:

@@ -17,20 +17,16 @@ import pandas as pd
 from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
-from lib.workbook.needs import GB, existing_folder
-from lib.workbook.profiles import DATA, Profile
-
 log = logging.getLogger("workbook.hub")
 
 OPENWEBTEXT = "Skylion007/openwebtext"
-FACTS = DATA / "reference" / "hub.csv"
+FACTS = Path(__file__).resolve().parents[2] / "data" / "reference" / "hub.csv"
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # the hub's bot, its pull requests
 CACHE = Path(constants.HF_HUB_CACHE)  # HF_HOME moves it
 NEEDED = ("config.json", WEIGHTS)
 WANTED = ["*.json", "*.safetensors", "merges.txt"]
 MEGABYTES_PER_SECOND = 20  # to say how long a download may take
-TOKENS_PER_DOCUMENT = 600  # of OpenWebText, cut to one block of 1,024 tokens; an assumption on the low side
 UNREACHABLE = (OSError, HTTPError)
 
 
@@ -61,6 +57,16 @@ def how_to_get(repository: str) -> str:
 def weights_in(folder: Path) -> Path | None:
     """A folder's weights: the safetensors or, where there are none, the pickle."""
     return next((folder / file for file in (WEIGHTS, PICKLE) if (folder / file).exists()), None)
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether a model's weights are a pickle only."""
+    return weights_in(folder) == folder / PICKLE and (folder / "config.json").exists()
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """A folder's configuration and tokenizer files."""
+    return sorted([*folder.glob("*.json"), *folder.glob("merges.txt")])
 
 
 def cached_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | None = None) -> Path | None:
@@ -99,16 +105,19 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
                 fetch(revision=folder.name, allow_patterns=[PICKLE])
     except RevisionNotFoundError:
         raise ModelNotFound(
-            f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its line in "
-            f"{FACTS}, or run with --fresh if the cache began with a revision that is gone."
+            f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its "
+            f"line in {FACTS}, or run with --fresh if the cache began with a revision that is gone."
         ) from None
     except (*UNREACHABLE, ValueError) as error:
         raise ModelNotFound(
-            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; {how_to_get(name)}."
+            f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; "
+            f"{how_to_get(name)}."
         ) from None
     if missing := [file for file in needed if not _has(folder, (file,))]:
         or_pickle = f", nor a {PICKLE}" if WEIGHTS in missing else ""
-        raise ModelNotFound(f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read.")
+        raise ModelNotFound(
+            f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read."
+        )
     return folder
 
 
@@ -160,7 +169,8 @@ def require_text(revision: str | None = None) -> None:
     """Raise `TextNotFound`, with the command that gets it, where OpenWebText can be neither read nor streamed."""
     if not cached_text(revision) and (why := unreachable()):
         at = f" at revision {revision}, with which this cache began," if revision and cached_text() else ""
-        raise TextNotFound(f"the text {OPENWEBTEXT}{at} is not in the hub's cache, and {why}; {how_to_get(OPENWEBTEXT)}.")
+        lacking = f"the text {OPENWEBTEXT}{at} is not in the hub's cache"
+        raise TextNotFound(f"{lacking}, and {why}; {how_to_get(OPENWEBTEXT)}.")
 
 
 def unreachable() -> str | None:
@@ -175,24 +185,17 @@ def unreachable() -> str | None:
 def announcement(names: list[str]) -> str:
     """What downloading these models will take, in one sentence; sizes of unknown models are not guessed."""
     sizes = facts().gigabytes_at_most.reindex(names)
-    free = shutil.disk_usage(existing_folder(CACHE)).free / GB
+    existing = next(folder for folder in (CACHE, *CACHE.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free / 1e9
     each = ", ".join(f"{name} ({size:.2f} GB at most)" if size == size else name for name, size in sizes.items())
     seconds = sizes.sum() * 1000 / MEGABYTES_PER_SECOND
     how_long = f", in all {sizes.sum():.1f} GB, {seconds:.0f} s at {MEGABYTES_PER_SECOND} MB/s" if seconds else ""
     return f"Downloading {each}{how_long}, into {CACHE}, which has {free:.0f} GB free."
 
 
-def text_gigabytes(profile: Profile) -> float:
-    """Text that a run streams at most: documents it reads (nine in ten train, one is held out), uncompressed."""
-    train = profile.sae_tokens + profile.sweep_tokens
-    held_out = profile.eval_tokens + profile.mppc_tokens + profile.neuron_tokens
-    documents = (train / 0.9 + held_out / 0.1) / TOKENS_PER_DOCUMENT
-    return documents * facts().gigabytes_at_most[OPENWEBTEXT] / 8_013_769
-
-
 @functools.cache
 def facts() -> pd.DataFrame:
-    """What is known of each repository, by its name: the rows of hub.csv, text but for the gigabytes, "" where unknown."""
+    """What is known of each repository, by its name: the rows of hub.csv; "" where unknown. Gigabytes are numbers."""
     table = pd.read_csv(FACTS, index_col="repository", dtype=str, keep_default_na=False)
     return table.astype({"gigabytes_at_most": float})
 
@@ -203,10 +206,15 @@ def known(repository: str, what: str) -> str:
 
 
 def revision_of(repository: str) -> str | None:
-    """The revision that hub.csv gives in full: that one is fetched. Raises `ModelNotFound` where it gives none of git's."""
+    """The revision that hub.csv gives in full: that one is fetched.
+
+    Raises `ModelNotFound` where what it gives is none of git's.
+    """
     revision = known(repository, "revision")
     if not re.fullmatch("[0-9a-f]{0,40}", revision):
-        raise ModelNotFound(f"{FACTS}: {revision!r} is no revision of {repository}; give the 40 hexadecimal digits of a commit.")
+        raise ModelNotFound(
+            f"{FACTS}: {revision!r} is no revision of {repository}; give the 40 hexadecimal digits of a commit."
+        )
     return revision if len(revision) == 40 else None
 
 
@@ -214,7 +222,8 @@ def compare_revision(repository: str, revision: str) -> None:
     """Say it where a commit does not begin with the digits that hub.csv has of it."""
     if not revision.startswith(known(repository, "revision")):
         log.warning(
-            "%s is at revision %s, and the one that is known begins with %s: it may hold something else, so that results differ.",
+            "%s is at revision %s, and the one that is known begins with %s: it may hold something else, so that "
+            "results differ.",
             repository, revision, known(repository, "revision"),
         )  # fmt: skip
 
@@ -229,7 +238,8 @@ def compare_weights(repository: str, weights: Path, sha256: str) -> None:
     same = size in ("", str(weights.stat().st_size)) and sha256.startswith(first) and sha256.endswith(last)
     if same or weights.name != known(repository, "weights"):
         return
-    differ = f"the {weights.name} of {repository} has {weights.stat().st_size:,} bytes and sha256 {sha256}, not those of {FACTS}"
+    n_bytes = weights.stat().st_size
+    differ = f"the {weights.name} of {repository} has {n_bytes:,} bytes and sha256 {sha256}, not those of {FACTS}"
     if len(digest) == 64:
         raise ModelNotFound(f"{differ}: download it again, or correct that line.")
     log.warning("%s; it is read, with the same checks, and results may differ.", differ)

@@ -24,4 +24,5 @@ def switch_off() -> None:
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
-    raise ImportError(f"kernels from the hub are code and stay switched off; set {SWITCH}=1 to have them downloaded and run.")
+    how = f"set {SWITCH}=1 to have them downloaded and run"
+    raise ImportError(f"kernels from the hub are code and stay switched off; {how}.")

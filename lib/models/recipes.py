@@ -1,4 +1,4 @@
-"""What models are made of: the mini zoo's sizes and training settings, the real models' configurations, their folders."""
+"""What models are made of: the mini zoo's sizes, training settings and folders, and the real models' configurations."""
 
 from __future__ import annotations
 
@@ -10,24 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    RwkvConfig,
-    RwkvForCausalLM,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 
-from lib.corpus import TOKENIZER, VOCABULARY
-from lib.models import hub_kernels
-from lib.workbook.profiles import DATA
+from lib.corpus import VOCABULARY
+from lib.models.families import families
 
-hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
-
-MODELS = DATA / "models"
+MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
+TOKENIZER = MODELS / "tokenizer"
 NEXT = MODELS / "next"  # the zoo in the making, which nothing reads
 
 
@@ -36,6 +25,7 @@ class Recipe:
     """How one mini model is made."""
 
     architecture: str
+    """transformers' name of the family."""
     n_layers: int
     seed: int = 0
     d_model: int = 128
@@ -75,33 +65,28 @@ class Recipe:
             vocab_size=VOCABULARY, hidden_size=self.d_model, num_hidden_layers=self.n_layers,
             bos_token_id=0, eos_token_id=0, pad_token_id=1, **({"tie_word_embeddings": True} if self.tied else {}),
         )  # fmt: skip
-        of_architecture = {
-            "pythia": dict(
-                num_attention_heads=4, intermediate_size=4 * self.d_model, rotary_pct=0.25,
-                max_position_embeddings=2 * self.context_length, tie_word_embeddings=self.tied,
-            ),
-            "mamba": dict(state_size=16, initializer_range=0.05, use_cache=False),
-            "rwkv": dict(context_length=2 * self.context_length, rescale_every=0, use_cache=False),
-        }  # fmt: skip
-        return common | of_architecture[self.architecture]
+        own = families()[self.architecture].settings(self.d_model, self.context_length, self.tied)
+        return common | own
 
 
 RECIPES = {
-    "mini-pythia": Recipe("pythia", n_layers=4),
-    "mini-pythia-seed1": Recipe("pythia", n_layers=4, seed=1),
+    "mini-pythia": Recipe("gpt_neox", n_layers=4),
+    "mini-pythia-seed1": Recipe("gpt_neox", n_layers=4, seed=1),
     "mini-mamba": Recipe("mamba", n_layers=8, learning_rate=4e-3, steps=3_400),
     "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3),
-    "smoke-pythia": Recipe("pythia", n_layers=2, d_model=64),
-    "smoke-pythia-seed1": Recipe("pythia", n_layers=2, d_model=64, seed=1),
+    "smoke-pythia": Recipe("gpt_neox", n_layers=2, d_model=64),
+    "smoke-pythia-seed1": Recipe("gpt_neox", n_layers=2, d_model=64, seed=1),
     "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
     "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
 }
 
 
 _ROWS = dict(synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025)
-_PYTHIA = partial(Recipe, "pythia", n_layers=4, steps=4_800, **_ROWS)
+_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=4_800, **_ROWS)
 _MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_500, learning_rate=4e-3, **_ROWS)
-_RWKV = partial(Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS)
+_RWKV = partial(
+    Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS
+)
 
 NEXT_RECIPES = {
     "mini-pythia": _PYTHIA(),
@@ -134,23 +119,16 @@ _MAMBA_130M = _COMMON | dict(vocab_size=50_280, num_hidden_layers=24, state_size
 _RWKV_169M = _COMMON | dict(vocab_size=50_277, num_hidden_layers=12, context_length=1_024, rescale_every=6)
 
 CONFIGURATIONS = {
-    "EleutherAI/pythia-160m": Configuration("pythia", _PYTHIA_160M),
-    "EleutherAI/pythia-160m-seed1": Configuration("pythia", _PYTHIA_160M, seed=1),
+    "EleutherAI/pythia-160m": Configuration("gpt_neox", _PYTHIA_160M),
+    "EleutherAI/pythia-160m-seed1": Configuration("gpt_neox", _PYTHIA_160M, seed=1),
     "state-spaces/mamba-130m-hf": Configuration("mamba", _MAMBA_130M),
     "RWKV/rwkv-4-169m-pile": Configuration("rwkv", _RWKV_169M),
 }
 
-_CLASSES = {
-    "pythia": (GPTNeoXConfig, GPTNeoXForCausalLM),
-    "mamba": (MambaConfig, MambaForCausalLM),
-    "rwkv": (RwkvConfig, RwkvForCausalLM),
-}
-
-
 def build(recipe: Recipe | Configuration) -> PreTrainedModel:
     """An untrained Hugging Face model of the recipe's configuration and seed."""
     torch.manual_seed(recipe.seed)
-    model = _CLASSES[recipe.architecture][1](config_of(recipe))
+    model = families()[recipe.architecture].model_class(config_of(recipe))
     if deviation := getattr(recipe, "embedding_deviation", None):
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=deviation)
     return model
@@ -158,7 +136,7 @@ def build(recipe: Recipe | Configuration) -> PreTrainedModel:
 
 def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
     """The Hugging Face configuration of a recipe."""
-    return _CLASSES[recipe.architecture][0](**recipe.settings)
+    return families()[recipe.architecture].config_class(**recipe.settings)
 
 
 def export(model: PreTrainedModel, folder: Path, record: dict, tokenizer: Path = TOKENIZER) -> None:

@@ -5,26 +5,25 @@ Weights that exist as a pickle only are read once, by torch's reader that execut
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = ("F64", "F32", "F16", "BF16")
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+BYTES = {name: dtype.itemsize for dtype, name in TYPES.items()}
+WIDEST = 8  # bytes of a number of any other type
 Shape = tuple[int, ...]
 
 
@@ -39,7 +38,8 @@ def check_file(path: Path, expected: Mapping[str, Shape], only_known: bool = Tru
     """Raise `ValueError`, in one sentence that names the file, unless it holds tensors of these names and shapes.
 
     Only the header is read, so that a file that announces terabytes costs nothing. With `only_known`, no other tensor
-    may be there and none may lack; without, what else is there must take less than all that is expected does as float32.
+    may be there and none may lack; without, what else is there must take less than all that is expected does as
+    float32.
     """
     _check_shapes(path, read_header(path), expected, only_known)
 
@@ -55,9 +55,11 @@ def _check_shapes(
     unknown, missing = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
     if only_known and (unknown or missing):
         raise ValueError(f"{path} holds {', '.join(sorted(found))}, not {', '.join(sorted(expected))}.")
-    more = sum(math.prod(found[name][1]) * BYTES[found[name][0]] for name in unknown)
+    more = sum(math.prod(found[name][1]) * BYTES.get(found[name][0], WIDEST) for name in unknown)
     if more > 4 * sum(map(math.prod, expected.values())):  # masks of a byte outnumber a small model's weights
-        raise ValueError(f"{path} holds more that does not belong to this model than the model itself, {unknown[0]} for one.")
+        raise ValueError(
+            f"{path} holds more that does not belong to this model than the model itself, {unknown[0]} for one."
+        )
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -68,11 +70,13 @@ def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def convert_pickle(source: Path, target: Path, expected: Mapping[str, Shape]) -> None:
-    """Write the tensors of a file of `torch.save` as safetensors, of the same names and types; nothing of it is executed.
+    """Write the tensors of a file of `torch.save` as safetensors, of the same names and types.
 
-    The tensors stay on the disk and pass through memory one by one, if the file is not of torch before 1.6. The result
-    is the same byte for byte each time. Raises `ValueError`, in one sentence that names the file, where it needs more
-    than tensors, a shape is not the expected one, what is not expected is more than what is, or a value is NaN.
+    Nothing of it is executed. The tensors stay on the disk and pass through memory one by one, if the file is not of
+    torch before 1.6. The result is the same byte for byte each time.
+
+    Raises `ValueError`, in one sentence that names the file, where it needs more than tensors, a shape is not the
+    expected one, what is not expected is more than what is, or a value is NaN.
     """
     tensors = _read_pickle(source)
     found = {name: (TYPES[value.dtype], tuple(value.shape)) for name, value in tensors.items()}
@@ -95,9 +99,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a damaged or a foreign file makes the reader raise
         if not str(error).startswith("Weights only load failed"):
             raise ValueError(f"{path} is damaged, or no file of torch.save: download it again.") from None
-        named = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"WeightsUnpickler error:\s*(.+?)\.?$", str(error), re.M)
-        wanted = named[1] if named else "an unknown instruction"
-        raise ValueError(f"{path} needs more than tensors ({wanted}), so it is not opened: get safetensors of this model.") from None
+        raise ValueError(
+            f"{path} needs more than tensors ({_wanted(str(error))}), so it is not opened: "
+            f"get safetensors of this model."
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not tensors by their names.")
     for name, value in found.items():
@@ -108,21 +113,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def _wanted(refusal: str) -> str:
+    """What torch's reader says that a pickle wanted to run."""
+    named = re.search(r"GLOBAL (\S+)", refusal) or re.search(r"WeightsUnpickler error:\s*(.+?)\.?$", refusal, re.M)
+    return named[1] if named else "an unknown instruction"
+
+
 def read_header(path: Path) -> dict[str, tuple[str, Shape]]:
-    """Name → (type, shape) of each tensor; raises `ValueError` unless the file is as long as they need."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if not 2 <= length <= min(LONGEST_HEADER, size - 8):
-            raise ValueError(f"{path} is no safetensors file, or was cut short: download or make it again.")
-        try:
-            entries = json.loads(file.read(length))
-            entries.pop("__metadata__", None)
-            found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in entries.items()}
-            needed = sum(math.prod(shape) * BYTES[dtype] for dtype, shape in found.values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} has a header that is not safetensors' (or an unknown type of number).") from None
-    if needed != size - 8 - length:
-        raise ValueError(f"{path} has {size:,} bytes where its header announces {8 + length + needed:,}: it is damaged.")
-    return found
+    """Name → (type, shape) of each tensor; raises `ValueError` unless the file is just as long as they need."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (found.get_dtype(), tuple(found.get_shape())) for name, found in tensors.items()}
+    except SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        fault = f"is no safetensors file, or is damaged ({reason})"
+        raise ValueError(f"{path} {fault}: download or make it again.") from None

@@ -224,7 +224,9 @@ class _CausalConv(torch.autograd.Function):
 
 
 def causal_conv(
-    x: Float[Tensor, "batch time d_inner"], weight: Float[Tensor, "d_inner taps"], bias: Float[Tensor, " d_inner"] | None
+    x: Float[Tensor, "batch time d_inner"],
+    weight: Float[Tensor, "d_inner taps"],
+    bias: Float[Tensor, " d_inner"] | None,
 ) -> Float[Tensor, "batch time d_inner"]:
     """Depthwise causal convolution, tap 0 being the oldest token (W, eq. 6). CPU; float32; differentiable."""
     return _CausalConv.apply(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)

@@ -10,6 +10,7 @@ or a pre-tokenizer, the model knows every id that it is given, so it is read, an
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -18,29 +19,28 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from lib import corpus
-from lib.workbook.profiles import Profile, ProfileError
-from lib.workbook.store import sha256_of
-
 log = logging.getLogger("workbook.tokenizers")
 
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 """What a tokenizer is read from; of several, the first."""
 
 
-class TokenizerError(ProfileError):
+class TokenizerError(ValueError):
     """A model's tokenizer is not the one that cuts the text, or cannot be read."""
 
 
-def require_same(name: str, folder: Path, profile: Profile) -> None:
+def require_same(name: str, folder: Path, cutter_folder: Path, label: str) -> None:
     """Raise `TokenizerError`, in one sentence that names both, where the model's own tokenizer does not cut the text.
 
-    A folder without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
+    `name` and `folder` are the model's; the tokenizer in `cutter_folder`, called `label`, cuts the text. A folder
+    without a tokenizer is taken at its word, which is said once through the log, if the vocabulary of its
     configuration has room for the text's ids.
     """
-    own, cutter, label = _files(folder), _files(corpus.tokenizer_folder(profile)), corpus.tokenizer_name(profile)
+    own, cutter = _files(folder), _files(cutter_folder)
     if [path.name for path, _ in cutter] != ["tokenizer.json"]:
-        raise TokenizerError(f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one.")
+        raise TokenizerError(
+            f"the text is to be cut by {label}, which has no tokenizer.json: choose a model that has one."
+        )
     if not own and (folder / "vocab.json").exists():
         raise TokenizerError(
             f"the text is cut by {label}, with which the tokenizer of {name} cannot be compared: {folder} has its "
@@ -73,8 +73,8 @@ def _compare(name: str, label: str, own: Files, cutter: Files) -> None:
         )
     if found := deviation(a, b):
         log.warning(
-            "The text is cut by %s; the tokenizer of %s has its vocabulary and merges but would cut some texts in other "
-            "ways (%s).", label, name, found,
+            "The text is cut by %s; the tokenizer of %s has its vocabulary and merges but would cut some texts in "
+            "other ways (%s).", label, name, found,
         )  # fmt: skip
 
 
@@ -93,7 +93,10 @@ def difference(a: Tokenizer, b: Tokenizer) -> str | None:
 
 
 def deviation(a: Tokenizer, b: Tokenizer) -> str | None:
-    """What else two tokenizers of one vocabulary differ in that can change how a text is cut, in a few words, or None."""
+    """What else two tokenizers of one vocabulary differ in that can change how a text is cut, in a few words.
+
+    None where they differ in nothing of the kind.
+    """
     own, other = _behaviour(a), _behaviour(b)
     return next((f"they differ in their {part}" for part in own if own[part] != other[part]), None)
 
@@ -104,8 +107,13 @@ def _behaviour(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {key: value or None for key, value in parts["model"].items() if key not in ("vocab", "merges")}
     if set(ByteLevel.alphabet()) <= tokenizer.get_vocab().keys():  # then nothing is unknown
         model = {key: value for key, value in model.items() if key not in ("unk_token", "fuse_unk")}
-    added = {token["content"]: [token[key] for key in ("single_word", "lstrip", "rstrip")] for token in parts["added_tokens"]}
-    return {"added tokens": added, "normalizer": parts["normalizer"], "pre-tokenizer": parts["pre_tokenizer"], "model": model}
+    strips = ("single_word", "lstrip", "rstrip")
+    return {
+        "added tokens": {token["content"]: [token[key] for key in strips] for token in parts["added_tokens"]},
+        "normalizer": parts["normalizer"],
+        "pre-tokenizer": parts["pre_tokenizer"],
+        "model": model,
+    }
 
 
 Files = tuple[tuple[Path, str], ...]
@@ -115,7 +123,8 @@ Files = tuple[tuple[Path, str], ...]
 def _files(folder: Path) -> Files:
     """What the folder's tokenizer is read from; nothing where it has none."""
     complete = (names for names in FILES if all((folder / name).is_file() for name in names))
-    return tuple((folder / name, sha256_of(folder / name)) for name in next(complete, ()))
+    paths = [folder / name for name in next(complete, ())]
+    return tuple((path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
 
 
 @functools.cache

@@ -22,7 +22,6 @@ from jaxtyping import Float32, Float64, Int32, Int64
 from tqdm import tqdm
 
 from lib.mppc import gpu as mppc_gpu
-from lib.mppc.background import ahead
 from lib.mppc.features import SparseFeatures, require_same_text, rolled
 from lib.mppc.sparse_pearson import best_matches, transpose, varying_features
 
@@ -47,6 +46,20 @@ class MaxCorrelation:
         start, stop = self.offsets[layer : layer + 2]
         parts = (array[start:stop] for array in (self.value, self.layer, self.index))
         return MaxCorrelation(*parts, np.array([0, stop - start]))
+
+    @classmethod
+    def undefined(cls, sizes: Sequence[int]) -> MaxCorrelation:
+        """No matches yet, for layers of so many features."""
+        offsets = np.cumsum([0, *sizes])
+        absent = np.full(offsets[-1], -1, np.int32)
+        return cls(np.full(offsets[-1], np.nan, np.float32), absent, absent.copy(), offsets)
+
+    def improve(self, at, value, match_layer, match_index) -> None:
+        """Put other matches of the features `at`, counted over all layers, where they are better than what is here."""
+        better = ~(value <= self.value[at])  # NaN is nothing yet
+        self.value[at[better]] = np.clip(value[better], -1, 1)
+        self.layer[at[better]] = np.broadcast_to(match_layer, value.shape)[better]
+        self.index[at[better]] = match_index[better]
 
     def to_frame(self) -> pd.DataFrame:
         """A row per feature: layer, index, mppc, match_layer, match_index."""
@@ -82,7 +95,7 @@ def max_pairwise_correlations(
     that are known to be of different texts.
     """
     _check_tokens(a, b)
-    to_b, to_a = _undefined(a), _undefined(b)
+    to_b, to_a = (MaxCorrelation.undefined([layer.shape[1] for layer in side]) for side in (a, b))
     engine = _engine(torch.device(device), threads or numba.get_num_threads())
     transposed = [engine.by_feature(varying_features(_features(layer))) for layer in a]
     layers_b = engine.in_turn(engine.by_token(varying_features(rolled(_features(layer), shift))) for layer in b)
@@ -90,8 +103,8 @@ def max_pairwise_correlations(
         for layer_a, columns in enumerate(transposed):
             if len(rows.kept) and len(columns.kept):
                 (value_a, match_a), (value_b, match_b) = engine.best_matches(columns, rows)
-                _improve(to_b, layer_a, columns.kept, value_a, layer_b, rows.kept[match_a])
-                _improve(to_a, layer_b, rows.kept, value_b, layer_a, columns.kept[match_b])
+                to_b.improve(to_b.offsets[layer_a] + columns.kept, value_a, layer_b, rows.kept[match_a])
+                to_a.improve(to_a.offsets[layer_b] + rows.kept, value_b, layer_a, columns.kept[match_b])
     return to_b, to_a
 
 
@@ -108,7 +121,7 @@ def _engine(device: torch.device, threads: int) -> _Engine:
     if device.type == "cpu":
         return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
     by_feature, by_token = (partial(mppc_gpu.place, device=device, by_feature=side) for side in (True, False))
-    return _Engine(by_feature, by_token, ahead, mppc_gpu.best_matches)  # the CPU is free to make the next layer ready
+    return _Engine(by_feature, by_token, mppc_gpu.ahead, mppc_gpu.best_matches)  # the CPU is free to make the next layer ready
 
 
 def _features(layer: Sparse) -> SparseFeatures:
@@ -124,22 +137,6 @@ def _check_tokens(a, b) -> None:
     if len(counts) > 1:
         raise ValueError(f"MPPC pairs tokens by position, but the layers have {' and '.join(map(str, counts))} tokens.")
     require_same_text(*(layer.text for layer in (*a, *b) if isinstance(layer, SparseFeatures)))
-
-
-def _undefined(layers) -> MaxCorrelation:
-    """A result without any match yet."""
-    offsets = np.cumsum([0, *(layer.shape[1] for layer in layers)])
-    absent = np.full(offsets[-1], -1, np.int32)
-    return MaxCorrelation(np.full(offsets[-1], np.nan, np.float32), absent, absent.copy(), offsets)
-
-
-def _improve(result: MaxCorrelation, layer: int, index, value, match_layer: int, match_index) -> None:
-    """Put the matches of the features `index` of `layer` where they are better than what `result` holds."""
-    at = result.offsets[layer] + index
-    better = ~(value <= result.value[at])  # NaN is nothing yet
-    result.value[at[better]] = np.clip(value[better], -1, 1)
-    result.layer[at[better]] = match_layer
-    result.index[at[better]] = match_index[better]
 
 
 Dense = np.ndarray | torch.Tensor
@@ -162,15 +159,15 @@ def dense_max_pairwise_correlations(
     Memory: some 30 bytes per pair of neurons of one pair of layers, and two blocks of tokens.
     """
     _check_tokens(a, b)
-    to_b, to_a = _undefined(a), _undefined(b)
+    to_b, to_a = (MaxCorrelation.undefined([layer.shape[1] for layer in side]) for side in (a, b))
     blocks_a, blocks_b = ([_Blocks(layer, block_tokens, device) for layer in layers] for layers in (a, b))
     for layer_a, x in enumerate(tqdm(blocks_a, desc="MPPC, layers of a", disable=not progress)):
         for layer_b, y in enumerate(blocks_b):
             if len(x.kept) and len(y.kept):
                 corr = _dense_correlations(x, y)
                 match_a, match_b = corr.argmax(1)[x.kept], corr.argmax(0)[y.kept]
-                _improve(to_b, layer_a, x.kept, corr[x.kept, match_a], layer_b, match_a)
-                _improve(to_a, layer_b, y.kept, corr[match_b, y.kept], layer_a, match_b)
+                to_b.improve(to_b.offsets[layer_a] + x.kept, corr[x.kept, match_a], layer_b, match_a)
+                to_a.improve(to_a.offsets[layer_b] + y.kept, corr[match_b, y.kept], layer_a, match_b)
     return to_b, to_a
 
 

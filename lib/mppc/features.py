@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
+import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer
 from numba import njit
+
+FeatureDtype = Literal["float32", "float16"]
+"""How values are stored. float16 takes 4 bytes per entry instead of 6 and rounds each value by up to 2^-11 of itself.
+Measured on the mini profile's features (100,000 tokens, Pythia and Mamba, both directions): MPPC moves by 5e-6 in the
+median feature, 4e-5 in one of a hundred, 1.3e-4 at most; one match in 12,000 becomes another; the mean moves by 5e-7."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +38,7 @@ class SparseFeatures:
         dtypes = (self.indptr.dtype, self.indices.dtype, self.stored.dtype)
         if dtypes[:2] != (np.int64, index_dtype(self.d_sae)) or dtypes[2] not in (np.float32, np.float16):
             raise ValueError(f"indptr, indices and values have the wrong types: {', '.join(map(str, dtypes))}.")
-        if len(self.indptr) != self.n_tokens + 1 or self.indptr[0] != 0 or (np.diff(self.indptr) < 0).any():
+        if not 0 < len(self.indptr) == self.n_tokens + 1 or self.indptr[0] != 0 or (np.diff(self.indptr) < 0).any():
             raise ValueError(f"indptr does not describe the rows of a matrix of {self.n_tokens} tokens.")
         if not len(self.indices) == len(self.stored) == self.indptr[-1]:
             raise ValueError(
@@ -65,6 +73,23 @@ class SparseFeatures:
         indices = csr.indices.astype(index_dtype(csr.shape[1]), copy=False)
         return cls(csr.indptr.astype(np.int64), indices, csr.data, csr.shape)
 
+    @classmethod
+    def from_dense(
+        cls, activations: Float[torch.Tensor | np.ndarray, "n_tokens d_sae"], dtype: FeatureDtype = "float32"
+    ) -> SparseFeatures:
+        """The non-zero ones of dense activations.
+
+        Raises ValueError for an activation that is NaN or infinite, or that float16 cannot hold.
+        """
+        dense = torch.as_tensor(activations).detach()
+        rows, columns = dense.nonzero(as_tuple=True)
+        values = _as_stored(dense[rows, columns].float().cpu().numpy(), dtype)
+        there = values != 0  # float16 makes zeros of the smallest
+        counts = np.bincount(rows.cpu().numpy()[there], minlength=len(dense))
+        indices = columns.cpu().numpy()[there].astype(index_dtype(dense.shape[1]))
+        indptr = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
+        return cls(indptr, indices, values[there], tuple(dense.shape))
+
     def head(self, n_tokens: int) -> SparseFeatures:
         """The first `n_tokens` tokens, without a copy."""
         end = self.indptr[n_tokens]
@@ -91,18 +116,33 @@ def require_same_text(*texts: str | None) -> None:
         )
 
 
+def concatenated(parts: Sequence[SparseFeatures]) -> SparseFeatures:
+    """The tokens of several parts, one after the other; one part is given back as it is, of more the entries are copied."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(part.nnz for part in parts)])
+    indptr = np.concatenate([[0], *(part.indptr[1:] + start for part, start in zip(parts, starts))]).astype(np.int64)
+    indices, stored = (np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "stored"))
+    return SparseFeatures(indptr, indices, stored, (len(indptr) - 1, parts[0].d_sae))
+
+
 def rolled(features: SparseFeatures, offset: int) -> SparseFeatures:
     """The same features, `offset` tokens later; what falls off the end comes first. Copies the entries, unless it is none."""
     offset %= max(features.n_tokens, 1)
     if offset == 0:
         return features
     cut = features.n_tokens - offset
-    entry = features.indptr[cut]
-    counts = np.diff(features.indptr)
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate([counts[cut:], counts[:cut]]))]).astype(np.int64)
-    indices = np.concatenate([features.indices[entry:], features.indices[:entry]])
-    values = np.concatenate([features.values[entry:], features.values[:entry]])
-    return SparseFeatures(indptr, indices, values, features.shape)
+    return concatenated([features.rows(cut, features.n_tokens), features.rows(0, cut)])
+
+
+def _as_stored(values: Float32[np.ndarray, "nnz"], dtype: FeatureDtype) -> Float[np.ndarray, "nnz"]:
+    if not np.isfinite(values).all():
+        raise ValueError("a feature activation is NaN or infinite; check the SAE and the activations it was given.")
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype, copy=False)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"a feature activation of {values.max():.3g} does not fit float16: set feature_dtype=float32.")
+    return stored
 
 
 def index_dtype(d_sae: int) -> np.dtype:

@@ -7,8 +7,11 @@ are rounded the same way each time, and a few hundred of them lose 1e-6.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from lib.mppc.sparse_pearson import BestMatches, VaryingFeatures, transpose
 
+T = TypeVar("T")
 TILE_BYTES = 1 << 31  # of a tile of A over all tokens, where products are dense
 BLOCK = 1024  # tokens per dense product
 L2_SHARE = 0.5  # of the GPU's L2 cache for the sums of a tile: atomic adds that miss it are several times slower
@@ -56,6 +60,16 @@ def place(x: VaryingFeatures, device: str | torch.device, by_feature: bool) -> D
     indptr, indices, values, scale, offset = (torch.from_numpy(array).to(device) for array in arrays)
     feature = torch.repeat_interleave(indptr.diff()) if by_feature else indices.long()
     return DeviceFeatures(indptr, indices, (values * scale[feature]).float(), offset, x.kept)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items; the next is made by a thread while the one before is in use. Memory: one item more."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, iterator, end)
+            yield item
 
 
 def uses_triton(device: str | torch.device) -> bool:

@@ -163,7 +163,7 @@ def fig_state_by_distance(table: pd.DataFrame) -> Figure:
 
 
 def fig_names(table: pd.DataFrame) -> Figure:
-    """Layer × position, each cell split: left the logit of IO, right that of S (W, Fig. 13); `names.effects_table`."""
+    """Layer × position, each cell split: left the logit of IO, right that of S (W, Fig. 13); `ioi.effects_table`."""
     words = table.drop_duplicates("position").sort_values("position")["token"]
     cells = table.pivot(index="layer", columns=["position", "name"], values="mean_logit_diff")
     cells = cells[[(position, name) for position in range(len(words)) for name in ("IO", "S")]]

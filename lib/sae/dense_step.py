@@ -1,10 +1,10 @@
-"""One training step of an SAE by dense products: by autograd, for reference, and by hand, for a GPU.
+"""One training step of an SAE by dense products: by autograd, for every type, and by hand, for standard SAEs on a GPU.
 
-On a GPU the dense step is the right one, unlike on a CPU (`lib.sae.sparse_step`). At the paper's size (768 → 24,576, batch
-4,096, 64 features active) one product is 155 GFLOP: 0.25 ms at 600 TFLOP/s, which is about what an H100's tensor cores
-reach in practice. A step on active features saves four products of five, 1 ms. In their place it reads a weight's or a
-token's row of 768 floats for every active pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3 TB/s, and more
-where plain torch writes what it gathered; and it has to find the active pairs first.
+On a GPU the dense step is the right one, unlike on a CPU (`lib.sae.sparse_step`). At the paper's size (768 → 24,576,
+batch 4,096, 64 features active) one product is 155 GFLOP: 0.25 ms at 600 TFLOP/s, which is about what an H100's tensor
+cores reach in practice. A step on active features saves four products of five, 1 ms. In their place it reads a
+weight's or a token's row of 768 floats for every active pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3
+TB/s, and more where plain torch writes what it gathered; and it has to find the active pairs first.
 
 What can be saved is memory traffic. Autograd keeps and reads some ten arrays of batch × d_sae; here it is two, in
 bfloat16, changed in place: the sparsity term needs Σ_t f only, and ReLU's mask is f itself. None of this has been timed
@@ -17,29 +17,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.sparse_step import StepStats
+from lib.sae.autoencoder import SAE, StepStats
 
 
-def dense_step(
-    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
-) -> StepStats:
-    """One Adam step by autograd on ‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, both means over the batch's tokens."""
-    f = sae.encode(x)
-    mse = (sae.decode(f) - x).square().sum(1).mean()
-    sparsity = (f * sae.W_dec.norm(dim=1)).sum(1).mean()
+def dense_step(sae: SAE, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float) -> StepStats:
+    """One Adam step by autograd on `sae.loss`, for SAEs of any type."""
+    loss, stats = sae.loss(x, l1)
     adam.zero_grad()
-    (mse + l1 * sparsity).backward()
+    loss.backward()
     adam.step()
-    return StepStats(mse.detach(), sparsity.detach(), torch.count_nonzero(f) / len(x))
+    return stats
 
 
 @torch.no_grad()
 def gpu_step(
-    sae: SparseAutoencoder, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float,
+    sae: SAE, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float,
     dtype: torch.dtype = torch.bfloat16,
 ) -> StepStats:  # fmt: skip
-    """`dense_step` with products of `dtype`, which are summed in float32; weights, error and Adam stay float32.
+    """`dense_step` of a standard SAE with products of `dtype`, summed in float32; the rest stays float32.
 
     Nothing waits for the GPU: the result stays on the device. Memory beside the SAE: 2 · batch · d_sae numbers of
     `dtype`, the weights once more in `dtype`, and their gradients.

@@ -1,4 +1,4 @@
-"""One training step of an SAE on the CPU, on its active features only.
+"""One training step of a standard SAE on the CPU, on its active features only.
 
 Of a step's work only the encoder product needs every feature. The rest (exact pre-activations, decoding, error,
 gradients, Adam) touches the `l0` features that fire on a token, a few dozen of thousands. Three sweeps:
@@ -27,8 +27,9 @@ from numba import get_num_threads, njit, prange
 from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
-from lib.models.loading import fast_dtype
+from lib.models import fast_dtype
 from lib.models.prefetch import prefetch
+from lib.sae.autoencoder import StepStats
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 
@@ -37,7 +38,8 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
 _MARGIN = 2**-6
 _AHEAD = 2  # rows of weights that are on their way from memory
 _CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
-_FLAGS = dict(error_model="numpy", cache=True)  # a division by zero is infinite: lets divisions become vector instructions
+# A division by zero is infinite: this lets divisions become vector instructions.
+_FLAGS = dict(error_model="numpy", cache=True)
 _SUMS = {"reassoc", "contract", "nsz"}  # lets sums become vector instructions; NaN and infinity keep their meaning
 
 
@@ -171,16 +173,8 @@ def _update(
         _adam(b_enc[i : i + 1], m_b[i : i + 1], v_b[i : i + 1], grad_b, rate, correction)
 
 
-class StepStats(NamedTuple):
-    """One batch's means per token: Σ(x − x̂)², Σ f·‖W_dec‖ (before λ), number of active features; before the step."""
-
-    mse: float
-    sparsity: float
-    l0: float
-
-
 class SparseStep:
-    """The same step as `lib.sae.dense_step.dense_step`, for float32 SAEs on the CPU; holds the scratch memory.
+    """The same step as `lib.sae.dense_step.dense_step`, for standard float32 SAEs on the CPU; holds the scratch memory.
 
     Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
     One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -23,13 +23,13 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
+from lib.files import atomic_write
+from lib.models import resid_post
 from lib.models.activations import Activations, ShuffleBuffer, model_device
-from lib.models.loading import resid_post
-from lib.sae.autoencoder import SaeInfo, SparseAutoencoder
-from lib.sae.dense_step import dense_step, gpu_step
-from lib.sae.sparse_step import BETA1, BETA2, EPS, SparseStep, StepStats
-from lib.workbook.profiles import Profile
-from lib.workbook.store import atomic_write
+from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
+from lib.sae.config import SAEConfig
+from lib.sae.dense_step import dense_step
+from lib.sae.sparse_step import BETA1, BETA2, EPS
 
 CHECKPOINT = "state"
 STATE = "state.json"  # of a checkpoint; written last
@@ -37,35 +37,34 @@ CHECKPOINT_SECONDS = 120
 LOGGED_STEPS = 200  # rows of history per SAE
 SHOWN = ("loss", "l0", "explained_variance")
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's state
-SETTINGS = (
-    "expansion", "l1_coefficient", "target_l0", "sae_tokens", "sae_batch_size", "sae_learning_rate", "sae_warmup",
-    "sae_decay", "buffer_tokens", "batch_blocks", "seed",
-)  # fmt: skip
+Step = Callable[[SAE, torch.optim.Adam, Tensor, float], StepStats]
 SPARSE_SHARE = 1 / 3  # where a larger share of the features is active, the dense step is the faster one
 IN_A_ROW = 32  # steps that one SAE takes before the next one's turn: its weights stay in the processor's cache
 L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
 
 
-def constants() -> dict[str, float]:
-    """What, beside a profile's settings, decides what comes out of a training: part of its artifact's key."""
-    return {"l1_gain": L1_GAIN, "sparse_share": SPARSE_SHARE, "logged_steps": LOGGED_STEPS}
+def constants(config: SAEConfig) -> dict[str, float]:
+    """What, beside a configuration, decides what comes out of a training: part of its artifact's key."""
+    of_all = {"l1_gain": L1_GAIN, "sparse_share": SPARSE_SHARE, "logged_steps": LOGGED_STEPS}
+    return of_all | sae_type(config.architecture).constants
 
 
 @torch.enable_grad()  # whoever asks for an SAE while only evaluating gets it trained all the same
 def train_saes(
-    model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: Sequence[int] = (0,),
+    model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: Sequence[int] = (0,),
     layers: Sequence[int] | None = None, checkpoint_dir: Path | str | None = None, progress: bool = True,
-) -> tuple[list[SparseAutoencoder], pd.DataFrame]:  # fmt: skip
-    """Train one SAE per layer (None: all) and SAE seed on `profile.sae_tokens` tokens of `blocks`.
+) -> tuple[list[SAE], pd.DataFrame]:  # fmt: skip
+    """Train one SAE per layer (None: all) and SAE seed on `config.tokens` tokens of `blocks`.
 
     All SAEs see the same batches: SAE seeds differ in nothing but the initial weights. Returns the SAEs, by seed and
     layer, acting on raw activations, and the history (columns layer, seed, step, tokens, loss, l0,
     explained_variance, l1). With a `checkpoint_dir`, an interrupted call goes on where it was when called again.
 
-    Raises `ValueError` if the checkpoint belongs to other settings, `FloatingPointError` if a loss is not finite.
+    Raises `ValueError` for an SAE type that is not known, and if the checkpoint belongs to other settings,
+    `FloatingPointError` if a loss is not finite.
     """
     layers = tuple(range(model.cfg.n_layers)) if layers is None else tuple(layers)
-    run = _Run(model, blocks, profile, tuple(seeds), layers)
+    run = _Run(model, blocks, config, tuple(seeds), layers)
     checkpoint = Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir else None
     if checkpoint and (found := _newest(checkpoint)):
         run.restore(found)
@@ -80,20 +79,25 @@ def train_saes(
     return run.finish(), pd.DataFrame(run.history)
 
 
+def new_adam(sae: SAE) -> torch.optim.Adam:
+    """An optimiser for an SAE whose state is there before the first step: steps that are not torch's write to it."""
+    adam = torch.optim.Adam(sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=sae.b_dec.is_cuda)
+    for p in sae.parameters():
+        moments = {name: torch.zeros_like(p) for name in MOMENTS}
+        adam.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return adam
+
+
 class _Trainee:
     """One SAE in training, on activations times `scale`, whose mean norm is sqrt(d_model)."""
 
-    def __init__(self, info: SaeInfo, d_model: int, profile: Profile, device: torch.device) -> None:
-        self.sae = SparseAutoencoder(d_model, profile.expansion * d_model, info).to(device)
-        self.profile = profile
-        on_gpu = device.type == "cuda"
-        self.dense = gpu_step if on_gpu else dense_step
-        self.adam = torch.optim.Adam(self.sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=on_gpu)
-        for p in self.sae.parameters():
-            moments = {name: torch.zeros_like(p) for name in MOMENTS}
-            self.adam.state[p] = {"step": torch.zeros((), device=device), **moments}
+    def __init__(self, sae: SAE, config: SAEConfig) -> None:
+        self.sae, self.config = sae, config
+        on_gpu = sae.b_dec.is_cuda
+        self.dense = (on_gpu and sae.gpu_step) or dense_step
+        self.adam = new_adam(sae)
         self.scale = self.variance = 0.0
-        self.l1, self.l0 = profile.l1_coefficient, math.inf
+        self.l1, self.l0 = config.l1_coefficient, math.inf
 
     @property
     def is_sparse(self) -> bool:
@@ -105,21 +109,20 @@ class _Trainee:
         self.scale = math.sqrt(x.shape[1]) / float(x.norm(dim=1).mean())
         self.variance = float(x.var(0, correction=0).sum()) * self.scale**2
 
-    def train_on(self, x: Float[Tensor, "batch d_model"], step: int, steps: int, sparse: SparseStep | None) -> StepStats:
+    def train_on(self, x: Float[Tensor, "batch d_model"], step: int, steps: int, sparse: Step | None) -> StepStats:
         """One step. Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0."""
-        rise = min(1, (step + 1) / (self.profile.sae_warmup * steps + 1))
-        fall = min(1, (steps - step) / (self.profile.sae_decay * steps + 1))
-        self.adam.param_groups[0]["lr"] = self.profile.sae_learning_rate * rise * fall
-        stats = (sparse if sparse and self.is_sparse else self.dense)(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        rise = min(1, (step + 1) / (self.config.warmup * steps + 1))
+        fall = min(1, (steps - step) / (self.config.decay * steps + 1))
+        self.adam.param_groups[0]["lr"] = self.config.learning_rate * rise * fall
+        take = sparse if sparse and self.is_sparse else self.dense
+        stats = take(self.sae, self.adam, x * self.scale, self.l1 * rise)
         self.l0 = stats.l0
-        target = self.profile.target_l0
-        if target and rise == fall == 1:
+        target = self.config.target_l0
+        if target and self.sae.adapts_l1 and rise == fall == 1:
             self.l1 = self.l1 * ((stats.l0 + 1) / (target + 1)) ** L1_GAIN
         return stats
 
-    def train_on_all(
-        self, batches: Sequence[Activations], first: int, steps: int, sparse: SparseStep | None
-    ) -> StepStats:
+    def train_on_all(self, batches: Sequence[Activations], first: int, steps: int, sparse: Step | None) -> StepStats:
         """A step on each batch; `first` is the number of the first. Returns the last step's statistics."""
         for step, batch in enumerate(batches, first):
             stats = self.train_on(batch[self.sae.info.layer], step, steps, sparse)
@@ -134,7 +137,7 @@ class _Trainee:
             "layer": self.sae.info.layer,
             "seed": self.sae.info.seed,
             "step": step,
-            "tokens": step * self.profile.sae_batch_size,
+            "tokens": step * self.config.batch_size,
             "loss": mse + float(self.l1) * sparsity,
             "l0": l0,
             "explained_variance": 1 - mse / self.variance,
@@ -142,8 +145,8 @@ class _Trainee:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and Adam's moments, by name; views, to be saved or written to."""
-        named = {name: p.detach() for name, p in self.sae.named_parameters()}
+        """Weights, what else the type counts, and Adam's moments, by name; views, to be saved or written to."""
+        named = {name: p.detach() for name, p in self.sae.named_parameters()} | dict(self.sae.named_buffers())
         moments = {f"{n}.{m}": self.adam.state[p][m] for n, p in self.sae.named_parameters() for m in MOMENTS}
         return named | moments
 
@@ -151,7 +154,7 @@ class _Trainee:
         """The rest of the state, as numbers."""
         return {"l1": float(self.l1), "l0": float(self.l0), "scale": self.scale, "variance": self.variance}
 
-    def finish(self) -> SparseAutoencoder:
+    def finish(self) -> SAE:
         self.sae.fold_scale(self.scale)
         self.sae.info.training |= {"scale": self.scale, "l1_final": float(self.l1)}
         return self.sae.requires_grad_(False)
@@ -170,27 +173,29 @@ class _Run:
     """All SAEs of one model in training; what a checkpoint holds."""
 
     def __init__(
-        self, model: TransformerBridge, blocks: Blocks, profile: Profile, seeds: tuple[int, ...], layers: tuple[int, ...]
-    ) -> None:
-        self.profile, self.device = profile, model_device(model)
-        self.steps = max(1, profile.sae_tokens // profile.sae_batch_size)
+        self, model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: tuple[int, ...],
+        layers: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        self.steps = max(1, config.tokens // config.batch_size)
         self.log_every = max(1, self.steps // LOGGED_STEPS)
         self.step, self.history = 0, []
-        training = {name: getattr(profile, name) for name in SETTINGS} | {"context_length": blocks.tokens.shape[1]}
-        name, d_model = str(model.cfg.model_name), model.cfg.d_model
-        self.identity = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks), **training}
+        device, name, d_model = model_device(model), str(model.cfg.model_name), model.cfg.d_model
+        training = config.model_dump() | {"context_length": blocks.tokens.shape[1]}
+        of_run = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks)}
+        self.identity = of_run | training
+        cls = sae_type(config.architecture)
         self.trainees = []
         for seed, layer in product(seeds, layers):
             info = SaeInfo(model_name=name, hook_name=resid_post(layer), layer=layer, seed=seed, training=training)
-            self.trainees.append(_Trainee(info, d_model, profile, self.device))
-        size = (profile.sae_batch_size, d_model, profile.expansion * d_model)
-        self.sparse = SparseStep(*size) if self.device.type == "cpu" else None
+            self.trainees.append(_Trainee(cls.from_config(d_model, config, info).to(device), config))
+        size = (config.batch_size, d_model, config.expansion * d_model)
+        self.sparse = cls.sparse_step(*size) if cls.sparse_step and device.type == "cpu" else None
         threads = get_num_threads()
         share = self.sparse and 1 < threads <= len(self.trainees)  # else a step has the threads to itself
-        self.workers = [SparseStep(*size, parallel=False) for _ in range(threads)] if share else []
+        self.workers = [cls.sparse_step(*size, parallel=False) for _ in range(threads)] if share else []
         self.make_buffer = partial(
-            ShuffleBuffer, model, blocks, layers, buffer_tokens=profile.buffer_tokens,
-            batch_size=profile.sae_batch_size, batch_blocks=profile.batch_blocks, seed=profile.seed,
+            ShuffleBuffer, model, blocks, layers, buffer_tokens=config.buffer_tokens,
+            batch_size=config.batch_size, batch_blocks=config.batch_blocks, seed=config.seed,
         )  # fmt: skip
         self.buffer = self.make_buffer()
 
@@ -198,9 +203,9 @@ class _Run:
         """Train on one refill of the buffer.
 
         No thread makes the next refill meanwhile. On a CPU model and SAEs share the same cores, which are busy for 95 %
-        of the time: a thread changed mini's times by −14 to +16 % in ten turns, without a tendency. On a GPU, which either
-        fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's memory again:
-        24 GB for the paper's Mamba.
+        of the time: a thread changed mini's times by −14 to +16 % in ten turns, without a tendency. On a GPU, which
+        either fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's
+        memory again: 24 GB for the paper's Mamba.
         """
         batches = list(self.buffer.next_refill())
         if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
@@ -225,7 +230,7 @@ class _Run:
         Once all are sparse, each thread takes its share of the SAEs.
         """
 
-        def steps(trainees: list[_Trainee], sparse: SparseStep | None) -> list[StepStats]:
+        def steps(trainees: list[_Trainee], sparse: Step | None) -> list[StepStats]:
             return [t.train_on_all(batches, self.step, self.steps, sparse) for t in trainees]
 
         n = len(self.workers)
@@ -267,5 +272,5 @@ class _Run:
         self.step, self.history = state["step"], state["history"]
         self.buffer = self.make_buffer(refills_done=state["refills_done"])
 
-    def finish(self) -> list[SparseAutoencoder]:
+    def finish(self) -> list[SAE]:
         return [trainee.finish() for trainee in self.trainees]

@@ -1,13 +1,12 @@
-"""How alike are two spaces? Measures between matrices whose rows are paired, matchings, and permutation nulls (Lan et al.).
+"""How alike are two spaces? Measures between matrices with paired rows, matchings, and permutation nulls (Lan et al.).
 
-Rows are points (features), columns are dimensions; the two spaces may have different widths. Every measure is 1 for equal
-spaces and does not change when a space is rotated or scaled.
+Rows are points (features), columns are dimensions; the two spaces may have different widths. Every measure is 1 for
+equal spaces and does not change when a space is rotated or scaled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,7 +44,7 @@ def principal_directions(x: Space, variance: float = 0.99) -> Float[ndarray, "n 
 
 
 def svcca(x: Space, y: Space, variance: float = 0.99) -> float:
-    """Mean canonical correlation after each space is cut to its components of 99 % of the variance (Raghu et al., 2017).
+    """Mean canonical correlation after each space is cut to components of 99 % of the variance (Raghu et al., 2017).
 
     With n rows and k components in each, unrelated spaces score about sqrt(k / n): compare with a null.
     """
@@ -74,7 +73,7 @@ def _rank_correlation(a: Float[ndarray, "n n"], b: Float[ndarray, "n n"]) -> flo
 
 
 def linear_cka(x: Space, y: Space, unbiased: bool = False) -> float:
-    """Centred kernel alignment with linear kernels (Kornblith et al., 2019); `unbiased` takes the estimator of HSIC₁."""
+    """Centred kernel alignment with linear kernels (Kornblith et al., 2019); `unbiased` estimates by HSIC₁."""
     x, y = _paired(x, y)
     return _cka(x @ x.T, y @ y.T, unbiased)
 
@@ -87,7 +86,7 @@ def rbf_cka(x: Space, y: Space, width: float = 0.5, unbiased: bool = False) -> f
 
 def _gaussian(x: Space, width: float) -> Float[ndarray, "n n"]:
     distances = pdist(x)
-    return np.exp(-squareform(distances) ** 2 / (2 * (width * np.median(distances)) ** 2))
+    return np.exp(-(squareform(distances) ** 2) / (2 * (width * np.median(distances)) ** 2))
 
 
 def _cka(k: Float[ndarray, "n n"], m: Float[ndarray, "n n"], unbiased: bool) -> float:
@@ -111,7 +110,7 @@ def _unbiased_hsic(k: Float[ndarray, "n n"], m: Float[ndarray, "n n"]) -> float:
 
 
 def procrustes_similarity(x: Space, y: Space) -> float:
-    """1 minus the error that the best rotation and scaling of one space onto the other leaves, as a share of its size."""
+    """1 minus the error that the best rotation and scaling onto the other space leaves, as a share of its size."""
     x, y = _paired(x, y)
     nuclear = np.linalg.svd(x.T @ y, compute_uv=False).sum()
     return float(nuclear**2 / max((x**2).sum() * (y**2).sum(), 1e-300))
@@ -122,7 +121,10 @@ def neighbour_overlap(x: Space, y: Space, k: int = 10) -> Float[ndarray, " n"]:
     _paired(x, y)
     if not 0 < k < len(x):
         raise ValueError(f"k={k} neighbours of {len(x)} rows.")
-    near = [NearestNeighbors(n_neighbors=k, metric="cosine").fit(space).kneighbors(return_distance=False) for space in (x, y)]
+    near = [
+        NearestNeighbors(n_neighbors=k, metric="cosine").fit(space).kneighbors(return_distance=False)
+        for space in (x, y)
+    ]
     return np.array([len(np.intersect1d(a, b)) / k for a, b in zip(*near, strict=True)])
 
 
@@ -137,7 +139,12 @@ def permutation_test(score: Callable[[Int[ndarray, " n"]], float], n: int, runs:
     rng = np.random.default_rng(seed)
     found = score(np.arange(n))
     null = np.array([score(rng.permutation(n)) for _ in range(runs)])
-    return {"score": found, "null_mean": float(null.mean()), "null_95": float(np.quantile(null, 0.95)), "p": p_value(found, null)}
+    return {
+        "score": found,
+        "null_mean": float(null.mean()),
+        "null_95": float(np.quantile(null, 0.95)),
+        "p": p_value(found, null),
+    }
 
 
 def p_value(found: float, null: Float[ndarray, " runs"]) -> float:
@@ -163,25 +170,16 @@ def rsa_test(x: Space, y: Space, runs: int, seed: int) -> dict[str, float]:
 
 
 def one_to_one(correlation: Float[ndarray, "n m"]) -> tuple[Int[ndarray, " k"], Int[ndarray, " k"]]:
-    """The assignment with the greatest sum of correlations (Hungarian method); undefined ones (NaN) are never chosen first."""
+    """The assignment with the greatest sum of correlations (Hungarian method); NaN are never chosen first."""
     return linear_sum_assignment(np.nan_to_num(correlation, nan=-1.0), maximize=True)
 
 
-def soft_matching(correlation: Float[ndarray, "n m"], temperature: float = 0.05, steps: int = 200) -> Float[ndarray, "n m"]:
-    """Sinkhorn's doubly stochastic matching: rows sum to 1/n and columns to 1/m; sharper where the temperature is low."""
+def soft_matching(
+    correlation: Float[ndarray, "n m"], temperature: float = 0.05, steps: int = 200
+) -> Float[ndarray, "n m"]:
+    """Sinkhorn's doubly stochastic matching: rows sum to 1/n, columns to 1/m; sharper at low temperature."""
     log_plan = np.nan_to_num(correlation, nan=-1.0) / temperature
     for _ in range(steps):
         log_plan = log_plan - logsumexp(log_plan, axis=1, keepdims=True) - np.log(len(log_plan))
         log_plan = log_plan - logsumexp(log_plan, axis=0, keepdims=True) - np.log(log_plan.shape[1])
     return np.exp(log_plan)
-
-
-def benjamini_hochberg(p: Any) -> Float[ndarray, " n"]:
-    """P-values corrected for multiple tests (false discovery rate); NaN stays NaN and is not counted."""
-    p = np.asarray(p, float)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known])]
-    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
-    corrected = np.full(len(p), np.nan)
-    corrected[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
-    return corrected

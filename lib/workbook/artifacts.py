@@ -8,29 +8,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
-from lib.models.activations import iterate_activations
 from lib.mppc import uncertainty
-from lib.mppc.feature_files import TEXT, FeatureWriter, join_features, layer_folder, open_features
-from lib.mppc.feature_shards import finished_shards
+from lib.mppc.capture import capture_features
 from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
+from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
-from lib.sae import training as sae_training
-from lib.sae.autoencoder import SparseAutoencoder, evaluate_saes
-from lib.sae.training import SETTINGS, train_saes
+from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
+from lib.workbook import model_store, texts
 from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
 from lib.workbook.sizes import config_of, group_size, shape_of
@@ -39,7 +35,6 @@ from lib.workbook.workers import Workers, split, workers_of
 
 Resampled = Float32[np.ndarray, "resamples features"]
 CAPTURE = ("mppc_tokens", "feature_dtype")
-ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 
 
 def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
@@ -65,15 +60,16 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
-    folder = Path(models.folder_of(name, profile))
+    folder = Path(model_store.folder_of(name, profile))
     digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
-    return {"model": name} | digests | corpus.text_fields(profile)
+    return {"model": name} | digests | texts.text_fields(profile)
 
 
 def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What a model's trained SAEs depend on: the key of everything that is made of them."""
-    settings = {field: getattr(profile, field) for field in (*SETTINGS, "layers", "eval_tokens")}
-    return model_fields(name, profile) | settings | sae_training.constants() | {"seeds": seeds_of(name, profile)}
+    config = profile.sae_config
+    made = {"layers": profile.layers, "seeds": seeds_of(name, profile), "eval_tokens": profile.eval_tokens}
+    return model_fields(name, profile) | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
 
 def model_quality(name: str, profile: Profile) -> dict[str, float]:
@@ -81,8 +77,8 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
     fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
     def measure(folder: Path) -> None:
-        held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
-        (folder / "quality.json").write_text(json.dumps(models.quality(models.load(name, profile), held_out)))
+        held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
+        (folder / "quality.json").write_text(json.dumps(models.quality(model_store.load(name, profile), held_out)))
 
     return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
 
@@ -90,9 +86,7 @@ def model_quality(name: str, profile: Profile) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------- SAEs
 
 
-def trained_saes(
-    name: str, profile: Profile, seed: int | None = None
-) -> tuple[list[SparseAutoencoder], pd.DataFrame]:
+def trained_saes(name: str, profile: Profile, seed: int | None = None) -> tuple[list[SAE], pd.DataFrame]:
     """A model's SAEs (of one SAE seed, or all), by seed and layer, with their metrics in `info`, and the history."""
     folder = saes_folder(name, profile)
     return _load_saes(folder, profile, seed), pd.read_csv(folder / "history.csv")
@@ -103,16 +97,16 @@ def saes_folder(name: str, profile: Profile) -> Path:
     return Store(profile.cache_dir).get("saes", sae_fields(name, profile), partial(_train, name, profile))
 
 
-def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SparseAutoencoder]:
+def _load_saes(folder: Path, profile: Profile, seed: int | None) -> list[SAE]:
     which = "seed*" if seed is None else f"seed{seed:02d}_*"
-    return [SparseAutoencoder.load(path, models.device_of(profile)) for path in sorted(folder.glob(which))]
+    return [load(path, model_store.device_of(profile)) for path in sorted(folder.glob(which))]
 
 
 def _train(name: str, profile: Profile, folder: Path) -> None:
     workers = workers_of(profile)
     # A text smaller than the tokens wanted is read again; a larger one only as far as needed.
-    text = corpus.load_blocks(profile, "train", profile.sae_tokens)
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)
+    text = texts.load_blocks(profile, "train", profile.sae_tokens)
+    held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
     chosen = folder / "checkpoint" / "groups.json"  # a run that goes on may find another amount of memory free
     if not chosen.exists():
         atomic_write(chosen, json.dumps(_layer_groups(name, profile, workers)))
@@ -142,9 +136,11 @@ def train_layers(
     place = folder / "checkpoint" / f"from_layer{layers[0]:02d}"
     history_file = place / "history.csv"
     if not history_file.exists():
-        model = models.load(name, profile)
-        saes, history = train_saes(model, text, profile, seeds_of(name, profile), layers, place / "training")
-        evaluate_saes(model, saes, held_out, profile)
+        model = model_store.load(name, profile)
+        saes, history = train_saes(
+            model, text, profile.sae_config, seeds_of(name, profile), layers, place / "training"
+        )
+        evaluate_saes(model, saes, held_out, profile.batch_blocks)
         for sae in saes:
             sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
         atomic_write(history_file, history.to_csv(index=False))
@@ -152,7 +148,7 @@ def train_layers(
     return history_file
 
 
-def sae_quality(saes: list[SparseAutoencoder]) -> pd.DataFrame:
+def sae_quality(saes: list[SAE]) -> pd.DataFrame:
     """A row per SAE: model, layer, seed, L0, explained variance, cross-entropy recovered, dead share."""
     columns = ["l0", "explained_variance", "ce_recovered", "dead"]
     places = [{"model": sae.info.model_name, "layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
@@ -173,7 +169,7 @@ def features_folder(name: str, profile: Profile, seed: int | None = None) -> Pat
     seed = profile.sae_seeds[0] if seed is None else seed
     fields = sae_fields(name, profile) | capture_fields(profile) | {"seed_read": seed}
     build = partial(_encode, name, profile, seed)
-    return Store(profile.cache_dir).get("features", fields, build, version=3)
+    return Store(profile.cache_dir).get("features", fields, build, version=4)
 
 
 def capture_fields(profile: Profile) -> dict[str, Any]:
@@ -187,51 +183,35 @@ def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:
     return [blocks[start : start + step] for start in range(0, len(blocks), step)]
 
 
-@torch.no_grad()
-def capture_shard(
-    model: TransformerBridge, saes: Sequence[SparseAutoencoder], blocks: Blocks, profile: Profile,
-    writers: Sequence[FeatureWriter],
-) -> None:  # fmt: skip
-    """Append the feature activations of one shard's text to the writers, one for each SAE."""
-    for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], profile.batch_blocks):
-        for sae, writer in zip(saes, writers, strict=True):
-            for x in batch[sae.info.layer].split(ENCODED_AT_ONCE):
-                writer.append(sae.encode(x))
-    for writer in writers:
-        writer.end_shard()
-
-
 def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
     workers = workers_of(profile)
     saes = saes_folder(name, profile)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
-    shards = capture_shards(text, profile)
-    runs = split(range(len(shards)), workers.pieces)
-    pieces = {}
-    for run in runs:
-        target = folder if len(runs) == 1 else folder / "checkpoint" / f"shards_{run[0]:05d}_to_{run[-1]:05d}"
-        pieces[f"shards {run[0]} to {run[-1]}"] = (name, profile, saes, seed, shards[run[0] : run[-1] + 1], target)
-    parts = workers.each(capture, pieces, f"features of {name}")
-    if len(runs) == 1:
-        list(parts)
-    else:
-        join_features(parts, folder)
-    (folder / TEXT).write_text(text.digest)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
+    runs = split(list(enumerate(capture_shards(text, profile))), workers.pieces)
+    pieces = {f"shards {run[0][0]} to {run[-1][0]}": (name, profile, saes, seed, run, folder) for run in runs}
+    for _ in workers.each(capture, pieces, f"features of {name}"):
+        pass
+    for layer in sorted((folder / "checkpoint").glob("layer_*")):
+        join_shards(layer, folder / f"{layer.name}.safetensors", text.digest)
 
 
 def capture(
-    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[Blocks], folder: Path
-) -> Path:
-    """Write some shards' feature activations into a folder; what is unfinished goes on at its last whole shard."""
+    name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[tuple[int, Blocks]], folder: Path
+) -> None:
+    """Write the feature activations of some shards, given with their numbers, unless their files are there and whole."""
     saes = _load_saes(saes_folder, profile, seed)
-    model = models.load(name, profile)
-    places = [(layer_folder(folder, k), sae.d_sae, profile.feature_dtype) for k, sae in enumerate(saes)]
-    done = min(finished_shards(*place) for place in places)
-    with ExitStack() as stack:
-        writers = [stack.enter_context(FeatureWriter(*place, keep=done)) for place in places]
-        for blocks in tqdm(shards[done:], f"features of {name}", len(shards), initial=done, mininterval=5):
-            capture_shard(model, saes, blocks, profile, writers)
-    return folder
+    layers = [k for k in range(len(saes)) if not is_whole(layer_file(folder, k))]  # the others' shards are joined
+    files = {number: [shard_file(folder / "checkpoint", k, number) for k in layers] for number, _ in shards}
+    missing = [(number, blocks) for number, blocks in shards if not all(map(is_whole, files[number]))]
+    if not missing:
+        return
+    model = model_store.load(name, profile)
+    options = dict(batch_blocks=profile.batch_blocks, dtype=profile.feature_dtype)
+    done = len(shards) - len(missing)
+    for number, blocks in tqdm(missing, f"features of {name}", len(shards), initial=done, mininterval=5):
+        captured = capture_features(model, [saes[k] for k in layers], blocks, **options)
+        for layer, file in zip(captured, files[number], strict=True):
+            save_features(layer, file)
 
 
 def mppc(
@@ -256,7 +236,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     folders = features_folder(a, profile), features_folder(b, profile, seed_b)
     features_a, features_b = map(open_features, folders)
     shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
-    directions = correlate_in_tiles(folders, (len(features_a), len(features_b)), shift, profile, f"MPPC of {a} and {b}")
+    directions = correlate_in_tiles(folders, shift, profile, f"MPPC of {a} and {b}")
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
@@ -277,7 +257,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
 def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path) -> None:
     own, other = features(a, profile), features(b, profile, seed_b)
-    text = corpus.load_blocks(profile, "held_out", profile.mppc_tokens)
+    text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
     require_same_text(own[0].text, other[0].text, text.digest)
     group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,10 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from lib.mppc.neurons import neuron_mppc
 from lib.mppc.uncertainty import interval, null_level
-from lib.plots.style import save_table
 from lib.workbook import artifacts
 from lib.workbook.artifacts import Resampled
+from lib.workbook.neurons import neuron_mppc
 from lib.workbook.profiles import Profile
 
 HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)
@@ -52,16 +51,13 @@ class Direction:
 
 def comparisons(profile: Profile) -> dict[str, Comparison]:
     """All that there are models for, by a short name."""
-    pythia, other_seed = profile.pythia, profile.sae_seeds[-1]
-    known = {
-        "neurons": Comparison("neurons, Pythia → Mamba", pythia, profile.mamba, neurons=True),
-        "mamba": Comparison("Pythia → Mamba", pythia, profile.mamba),
-        "rwkv": Comparison("Pythia → RWKV", pythia, profile.rwkv),
-        "model_seed": Comparison("model seed", pythia, profile.pythia_seed),
-        "sae_seed": Comparison("SAE seed", pythia, pythia, seed_b=other_seed),
-        "neurons_rwkv": Comparison("neurons, Pythia → RWKV", pythia, profile.rwkv, neurons=True),
+    model_of = {name: role.model for name, role in profile.roles.items()}
+    other_seed = profile.sae_seeds[-1]
+    return {
+        name: Comparison(pair.label, model_of[pair.a], model_of[pair.b], other_seed if pair.other_sae_seed else None, pair.of == "neurons")
+        for name, pair in profile.comparisons.items()
+        if model_of[pair.a] and model_of[pair.b]
     }
-    return {name: comparison for name, comparison in known.items() if comparison.b}
 
 
 def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direction]:
@@ -186,23 +182,3 @@ def mppc_by_layer(direction: Direction) -> pd.DataFrame:
         low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
         rows.append({"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()})
     return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------------------------------------- verdicts
-
-
-Claim = tuple[str, bool | None, str]
-"""A claim, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
-
-
-def claim(words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
-    """A claim for which models are needed (as for `Profile.lacking`); `measure()` gives whether it holds, and the effect."""
-    lacking = profile.lacking(needs)
-    return (words, None, profile.left_out(lacking)) if lacking else (words, *measure())
-
-
-def verdicts(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
-    """Save and return claims with their verdicts."""
-    table = pd.DataFrame(claims, columns=["claim", "holds", "effect"])
-    said = ["left out" if holds is None else "holds" if holds else "does not hold at this scale" for holds in table.pop("holds")]
-    return save_table(table.assign(verdict=said)[["claim", "verdict", "effect"]], name, profile)

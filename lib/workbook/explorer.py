@@ -16,14 +16,12 @@ from jaxtyping import Int
 from numpy import ndarray
 from tqdm import tqdm
 
-from lib import corpus
-from lib.interpret.complexity import places_of
 from lib.interpret.judges import RuleJudge, examples_of
 from lib.interpret.snippets import WIDTH, TopPlaces, vocabulary
 from lib.mppc.features import SparseFeatures
-from lib.workbook import pages
+from lib.workbook import artifacts, comparisons, pages, texts
+from lib.workbook.judged_features import places_of
 from lib.workbook.pages import packed
-from lib.workbook import artifacts, comparisons
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
@@ -56,7 +54,7 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
     frames = {page: artifacts.mppc(pair.a, pair.b, profile) for page, pair in pairs.items()}
     given = {"pythia": places, "mamba": mamba_places}
     all_places = {page: given.get(page) or places_of(name, profile) for page, name in names.items()}
-    words = vocabulary(corpus.load_tokenizer(profile))
+    words = vocabulary(texts.load_tokenizer(profile))
     wanted = _wanted(frames, profile)
     shown = []
     for page, name in names.items():

@@ -5,66 +5,49 @@ The results are those of `lib.mppc.max_pairwise_correlations` over all layers, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from lib.models.loading import device_of
 from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations
-from lib.mppc.feature_files import layer_folder, read_features
+from lib.mppc.files import layer_file, open_features, open_layer
+from lib.workbook.model_store import device_of
 from lib.workbook.profiles import Profile
 from lib.workbook.workers import split, workers_of
 
 Directions = tuple[MaxCorrelation, MaxCorrelation]
+Layers = Sequence[int]
 
 
-def correlate_in_tiles(
-    folders: tuple[Path, Path], n_layers: tuple[int, int], shift: int, profile: Profile, what: str
-) -> Directions:
+def correlate_in_tiles(folders: tuple[Path, Path], shift: int, profile: Profile, what: str) -> Directions:
     """MPPC between two models' captured features, the second model's shifted by `shift` tokens."""
     workers = workers_of(profile)
-    columns = split(range(n_layers[1]), workers.pieces)
-    rows = split(range(n_layers[0]), -(-workers.pieces // len(columns)))
+    sizes_a, sizes_b = ([layer.d_sae for layer in open_features(folder)] for folder in folders)
+    columns = split(range(len(sizes_b)), workers.pieces)
+    rows = split(range(len(sizes_a)), -(-workers.pieces // len(columns)))
+    places = list(product(rows, columns))
     pieces = {
-        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile)
-        for a, b in product(rows, columns)
+        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in places
     }
     tiles = workers.each(_correlate_tile, pieces, what)
-    return merge_tiles([[next(tiles) for _ in columns] for _ in rows])
+    return merge_tiles(zip(places, tiles, strict=True), sizes_a, sizes_b)
 
 
-def _correlate_tile(
-    folders: tuple[Path, Path], layers: tuple[Sequence[int], Sequence[int]], shift: int, profile: Profile
-) -> Directions:
-    a, b = ([read_features(layer_folder(folder, k)) for k in some] for folder, some in zip(folders, layers))
+def _correlate_tile(folders: tuple[Path, Path], layers: tuple[Layers, Layers], shift: int, profile: Profile) -> Directions:
+    a, b = ([open_layer(layer_file(folder, k)) for k in some] for folder, some in zip(folders, layers))
     return max_pairwise_correlations(a, b, shift=shift, device=device_of(profile))
 
 
-def merge_tiles(tiles: Sequence[Sequence[Directions]]) -> Directions:
-    """Put a grid of tiles together: a row per run of the first model's layers, a column per run of the second's."""
-    to_b = [[to_b for to_b, _ in row] for row in tiles]
-    to_a = [[to_a for _, to_a in column] for column in zip(*tiles)]
-    return _joined([_best(row, to_a) for row in to_b]), _joined([_best(column, to_b) for column in to_a])
-
-
-def _best(parts: Sequence[MaxCorrelation], others: Sequence[Sequence[MaxCorrelation]]) -> MaxCorrelation:
-    """The same features' best of what the runs of the other model's layers gave; ties go to the first run.
-
-    `others` holds the results of those runs' own features, hence how many layers each has.
-    """
-    first = np.cumsum([0, *(len(other[0].offsets) - 1 for other in others)])
-    value = np.stack([part.value for part in parts])
-    layer = np.stack([np.where(part.layer < 0, -1, part.layer + start) for part, start in zip(parts, first)])
-    index = np.stack([part.index for part in parts])
-    winner = np.where(layer < 0, -np.inf, value).argmax(0)[None]
-    chosen = (np.take_along_axis(array, winner, 0)[0] for array in (value, layer.astype(np.int32), index))
-    return MaxCorrelation(*chosen, parts[0].offsets)
-
-
-def _joined(parts: Sequence[MaxCorrelation]) -> MaxCorrelation:
-    """Runs of layers, one after the other."""
-    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("value", "layer", "index"))
-    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
-    return MaxCorrelation(*arrays, np.cumsum([0, *sizes]))
+def merge_tiles(
+    tiles: Iterable[tuple[tuple[Layers, Layers], Directions]], sizes_a: Sequence[int], sizes_b: Sequence[int]
+) -> Directions:
+    """Put tiles together, each given with its layers, in the layers' order; `sizes_…` are all layers' numbers of features."""
+    whole = MaxCorrelation.undefined(sizes_a), MaxCorrelation.undefined(sizes_b)
+    for layers, tile in tiles:
+        for found, part, own, other in zip(whole, tile, layers, layers[::-1]):
+            has_match = np.flatnonzero(part.layer >= 0)
+            at = found.offsets[own[0]] + has_match
+            found.improve(at, part.value[has_match], other[0] + part.layer[has_match], part.index[has_match])
+    return whole

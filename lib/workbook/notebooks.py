@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +17,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
-from papermill.engines import NBClientEngine, papermill_engines
 
+from lib.workbook.checks import CannotRun
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.profiles import HOME, Profile
 from lib.workbook.store import atomic_write
@@ -40,10 +40,6 @@ ADVICE = {  # what an error of the system says → what to do
     "can't start new thread": f"There is too little memory: {MORE_MEMORY}",
     "out of memory": f"There is too little memory on the GPU: {MORE_MEMORY}",
 }
-
-
-class CannotRun(Exception):
-    """Why a run cannot start, in one sentence."""
 
 
 class NotebookFailed(Exception):
@@ -76,25 +72,6 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(quiet))
 
 
-class WorkbookEngine(NBClientEngine):
-    """papermill's own engine, which also calls `on_cell(cell)` before each code cell of the notebook."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, **kwargs):
-        papermill_start = nb_man.cell_start
-
-        def cell_start(cell, *args, **more):
-            if _is_code(cell):
-                on_cell(cell)
-            papermill_start(cell, *args, **more)
-
-        nb_man.cell_start = cell_start
-        super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=ThisPython, **kwargs)
-
-
-papermill_engines.register("workbook", WorkbookEngine)
-
-
 def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = None) -> list[Path]:
     """The numbered notebooks of a folder in order: all, those named in `only`, or those from `start` on.
 
@@ -124,7 +101,7 @@ def code_cells(notebook: Path) -> list[NotebookNode]:
 
 
 def executed_copy(name: str, profile: Profile, folder: Path = FOLDER) -> Path | None:
-    """The profile's executed copy of a notebook; else the committed one, if its outputs are of this profile; else None."""
+    """The profile's executed copy of a notebook; else the committed one, if it was run in this profile; else None."""
     copy = profile.figures_dir / "notebooks" / f"{name}.ipynb"
     if copy.exists():
         return copy
@@ -183,26 +160,23 @@ def _walk(path: Path) -> Iterator[tuple[str, Place]]:
             yield cell.source, Place(path.stem, heading)
 
 
-def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], on_cell: Callable[[int], None]) -> None:
-    """Execute a notebook, in its own folder, into the file `target`; `on_cell(number)` before each code cell, from 1.
+def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title: str = "") -> None:
+    """Execute a notebook, in its own folder, into the file `target`; on a terminal, papermill's bar shows `title`.
 
     Raises `NotebookFailed`; `target` then holds the notebook up to the failure.
     """
-    begun: list[NotebookNode] = []
-
-    def count(cell: NotebookNode) -> None:
-        begun.append(cell)
-        on_cell(len(begun))
-
     source, out = notebook.resolve(), target.resolve()
-    how = dict(cwd=source.parent, kernel_name="python3", language="python", engine_name="workbook", progress_bar=False)
+    bar = {"desc": title, "disable": None, "leave": False}  # None: on a terminal only
+    how = dict(cwd=source.parent, kernel_name="python3", language="python", kernel_manager_class=ThisPython)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(source, out, parameters, on_cell=count, **how)
+        papermill.execute_notebook(source, out, parameters, progress_bar=bar, **how)
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        cells = code_cells(out)
+        begun = [cell for cell in cells if cell.metadata.papermill.start_time]
         first = next((line for line in begun[-1].source.splitlines() if line.strip()), "")
         raise NotebookFailed(
-            f"{notebook.name} failed in code cell {len(begun)} of {len(code_cells(notebook))}, which begins\n"
+            f"{notebook.name} failed in code cell {len(begun)} of {len(cells)}, which begins\n"
             f"    {first}\n{_last_lines(error)}\nThe notebook up to there is {target}.{advice(str(error))}"
         ) from None
 

@@ -1,138 +1,221 @@
-"""What a run will take, said before it starts: operations, memory, disk and time of every stage."""
+"""What a run will take, said before it starts: memory and disk of its stages in closed form, and a coarse time."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import timedelta
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from lib.models.loading import device_of
-from lib.workbook.calibration import H100, UTILISATION, Machine
-from lib.workbook.needs import GB, existing_folder
-from lib.workbook.profiles import DATA, Profile, get_profile
-from lib.workbook.progress import clock
-from lib.workbook.sizes import free_memory, shape_of
-from lib.workbook.stages import Stage, dense_multiply_adds, l0_of, pairs, stages
+from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
+from lib.workbook import model_store
+from lib.workbook.checks import GB, existing_folder
+from lib.workbook.profiles import Profile
+from lib.workbook.sizes import Shape, free_memory, group_size, sae_parameters, shape_of, training_bytes
 
-FIRST_RUN = DATA / "reference" / "first_run_seconds.json"
-REFERENCE_MACHINE = DATA / "reference" / "machine.json"
+FLOAT = 4  # bytes
+L0_WITHOUT_TARGET = 64  # where λ does not follow L0, what it will be is not known: the paper's
+CHUNK = 2_048  # tokens whose features are dense at a time
+SETTINGS_COMPARED = 30  # SAEs that notebook 02 trains at other settings
+CIRCUIT_PASSES = 25  # forward passes over the prompts of notebooks 07 and 08
+SPARSE = 100  # a product of two sparse features takes as long as so many of a dense product's
+EFFICIENCY = 0.4  # of a dense product's speed; at this, the plan of mini gives the time of a measured whole run
 NOTEBOOKS = 210  # seconds that all notebooks take where every artifact is found; measured at mini
 LONG = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One stage of a run. Bytes: `memory` at the most, `disk` that stays, `passing` until the stage is done."""
+
+    name: str
+    memory: float
+    disk: float = 0
+    passing: float = 0
+    work: float = 0
+    """Multiply-adds, as tokens × parameters."""
+    on_gpu: bool = True
+    """Whether its memory is the GPU's, where one is used."""
+
+
+@dataclass(frozen=True)
 class Room:
-    """Bytes that there are, and that a run takes."""
+    """Bytes that there are, or that a run takes."""
 
     disk: float
     memory: float
     gpu: float = math.inf
-    """Of a GPU's own memory, where one is used."""
+
+
+def stages(profile: Profile) -> list[Stage]:
+    """All stages of a run from nothing; nothing is measured or loaded."""
+    shapes = {name: shape_of(name, profile) for name in profile.model_names}
+    pythia = shapes[profile.pythia]
+    found = [stage for shape in shapes.values() for stage in _model(shape, profile)]
+    work = SETTINGS_COMPARED * profile.sweep_tokens * sae_parameters(pythia.d_model, profile) / 2
+    most = FLOAT * pythia.parameters + training_bytes(2 * pythia.d_model, 2, profile)  # up to twice the dictionary
+    found.append(Stage("settings of SAEs compared", most, work=work))
+    compared = {
+        "Mamba": profile.mamba,
+        "RWKV": profile.rwkv,
+        "model seed": profile.pythia_seed,
+        "SAE seed": profile.pythia,
+    }
+    for label, other in compared.items():
+        if other:
+            found.append(_matching(label, pythia, shapes[other], profile))
+        if other and label in ("Mamba", "RWKV"):
+            found.append(_neurons(label, pythia, shapes[other], profile))
+    return [*found, _circuits(list(shapes.values()), profile)]
+
+
+def _model(shape: Shape, profile: Profile) -> Iterator[Stage]:
+    """Training, evaluating and reading the SAEs of one model."""
+    name, d_sae, l0 = shape.name.rpartition("/")[2], profile.expansion * shape.d_model, _l0(profile)
+    seeds = len(profile.sae_seeds) if shape.name == profile.pythia else 1
+    n_saes, weights, sae = seeds * shape.sae_layers, FLOAT * shape.parameters, sae_parameters(shape.d_model, profile)
+    at_once = group_size(shape.sae_layers, shape.d_model, seeds, profile)
+    batch = profile.batch_blocks * profile.context_length
+    reading = weights + FLOAT * batch * shape.d_model * shape.sae_layers
+    encoding = n_saes * sae / 2  # the decoder is multiplied with active features only
+    blocks = shape.n_layers * shape.block_parameters
+    work = profile.sae_tokens * (blocks * -(-shape.sae_layers // at_once) + encoding)
+    training = at_once * training_bytes(shape.d_model, seeds, profile) + FLOAT * 6 * profile.sae_batch_size * d_sae
+    checkpoints = 2 * 3 * seeds * at_once * FLOAT * sae  # weights and Adam's moments; the last until the next is whole
+    yield Stage(f"{name}: {n_saes} SAEs trained", reading + training, n_saes * FLOAT * sae, checkpoints, work)
+    work = profile.eval_tokens * shape.parameters * (1 + (seeds + 1) * shape.sae_layers)
+    logits = 3 * FLOAT * batch * shape.vocabulary
+    yield Stage(f"{name}: SAEs evaluated", weights + seeds * at_once * FLOAT * sae + logits, work=work)
+    work = profile.mppc_tokens * (seeds * blocks + encoding)
+    memory = reading + FLOAT * (shape.sae_layers * sae + 3 * CHUNK * d_sae)
+    disk = n_saes * _feature_bytes(l0, d_sae, profile)
+    yield Stage(f"{name}: features captured", memory, disk, work=work)
+
+
+def _matching(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
+    """MPPC in both directions, its null, and 1,000 resamples of the documents."""
+    tokens, l0 = profile.mppc_tokens, _l0(profile)
+    work = 2 * SPARSE * tokens * l0**2 * a.sae_layers * b.sae_layers
+    memory = tokens * l0 * (8 * a.sae_layers + 6) + tokens * l0 * 8
+    features = [profile.expansion * shape.sae_layers * shape.d_model for shape in (a, b)]
+    resampled = FLOAT * N_RESAMPLES * sum(features)
+    return Stage(f"MPPC, Pythia and {label}", max(memory, _resampling(max(features))), resampled, work=work)
+
+
+def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
+    """Dense products between all layers' neurons, and again for the null."""
+    a_all, b_all = (shape.sae_layers * shape.n_neurons for shape in (a, b))
+    memory = 30 * a.n_neurons * b.n_neurons + _resampling(max(a_all, b_all))
+    disk, arrays = FLOAT * N_RESAMPLES * (a_all + b_all), FLOAT * profile.neuron_tokens * (a_all + b_all)
+    work = 2 * profile.neuron_tokens * a_all * b_all
+    return Stage(f"neurons, Pythia and {label}", memory, disk, arrays, work, on_gpu=False)
+
+
+def _circuits(shapes: list[Shape], profile: Profile) -> Stage:
+    """Path patching (notebooks 07, 08), as so many passes over the induction prompts."""
+    lengths = [distance + 3 for distance in profile.circuit_distances]
+    kept = 6 * FLOAT * profile.circuit_samples * max(lengths) * max(s.n_layers * s.d_model for s in shapes)
+    parameters = [shape.parameters for shape in shapes]
+    work = CIRCUIT_PASSES * profile.circuit_samples * sum(lengths) * sum(parameters)
+    return Stage("circuits", kept + FLOAT * max(parameters), work=work)
+
+
+def _l0(profile: Profile) -> float:
+    return profile.target_l0 or L0_WITHOUT_TARGET
+
+
+def _feature_bytes(l0: float, d_sae: int, profile: Profile) -> float:
+    """One layer's features: an offset per token; an index and a value per feature that fires."""
+    index, value = 2 if d_sae <= 2**16 else 4, 2 if profile.feature_dtype == "float16" else FLOAT
+    return profile.mppc_tokens * (8 + l0 * (index + value))
+
+
+def _resampling(n_features: int) -> int:
+    """Memory of one direction's sums over groups of documents and of what is resampled from them."""
+    return n_features * (5 * 8 * N_GROUPS + FLOAT * N_RESAMPLES)
+
+
+# ----------------------------------------------------------------------------------- what there is, what will not do
 
 
 def needed(found: list[Stage]) -> Room:
-    """The disk of what stays and of the most that passes, the memory of the largest stage."""
+    """The disk of what stays and of the most that passes; the memory of the largest stage, on a GPU and off it."""
     disk = sum(stage.disk for stage in found) + max(stage.passing for stage in found)
-    return Room(disk, max(stage.memory for stage in found))
+    return Room(disk, max(stage.memory for stage in found), max(stage.memory for stage in found if stage.on_gpu))
 
 
 def available(profile: Profile) -> Room:
     """What is free; artifacts that are there already count as free, as they are found again."""
     kept = sum(path.stat().st_size for path in profile.cache_dir.rglob("*") if path.is_file())
     disk = shutil.disk_usage(existing_folder(profile.cache_dir)).free + kept
-    device = device_of(profile)
+    device = model_store.device_of(profile)
     return Room(disk, free_memory("cpu"), math.inf if device == "cpu" else free_memory(device))
 
 
-def seconds(found: list[Stage], machine: Machine) -> float:
-    """Time of all stages and of the notebooks around them."""
-    return NOTEBOOKS + sum(map(machine.seconds, found))
+def seconds(found: list[Stage], rate: float) -> float:
+    """Coarse time of a run on a machine whose dense product does `rate` multiply-adds per second."""
+    return NOTEBOOKS + sum(stage.work for stage in found) / (EFFICIENCY * rate)
 
 
-def warnings(profile: Profile, found: list[Stage], machine: Machine) -> list[str]:
+def measured_rate(profile: Profile) -> float:
+    """Multiply-adds per second of a dense float32 product on the profile's device, measured in a moment."""
+    device, n, repeats = model_store.device_of(profile), 2_048, 3
+    matrix, spent = torch.ones(n, n, device=device), []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        (matrix @ matrix).sum().item()  # `item` waits for a GPU
+        spent.append(time.perf_counter() - began)
+    return n**3 / min(spent)
+
+
+def warnings(profile: Profile, found: list[Stage], rate: float) -> list[str]:
     """What will not do, a sentence each."""
-    takes, has = needed(found), available(profile)
-    said = []
+    takes, has, said = needed(found), available(profile), []
     if takes.disk > has.disk:
         said.append(
             f"Disk will not do: {takes.disk / GB:.0f} GB are needed and {profile.cache_dir} has {has.disk / GB:.0f}; "
             "make room, take --set cache_dir=FOLDER, or store features in --set feature_dtype=float16."
         )
-    on_gpu = [stage for stage in found if stage.kind != "bootstrap"]
-    said += _too_large("Memory", found, has.memory) or _too_large("The GPU's memory", on_gpu, has.gpu)
-    if (spent := seconds(found, machine)) > LONG:
+    for what, wanted, free in (("Memory", takes.memory, has.memory), ("The GPU's memory", takes.gpu, has.gpu)):
+        if wanted > free:
+            said.append(
+                f"{what} will not do: {wanted / GB:.0f} GB are needed and {free / GB:.0f} are free; "
+                "smaller mppc_tokens, buffer_tokens or batch_blocks take less."
+            )
+    if (spent := seconds(found, rate)) > LONG:
         said.append(f"Time will hardly do: {spent / 86400:.0f} days on this machine; take a GPU or smaller sae_tokens.")
     return said
 
 
-def _too_large(what: str, found: list[Stage], free: float) -> list[str]:
-    """A sentence about the stages that take more memory than is free, if there are any."""
-    large = [stage for stage in found if stage.memory > free]
-    if not large:
-        return []
-    most = max(large, key=lambda stage: stage.memory)
-    return [
-        f"{what} will not do: {most.memory / GB:.0f} GB are needed for \"{most.name}\" and {free / GB:.0f} are free, "
-        f"too few for {len(large)} stages. Smaller mppc_tokens, buffer_tokens or batch_blocks take less."
-    ]
-
-
-def calibration_check() -> str:
-    """How far off such a plan is: the plan of mini for the machine on which a whole run of it was timed."""
-    planned = seconds(stages(get_profile("mini")), load_machine(REFERENCE_MACHINE))
-    measured = sum(json.loads(FIRST_RUN.read_text())["mini"].values())
-    return (
-        f"Times are estimates, good to a factor of two: for a whole run of mini this plan says {clock(planned)} where "
-        f"{clock(measured)} were measured. Other programs that run now make this machine's times longer."
-    )
-
-
-def show(profile: Profile, machine: Machine, console: Console | None = None) -> None:
-    """Print the plan: a line per stage, the sums, what will not do, and how sure it is."""
+def show(profile: Profile, rate: float, console: Console) -> None:
+    """Print the plan: a line per stage, the sums, how sure it is, and what will not do."""
     found = stages(profile)
-    table = Table(title=f"Plan of {profile.name}", caption=f"This machine: {machine.name}", show_footer=True)
     takes = needed(found)
+    table = Table(title=f"Plan of {profile.name}", show_footer=True)
     table.add_column("stage", footer="all, notebooks included")
-    columns = {
-        "operations": f"{sum(stage.operations for stage in found):.1e}", "memory": f"{takes.memory / GB:.1f} GB",
-        "disk": f"{takes.disk / GB:.1f} GB", "this machine": _spell(seconds(found, machine)),
-        "H100 SXM": _spell(seconds(found, H100)),
-    }  # fmt: skip
-    for name, footer in columns.items():
+    footers = f"{takes.memory / GB:.1f} GB", f"{takes.disk / GB:.1f} GB", _clock(seconds(found, rate))
+    for name, footer in zip(("memory", "disk", "time, coarse"), footers):
         table.add_column(name, footer=footer, justify="right", no_wrap=True)
     for stage in found:
-        amounts = f"{stage.operations:.1e}", f"{stage.memory / GB:.1f} GB", f"{(stage.disk + stage.passing) / GB:.1f} GB"
-        table.add_row(stage.name, *amounts, *(_spell(each.seconds(stage)) for each in (machine, H100)))
-    console = console or Console(width=120)
+        disk = f"{(stage.disk + stage.passing) / GB:.1f} GB"
+        table.add_row(stage.name, f"{stage.memory / GB:.1f} GB", disk, _clock(stage.work / (EFFICIENCY * rate)))
     console.print(table)
-    for line in [*_notes(profile), *warnings(profile, found, machine)]:
+    console.print(
+        f"Times are coarse, tokens × parameters at {EFFICIENCY:.0%} of the speed that one product reached here "
+        f"({rate:.1e} multiply-adds per second): expect up to three times as much or as little. "
+        "Interpretation (06) and feature spaces (10) are not counted beyond the captured features.",
+        highlight=False,
+    )
+    for line in warnings(profile, found, rate):
         console.print(line, highlight=False)
 
 
-def _notes(profile: Profile) -> list[str]:
-    label, other = next(iter(pairs(profile).items()))
-    a, b = (shape_of(name, profile) for name in (profile.pythia, other))
-    dense = dense_multiply_adds(a, b, profile.mppc_tokens, profile)
-    sparse = profile.mppc_tokens * l0_of(profile) ** 2 * a.sae_layers * b.sae_layers
-    return [
-        f"MPPC of Pythia and {label}: {sparse:.1e} multiply-adds for both directions, with {l0_of(profile):g} features "
-        f"firing per token; {dense:.1e} ({2 * dense:.1e} operations) as dense products.",
-        f"H100 SXM: {UTILISATION:.0%} of the data sheet's peaks, an estimate; nothing was measured on one here. "
-        "Interpretation (06) and feature spaces (10) are not counted beyond the captured features.",
-        calibration_check(),
-    ]
-
-
-def _spell(spent: float) -> str:
-    """Seconds as a clock shows them, or days."""
-    return clock(spent) if spent < 2 * 86400 else f"{spent / 86400:,.1f} days"
-
-
-def load_machine(path: Path) -> Machine:
-    """A machine that was written down."""
-    return Machine(**json.loads(path.read_text()))
+def _clock(spent: float) -> str:
+    """Seconds as h:mm:ss, or days."""
+    return str(timedelta(seconds=round(spent))) if spent < 2 * 86400 else f"{spent / 86400:,.1f} days"

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lib.sae.config import SAEConfig
+
 HOME = Path(__file__).resolve().parents[2]
 DATA = HOME / "data"
-ROLES = {"pythia_seed": "another seed of the Transformer", "mamba": "a Mamba", "rwkv": "an RWKV"}  # models that may be none
+SAE_FIELDS = ("tokens", "batch_size", "learning_rate", "warmup", "decay")  # of SAEConfig; a profile's begin with sae_
 Result = TypeVar("Result")
 
 
@@ -24,6 +26,44 @@ class ProfileError(ValueError):
 
 class LeftOut(ProfileError):
     """Something was asked of a model that the run is made without; one sentence says which, and by which setting."""
+
+
+class Role(BaseModel):
+    """A model's part in the workbook."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(description="what figures and tables call it")
+    what: str = Field(description="what a sentence calls it, with its article")
+    model: str | None = Field(None, description="folder in data/models, or hub id; none leaves it out")
+
+
+class Pair(BaseModel):
+    """A comparison of two models' features, or neurons."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    a: str = Field(description="a role")
+    b: str = Field(description="another role, or the same with another SAE seed")
+    of: Literal["features", "neurons"] = "features"
+    other_sae_seed: bool = Field(False, description="the last of the SAE seeds stands on b's side")
+    label: str = Field(description="what figures and tables call it")
+
+
+PARTS = {
+    "pythia": ("Pythia", "the Transformer"),
+    "pythia_seed": ("Pythia, another seed", "another seed of the Transformer"),
+    "mamba": ("Mamba", "a Mamba"),
+    "rwkv": ("RWKV", "an RWKV"),
+}
+COMPARISONS = {
+    "neurons": Pair(a="pythia", b="mamba", of="neurons", label="neurons, Pythia → Mamba"),
+    "mamba": Pair(a="pythia", b="mamba", label="Pythia → Mamba"),
+    "rwkv": Pair(a="pythia", b="rwkv", label="Pythia → RWKV"),
+    "model_seed": Pair(a="pythia", b="pythia_seed", label="model seed"),
+    "sae_seed": Pair(a="pythia", b="pythia", other_sae_seed=True, label="SAE seed"),
+    "neurons_rwkv": Pair(a="pythia", b="rwkv", of="neurons", label="neurons, Pythia → RWKV"),
+}
 
 
 class Profile(BaseModel):
@@ -49,14 +89,15 @@ class Profile(BaseModel):
         None, ge=1, description="blocks a document may fill; the paper cuts it to 1, None keeps all of it"
     )
 
-    pythia: str = Field(description="the Transformer: folder in data/models, or hub id")
-    pythia_seed: str | None = Field(description="the Transformer trained from another seed; none leaves it out")
-    mamba: str | None = Field(description="the Mamba model; none leaves it out")
-    rwkv: str | None = Field(description="the RWKV-4 model; none leaves it out")
+    roles: dict[str, Role] = Field(
+        description="the models by their parts; a setting names a role: mamba=NAME. The first is what others are compared with"
+    )
+    comparisons: dict[str, Pair] = Field(COMPARISONS, description="what is compared with what, by a short name")
     layers: tuple[int, ...] | None = Field(
         None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
     )
 
+    sae_type: str = Field("standard", description="SAE type by SAELens' name: standard, topk or jumprelu")
     expansion: int = Field(ge=1, description="d_sae / d_model")
     l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
     target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
@@ -92,12 +133,20 @@ class Profile(BaseModel):
     judge_features: int = Field(600, ge=1, description="features judged, spread over layers and MPPC")
     judge_concurrency: int = Field(8, ge=1, description="requests to the language model at a time")
 
-    @field_validator("pythia", mode="before")
+    @field_validator("roles")
     @classmethod
-    def _is_there(cls, name: Any) -> Any:
-        if name is None:
-            raise ValueError(f"every comparison starts from the Transformer; only {', '.join(ROLES)} can be none")
-        return name
+    def _has_the_first(cls, roles: dict[str, Role]) -> dict[str, Role]:
+        first, *others = roles
+        if roles[first].model is None:
+            raise ValueError(f"every comparison starts from {roles[first].what}; only {', '.join(others)} can be none")
+        return roles
+
+    @model_validator(mode="after")
+    def _comparisons_fit(self) -> Profile:
+        for name, pair in self.comparisons.items():
+            if unknown := {pair.a, pair.b} - set(self.roles):
+                raise ValueError(f"the comparison {name} names {unknown.pop()}, which is no role of {', '.join(self.roles)}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
@@ -105,15 +154,36 @@ class Profile(BaseModel):
             raise ValueError(f"buffer_tokens={self.buffer_tokens} holds less than four of sae_batch_size={self.sae_batch_size}")
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        """`profile.mamba` is the name of the model in that role, or None."""
+        roles = self.__dict__.get("roles", {})
+        return roles[name].model if name in roles else super().__getattr__(name)
+
+    def changed(self, **settings: Any) -> Profile:
+        """A copy with other settings, which are not checked again; a role takes the name of its model."""
+        named = {role: settings.pop(role) for role in self.roles if role in settings}
+        return self.model_copy(update={"roles": _cast(self.roles, named)} | settings)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, with a role for the name of its model."""
+        return self.model_dump(exclude={"roles", "comparisons"}) | {name: role.model for name, role in self.roles.items()}
+
     @property
     def model_names(self) -> tuple[str, ...]:
-        """All models that there are; a name stands twice where a setting gives two of them the same."""
-        return tuple(filter(None, (self.pythia, self.pythia_seed, self.mamba, self.rwkv)))
+        """All models that there are; a name stands twice where a setting gives two roles the same."""
+        return tuple(role.model for role in self.roles.values() if role.model)
+
+    @property
+    def sae_config(self) -> SAEConfig:
+        """How SAEs are trained."""
+        named = {field: getattr(self, f"sae_{field}") for field in SAE_FIELDS}
+        same = {field: getattr(self, field) for field in SAEConfig.model_fields.keys() & type(self).model_fields.keys()}
+        return SAEConfig(architecture=self.sae_type, **named, **same)
 
     @property
     def without(self) -> tuple[str, ...]:
         """Roles that are none: what needs such a model is left out of the run."""
-        return tuple(role for role in ROLES if getattr(self, role) is None)
+        return tuple(name for name, role in self.roles.items() if role.model is None)
 
     def lacking(self, needs: str) -> tuple[str, ...]:
         """The roles for want of which something is left out; none if nothing is wanting.
@@ -122,14 +192,16 @@ class Profile(BaseModel):
         cannot be none.
         """
         groups = [[role.strip() for role in group.split(" or ")] for group in needs.split(",") if needs]
-        if unknown := {role for group in groups for role in group} - set(ROLES):
-            raise ValueError(f"{unknown.pop()!r} is no model that can be left out; these are {', '.join(ROLES)}.")
+        others = list(self.roles)[1:]
+        if unknown := {role for group in groups for role in group} - set(others):
+            raise ValueError(f"{unknown.pop()!r} is no model that can be left out; these are {', '.join(others)}.")
         return tuple(role for group in groups if set(group) <= set(self.without) for role in group)
 
     def left_out(self, roles: Sequence[str] | None = None) -> str:
         """The sentence that says what is left out for want of some models; by default of all that the run lacks."""
         roles = self.without if roles is None else roles
-        return f"left out: this run was made without {' and without '.join(f'{ROLES[role]} ({role}=none)' for role in roles)}"
+        named = " and without ".join(f"{self.roles[role].what} ({role}=none)" for role in roles)
+        return f"left out: this run was made without {named}"
 
     def given(self, needs: str, make: Callable[[], Result]) -> Result | str:
         """What `make()` gives, or where a model that it needs (as for `lacking`) is none, "left out (mamba=none)"."""
@@ -140,6 +212,16 @@ class Profile(BaseModel):
     def figures_dir(self) -> Path:
         """Folder of this profile's figures and tables; those of random weights, or without a model, lie apart."""
         return HOME / "figures" / "-without-".join([_folder(self.name, self.models), *self.without])
+
+
+def _cast(roles: dict[str, Role], names: dict[str, str | None]) -> dict[str, Role]:
+    """The roles with other models in some of them."""
+    return roles | {role: roles[role].model_copy(update={"model": name}) for role, name in names.items()}
+
+
+def _roles(**names: str) -> dict[str, Role]:
+    """The paper's parts, with a model in each."""
+    return {part: Role(label=label, what=what, model=names[part]) for part, (label, what) in PARTS.items()}
 
 
 def _folder(name: str, models: str) -> str:
@@ -153,10 +235,12 @@ _LAPTOP = dict(
     corpus="openwebtext",
     context_length=1024,
     blocks_per_document=1,
-    pythia="EleutherAI/pythia-160m",
-    pythia_seed="EleutherAI/pythia-160m-seed1",
-    mamba="state-spaces/mamba-130m-hf",
-    rwkv="RWKV/rwkv-4-169m-pile",
+    roles=_roles(
+        pythia="EleutherAI/pythia-160m",
+        pythia_seed="EleutherAI/pythia-160m-seed1",
+        mamba="state-spaces/mamba-130m-hf",
+        rwkv="RWKV/rwkv-4-169m-pile",
+    ),
 )
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -164,10 +248,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         meaningful=False,
         corpus="docstrings",
         context_length=32,
-        pythia="smoke-pythia",
-        pythia_seed="smoke-pythia-seed1",
-        mamba="smoke-mamba",
-        rwkv="smoke-rwkv",
+        roles=_roles(pythia="smoke-pythia", pythia_seed="smoke-pythia-seed1", mamba="smoke-mamba", rwkv="smoke-rwkv"),
         expansion=4,
         l1_coefficient=2.0,
         target_l0=16,
@@ -185,10 +266,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "mini": dict(
         corpus="docstrings",
         context_length=256,
-        pythia="mini-pythia",
-        pythia_seed="mini-pythia-seed1",
-        mamba="mini-mamba",
-        rwkv="mini-rwkv",
+        roles=_roles(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
         expansion=16,
         l1_coefficient=2.0,
         target_l0=32,
@@ -242,14 +320,16 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
     if name not in PROFILES:
         raise ProfileError(f"unknown profile {name!r}; the profiles are {', '.join(PROFILES)}.")
     settings = {**parse_overrides(overrides), **more}
+    roles = PROFILES[name]["roles"]
+    known = [*roles, *(field for field in Profile.model_fields if field != "name")]
     for field in settings:
-        if field not in Profile.model_fields or field == "name":
-            known = [f for f in Profile.model_fields if f != "name"]
+        if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
     models = settings.get("models", "pretrained")
-    settings = (RANDOM_MODELS if models == "random" else {}) | settings
+    named = {role: settings.pop(role) for role in roles if role in settings}
+    settings = {"roles": _cast(roles, named)} | (RANDOM_MODELS if models == "random" else {}) | settings
     cache_dir = DATA / "cache" / _folder(name, models)
     try:
         return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})

@@ -10,11 +10,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from lib.workbook.pages import TEMPLATES
 from lib.workbook import rendering, scorecard
-from lib.workbook.induction_tables import REFERENCE
 from lib.workbook.notebooks import FOLDER, Place, executed_copy, find_notebooks, left_out_places, place_of, title_of
+from lib.workbook.pages import TEMPLATES
 from lib.workbook.profiles import Profile
+from lib.workbook.reference import REFERENCE
 from lib.workbook.store import atomic_write
 
 TOP = ("fig_03a_mppc_density", "fig_05_complexity", "fig_03c_depth_map", "fig_circuit_maps")

@@ -11,25 +11,23 @@ from typing import Any
 
 import pandas as pd
 
-from lib.workbook import induction_tables as induction
+from lib.circuits import effect_tables
+from lib.workbook import reference
+from lib.workbook.claims import Missing
 from lib.workbook.notebooks import executed_copy, printed_lines
 from lib.workbook.profiles import Profile
-
-
-class Missing(LookupError):
-    """A value that no run has written yet, in one sentence."""
 
 
 def frame(source: str, profile: Profile) -> pd.DataFrame:
     """The rows of a source. Raises `Missing` where it has not been written."""
     kind, _, name = source.partition(":")
     if kind == "profile":
-        return pd.DataFrame([profile.model_dump()])
+        return pd.DataFrame([profile.settings()])
     if kind == "derived":
         return pd.DataFrame([DERIVED[name](profile)])
     if kind == "printed":
         return _printed(name, profile)
-    folder = profile.figures_dir if source.startswith(("table_", "mppc_")) else induction.REFERENCE
+    folder = profile.figures_dir if source.startswith(("table_", "mppc_")) else reference.REFERENCE
     path = folder / (f"{source}.parquet" if source.startswith("mppc_") else f"{source}.csv")
     if not path.exists():
         raise Missing(f"{path.name} has not been written.")
@@ -44,7 +42,7 @@ def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
     table = frame(source, profile)
     for condition in filter(None, where.split(" & ")):
         column, _, wanted = condition.partition("=")
-        wanted = wanted.format_map(profile.model_dump()) if wanted.startswith("{") else wanted
+        wanted = wanted.format_map(profile.settings()) if wanted.startswith("{") else wanted
         number = pd.api.types.is_numeric_dtype(table[column])
         table = table[table[column] == (float(wanted) if number else wanted)]
     if table.empty:
@@ -53,7 +51,7 @@ def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
 
 
 def reduced(values: pd.Series, how: str) -> Any:
-    """One value of several: their mean, min, max, the first, all (are they all the first?), or the last step (`rise`)."""
+    """One value of several: their mean, min, max, the first, all (if they are equal), or the last step (`rise`)."""
     if how in ("mean", "min", "max"):
         return float(getattr(values, how)())
     if how == "rise":
@@ -98,25 +96,25 @@ def _seed_gap(profile: Profile) -> dict[str, float]:
 
 def _key_layer(table: pd.DataFrame) -> dict[str, float]:
     """Of the layer with the most negative mean effect: relative depth, the effect, its range over distances."""
-    layer = induction.strongest(table, "layer")
+    layer = effect_tables.strongest(table, "layer")
     effects = table.loc[table["layer"] == layer, "mean_logit_diff"]
     depth = (layer + 1) / (table["layer"].max() + 1)
     return {"depth": depth, "effect": effects.mean(), "low": effects.min(), "high": effects.max()}
 
 
 def _released_key_layer(_: Profile) -> dict[str, float]:
-    table = induction.released("mamba130m").query("experiment == 'final_state_by_layer'")
+    table = reference.released("mamba130m").query("experiment == 'final_state_by_layer'")
     return _key_layer(table.rename(columns={"index": "layer"}).astype({"layer": int}))
 
 
 def _heads(profile: Profile) -> dict[str, float]:
     table = frame("table_heads", profile)
-    receiver = induction.induction_head(table)
-    return _gap(induction.strongest_head(table, "induction head", "A′"), receiver)
+    receiver = effect_tables.induction_head(table)
+    return _gap(effect_tables.strongest_head(table, "induction head", "A′"), receiver)
 
 
 def _released_heads(_: Profile) -> dict[str, float]:
-    table = induction.released("pythia160m")
+    table = reference.released("pythia160m")
     to_logits = table["experiment"] == "head_to_logit"
     best = [t.loc[t["mean_logit_diff"].idxmin(), ["layer", "head"]] for t in (table[~to_logits], table[to_logits])]
     return _gap(*(tuple(map(int, head)) for head in best))
@@ -139,7 +137,7 @@ DERIVED: dict[str, Callable[[Profile], dict[str, Any]]] = {
     "ridge": _ridge,
     "seed_gap": _seed_gap,
     "key_layer": lambda profile: _key_layer(frame("table_1_ssm_state", profile)),
-    "published_key_layer": lambda _: _key_layer(induction.published_table(1)),
+    "published_key_layer": lambda _: _key_layer(reference.published_table(1)),
     "released_key_layer": _released_key_layer,
     "heads": _heads,
     "released_heads": _released_heads,

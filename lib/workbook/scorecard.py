@@ -2,7 +2,8 @@
 
 `data/reference/scorecard.csv` lists the items: where the paper says it, where the run's value lies, and the test.
 `data/reference/scale_limits.csv` lists measurable limits of a run that can excuse an item that fails. Values are
-looked up when the card is made (`lib.workbook.results`); none is typed.
+looked up when the card is made (`lib.workbook.results`); none is typed. A claim is found by its item's id among those
+that a notebook recorded (`lib.workbook.claims`).
 
 The rule (`verdict`): an item is *reproduced* if its test holds. One that fails is *not at this scale* only if its row
 names a limit and that limit is found in the run's own tables; otherwise it *differs*. Settings that are not the
@@ -20,16 +21,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.workbook import induction_tables as induction, results
+from lib.workbook import claims, reference, results
+from lib.workbook.claims import Missing
 from lib.workbook.notebooks import Place, place_of
 from lib.workbook.profiles import Profile
-from lib.workbook.results import Missing
 
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
 UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
 MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}
-ITEMS = induction.REFERENCE / "scorecard.csv"
-LIMITS = induction.REFERENCE / "scale_limits.csv"
+ITEMS = reference.REFERENCE / "scorecard.csv"
+LIMITS = reference.REFERENCE / "scale_limits.csv"
 COLUMNS = ("id", "part", "item", "paper", "ours", "interval", "tolerance", "verdict", "why", "source", "figure",
            "notebook", "heading")  # fmt: skip
 
@@ -89,14 +90,22 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
         mark, why = LEFT_OUT, profile.left_out(lacking).removeprefix("left out: ")
     else:
         try:
-            found = results.rows(item.table, item.where, profile)
+            found = _found(item, profile)
             value = results.reduced(found[item.column], item.reduce or ("all" if item.test == "true" else ""))
             ours, interval = _shown(item, found, value), _interval(item, found)
             mark, why = verdict(item, value, paper, profile)
         except Missing as error:
             mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
-    return (item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why, item.table, item.figure,
-            place.notebook, place.heading)  # fmt: skip
+    return (
+        item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why,
+        item.table, item.figure, place.notebook, place.heading,
+    )  # fmt: skip
+
+
+def _found(item: Item, profile: Profile) -> pd.DataFrame:
+    if item.table.startswith("table_claims_"):
+        return claims.recorded(item.id, item.table, profile)
+    return results.rows(item.table, item.where, profile)
 
 
 def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, str]:
@@ -169,7 +178,8 @@ def _interval(item: Item, found: pd.DataFrame) -> str:
 
 def _tolerance(item: Item, paper: Any) -> str:
     if item.test in ("within", "above", "below"):
-        return {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}[item.test]
+        bounds = {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}
+        return bounds[item.test]
     printed = item.where.partition("=")[2]
     return {"setting": "the same", "equals": "the same", "claim": "as worded", "true": printed, "none": ""}[item.test]
 
@@ -216,7 +226,8 @@ def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
     place = html.escape(f"{row.notebook[:2]} {row.heading}")
     texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
     texts["notebook"] += f"<br><small>{html.escape(_source(row.source)).replace('_', '_<wbr>')}</small>"
-    cells = "".join(f'<td data-label="{name}"{"" if text else " class=empty"}>{text}</td>' for name, text in texts.items())
+    empty = {name: "" if text else " class=empty" for name, text in texts.items()}
+    cells = "".join(f'<td data-label="{name}"{empty[name]}>{text}</td>' for name, text in texts.items())
     return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
 
 
@@ -240,7 +251,7 @@ def cells(profile: Profile) -> pd.DataFrame:
     parts = []
     for number, name in OUR_TABLES.items():
         place = "layer" if number == 1 else "position"
-        ours, paper = results.frame(name, profile), induction.published_table(number)
+        ours, paper = results.frame(name, profile), reference.published_table(number)
         same = number > 1 or ours["layer"].max() == paper["layer"].max()
         both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
         error = 1.96 * both["standard_error"]

@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from lib import models
 from lib.models import recipes
+from lib.models.families import families, family_class
+from lib.workbook import model_store
 from lib.workbook.profiles import Profile
 
 ROOM = 0.7  # share of the free memory that the SAEs in training may fill
@@ -23,8 +25,6 @@ class Shape:
     """Numbers of a model."""
 
     name: str
-    architecture: str
-    """gpt_neox, mamba or rwkv."""
     n_layers: int
     sae_layers: int
     """Layers that get SAEs."""
@@ -44,13 +44,13 @@ def shape_of(name: str, profile: Profile) -> Shape:
     n_layers, d_model, kind = config.num_hidden_layers, config.hidden_size, config.model_type
     block, total = _parameters(type(config), config.to_json_string())
     return Shape(
-        name, kind, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
-        2 * config.intermediate_size if kind == "mamba" else config.intermediate_size, block, total, config.vocab_size,
+        name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
+        families()[kind].n_neurons(config), block, total, config.vocab_size,
     )  # fmt: skip
 
 
 def config_of(name: str, profile: Profile) -> PretrainedConfig:
-    """The Hugging Face configuration of a model; see `models.folder_of` for names.
+    """The Hugging Face configuration of a model; see `model_store.folder_of` for names.
 
     Raises `ModelNotFound` where there is none, or one of an unknown family.
     """
@@ -58,11 +58,13 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
     if recipe:
         return recipes.config_of(recipe)
     try:
-        config = AutoConfig.from_pretrained(models.folder_of(name, profile))
+        config = AutoConfig.from_pretrained(model_store.folder_of(name, profile))
     except (OSError, ValueError) as error:
         raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
-    if config.model_type not in models.ARCHITECTURES:
-        raise models.ModelNotFound(models.unknown_family(name, config.model_type))
+    try:
+        family_class(config.model_type, name)
+    except ValueError as error:
+        raise models.ModelNotFound(str(error)) from None
     return config
 
 
@@ -76,7 +78,7 @@ def _parameters(kind: type[PretrainedConfig], numbers: str) -> tuple[int, int]:
 
 
 def training_bytes(d_model: int, n_seeds: int, profile: Profile) -> int:
-    """Memory that the training of one more layer takes: weights, gradients, Adam's two moments, its share of the buffer."""
+    """Memory that the training of one more layer takes: weights, gradients, two moments, its share of the buffer."""
     return 4 * (4 * n_seeds * sae_parameters(d_model, profile) + profile.buffer_tokens * d_model)
 
 
@@ -88,7 +90,7 @@ def sae_parameters(d_model: int, profile: Profile) -> int:
 
 def group_size(n_layers: int, d_model: int, n_seeds: int, profile: Profile) -> int:
     """How many layers' SAEs are trained at a time: `sae_group_layers`, or as many as the free memory holds."""
-    room = int(ROOM * free_memory(models.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
+    room = int(ROOM * free_memory(model_store.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
     return min(n_layers, profile.sae_group_layers or max(1, room))
 
 

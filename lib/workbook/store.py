@@ -17,6 +17,8 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from lib.files import atomic_write, sync
+
 log = logging.getLogger("workbook.store")
 
 MANIFEST = "manifest.json"
@@ -85,20 +87,6 @@ def find_fault(folder: Path, key: str) -> str | None:
     return None
 
 
-def atomic_write(path: Path | str, data: bytes | str) -> None:
-    """Write a file so that a reader, or a power cut, finds the old content or the new, never half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
 def _seal(work: Path, **about: Any) -> None:
     """Delete what a kill left behind, put every file on the disk, then describe them in the manifest."""
     shutil.rmtree(work / "checkpoint", ignore_errors=True)
@@ -106,7 +94,7 @@ def _seal(work: Path, **about: Any) -> None:
         leftover.unlink(missing_ok=True)
     files = sorted(path for path in work.rglob("*") if path.is_file())
     for path in files:
-        _sync(path)
+        sync(path)
     about |= {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     about |= {"files": {path.relative_to(work).as_posix(): _measure(path) for path in files}}
     atomic_write(work / MANIFEST, json.dumps(json.loads(_canonical(about)), indent=1))
@@ -133,17 +121,6 @@ def _canonical(value: Any) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=os.fspath)
     except (TypeError, ValueError) as error:
         raise TypeError(f"an artifact's fields must be numbers, strings, lists, dicts or paths: {error}.") from None
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or a folder's entries, put on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot do it for folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lock(path: Path) -> AcquireReturnProxy:

@@ -15,13 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import corpus, models
+from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import iterate_activations
 from lib.mppc.correlation import max_pairwise_correlation
-from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.training import train_saes
-from lib.workbook import artifacts
+from lib.sae import SAE, load, train_saes
+from lib.workbook import artifacts, model_store, texts
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -60,12 +59,12 @@ def _swept(profile: Profile) -> Path:
 
 
 def _sweep(profile: Profile, folder: Path) -> None:
-    model = models.load(profile.pythia, profile)
+    model = model_store.load(profile.pythia, profile)
     layer = models.n_layers(model) // 2
-    text = corpus.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
-    x = _read(model, layer, corpus.load_blocks(profile, "held_out", profile.eval_tokens), profile)
+    text = texts.load_blocks(profile, "train", max(v.sae_tokens for _, _, v in variants(profile)))
+    x = _read(model, layer, texts.load_blocks(profile, "held_out", profile.eval_tokens), profile)
     # The profile's own settings stand in every choice: train them once.
-    done: dict[Profile, tuple[dict[str, float], list[SparseAutoencoder]]] = {}
+    done: dict[Profile, tuple[dict[str, float], list[SAE]]] = {}
     for choice, value, variant in tqdm(variants(profile), "trade-off: SAEs of each setting", mininterval=5):
         if variant not in done:
             done[variant] = _measure(model, layer, text, x, variant)
@@ -83,10 +82,12 @@ def _read(model, layer: int, blocks: Blocks, profile: Profile) -> Float[Tensor, 
 
 def _measure(
     model, layer: int, text: Blocks, x: Float[Tensor, "tokens d_model"], profile: Profile
-) -> tuple[dict[str, float], list[SparseAutoencoder]]:
+) -> tuple[dict[str, float], list[SAE]]:
     """What two SAE seeds give, and the two."""
     started = time.monotonic()
-    saes, _ = train_saes(model, text.take(profile.sae_tokens), profile, profile.sae_seeds[:2], [layer], progress=False)
+    saes, _ = train_saes(
+        model, text.take(profile.sae_tokens), profile.sae_config, profile.sae_seeds[:2], [layer], progress=False
+    )
     seconds = time.monotonic() - started
     features = [_sparse(sae, x) for sae in saes]
     unexplained = [_squares(x - sae(x)) / _squares(x - x.mean(0)) for sae in saes]
@@ -105,7 +106,7 @@ def _squares(x: Tensor) -> float:
 
 
 @torch.no_grad()
-def _sparse(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_model"]) -> scipy.sparse.csr_array:
+def _sparse(sae: SAE, x: Float[Tensor, "tokens d_model"]) -> scipy.sparse.csr_array:
     """Feature activations, in memory; a few tokens are dense at a time."""
     return scipy.sparse.vstack([scipy.sparse.csr_array(sae.encode(part).cpu().numpy()) for part in x.split(4096)], "csr")
 
@@ -138,7 +139,7 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
         for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {label}", mininterval=5):
             n = int(share * a[0].n_tokens)
             parts = ([layer.head(n) for layer in layers] for layers in (a, b))
-            result = max_pairwise_correlation(*parts, device=models.device_of(profile))
+            result = max_pairwise_correlation(*parts, device=model_store.device_of(profile))
             rows.append({"comparison": label, "value": n, "mppc": np.nanmean(result.value)})
     pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 
@@ -156,18 +157,19 @@ def similarity_by_l0(profile: Profile) -> pd.DataFrame:
 
 def _by_l0(profile: Profile, folder: Path) -> None:
     swept, rows = _swept(profile), []
-    loaded = [models.load(name, profile) for name in (profile.pythia, profile.mamba) if name]
-    held_out = corpus.load_blocks(profile, "held_out", profile.eval_tokens)  # all of them read it
+    loaded = [model_store.load(name, profile) for name in (profile.pythia, profile.mamba) if name]
+    held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)  # all of them read it
     of_pythia, *of_mamba = (_read(model, models.n_layers(model) // 2, held_out, profile) for model in loaded)
-    text = corpus.load_blocks(profile, "train", profile.sweep_tokens)
+    text = texts.load_blocks(profile, "train", profile.sweep_tokens)
     for choice, target, variant in variants(profile):
         if choice != "target_l0":
             continue
-        saes = [SparseAutoencoder.load(path, of_pythia.device) for path in sorted((swept / f"l0_{target:g}").iterdir())]
+        saes = [load(path, of_pythia.device) for path in sorted((swept / f"l0_{target:g}").iterdir())]
         own, other_seed = (_sparse(sae, of_pythia) for sae in saes)
         others = {"SAE seed": other_seed}
         for mamba, x in zip(loaded[1:], of_mamba):
-            (sae,), _ = train_saes(mamba, text, variant, profile.sae_seeds[:1], [models.n_layers(mamba) // 2], progress=False)
+            middle, first = [models.n_layers(mamba) // 2], profile.sae_seeds[:1]
+            (sae,), _ = train_saes(mamba, text, variant.sae_config, first, middle, progress=False)
             others = {"Pythia → Mamba": _sparse(sae, x)} | others
         for label, other in others.items():
             mppc = np.nanmean(max_pairwise_correlation([own], [other]).value)

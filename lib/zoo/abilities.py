@@ -1,4 +1,4 @@
-"""What a language model can do: text in bits per byte, repeats, association, two names; on prompts that it never saw."""
+"""What a language model can do: text in bits per byte, repeats, association, two names; on unseen prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib.circuits.prompts import induction_prompts
 from lib.corpus import Blocks
-from lib.models.loading import Logits, held_out_loss
+from lib.models.measures import Logits, held_out_loss
 from lib.zoo.rows import sentences
 
 GAPS = (2, 8, 32)

@@ -1,6 +1,6 @@
 """How the shipped text was made: the docstrings of thirteen Python packages, for those who maintain the mini zoo.
 
-Users read the file (`lib.corpus.documents`); this module is what ``python -m lib.zoo text`` runs.
+Users read the file (`lib.workbook.texts.documents`); this module is what ``python -m lib.zoo text`` runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.corpus import DOCUMENTATION, documents
+from lib.workbook.texts import DOCUMENTATION, documents
 
 PACKAGES = {  # distribution → import name, in the order in which they were read
     "transformers": "transformers",
@@ -86,7 +86,7 @@ def remake(into: Path | None = None) -> str:
     if into is not None:
         write(texts, into)
     return (
-        f"Docstrings of modules, classes and functions, at least {MIN_CHARACTERS} characters long, tests left out, each "
-        f"text once: {len(texts):,} documents of {sum(map(len, texts)):,} characters, from {versions}. "
+        f"Docstrings of modules, classes and functions, at least {MIN_CHARACTERS} characters long, tests left out, "
+        f"each text once: {len(texts):,} documents of {sum(map(len, texts)):,} characters, from {versions}. "
         f"{'These are the documents' if same else 'They are not the documents'} that {DOCUMENTATION.name} holds."
     )

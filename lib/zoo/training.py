@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lib import corpus, models
 from lib.models import scans
 from lib.models.recipes import MODELS, NEXT, NEXT_RECIPES, RECIPES, Recipe, build, export
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import DATA, Profile, get_profile
 from lib.zoo import abilities, documentation
 from lib.zoo.rows import IGNORE, Batches, sentences
@@ -83,7 +84,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def loss_of(
-    model: PreTrainedModel, tokens: Int[Tensor, "rows context"], targets: Int[Tensor, "rows context"], dtype: torch.dtype
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "rows context"],
+    targets: Int[Tensor, "rows context"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, ""]:
     """Mean next-token cross-entropy (nats) over the positions with a target."""
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -178,11 +182,11 @@ def train(
 def make(name: str, profile: Profile) -> dict:
     """Train one model of the zoo into data/models/<name>; returns `models.quality` of it, as it is kept there."""
     recipe = RECIPES[name]
-    documents = corpus.document_tokens(profile, "train")
-    model, losses = train(recipe, documents, CHECKPOINTS / name, device=models.device_of(profile))
+    documents = texts.document_tokens(profile, "train")
+    model, losses = train(recipe, documents, CHECKPOINTS / name, device=model_store.device_of(profile))
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens}
     export(model, MODELS / name, record | {"training_losses": losses})
-    quality = models.quality(models.load(name, profile), corpus.load_blocks(profile, "held_out", 100_000))
+    quality = models.quality(model_store.load(name, profile), texts.load_blocks(profile, "held_out", 100_000))
     record |= {"quality": quality, "training_losses": losses}
     (MODELS / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return quality
@@ -193,10 +197,11 @@ def make_next(name: str, profile: Profile) -> dict:
 
     Returns its `abilities.abilities`, as they are kept there; its names are one token each in that tokenizer only.
     """
-    recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", models.device_of(profile)
-    documents = corpus.document_tokens(profile, "train", tokenizer_folder)
-    held_out = corpus.cut(corpus.document_tokens(profile, "held_out", tokenizer_folder), 100_000, profile, tokenizer_folder)
+    recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", model_store.device_of(profile)
+    documents = texts.document_tokens(profile, "train", tokenizer_folder)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    held_out_documents = texts.document_tokens(profile, "held_out", tokenizer_folder)
+    held_out = corpus.cut(held_out_documents, tokenizer, profile.context_length, n_positions=100_000)
 
     def measure(model: PreTrainedModel, few: bool = True) -> dict:
         logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731
@@ -205,7 +210,8 @@ def make_next(name: str, profile: Profile) -> dict:
         return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
 
     model, losses = train(
-        recipe, documents, CHECKPOINTS / NEXT.name / name, tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure
+        recipe, documents, CHECKPOINTS / NEXT.name / name,
+        tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure,
     )
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
     export(model, NEXT / name, record | {"training_losses": losses}, tokenizer_folder)
@@ -214,13 +220,15 @@ def make_next(name: str, profile: Profile) -> dict:
 
 def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
     """Train a tokenizer on the training text and on sentences of two names, each of whose names becomes one token."""
-    texts = [text for text in corpus.documents() if corpus.split_of(text) == "train"]
+    training = [text for text in texts.documents() if corpus.split_of(text) == "train"]
     drawn = sentences(TOKENIZER_SENTENCES, np.random.default_rng(0))
-    corpus.train_tokenizer([*texts, *(sentence.text for sentence in drawn)], folder)
+    corpus.train_tokenizer([*training, *(sentence.text for sentence in drawn)], folder)
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")
+    ] = None,
     all_missing: Annotated[bool, typer.Option("--all", help="every mini model that is not there yet")] = False,
     in_the_making: Annotated[bool, typer.Option("--next", help="of the zoo in the making, data/models/next")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all")] = 0,

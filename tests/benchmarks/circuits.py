@@ -15,6 +15,7 @@ import pandas as pd
 from lib import circuits, models
 from lib.circuits import plain_patching
 from lib.circuits.prompts import induction_prompts
+from lib.workbook import model_store
 from lib.workbook.profiles import get_profile
 
 
@@ -22,7 +23,7 @@ def measure(distance: int = 64, samples: int = 128, plain_samples: int = 4) -> p
     """Seconds of the fast way and, scaled up, of the plain one; the process's greatest memory after the fast one."""
     with tempfile.TemporaryDirectory() as folder:
         laptop = get_profile("laptop", models="random", cache_dir=folder)
-        model = models.load(laptop.mamba, laptop)
+        model = model_store.load(laptop.mamba, laptop)
     p = induction_prompts(distance, 50_280, seed=0, n_samples=samples)
     warm_up = induction_prompts(8, 50_280, seed=0, n_samples=1)
     circuits.final_state_effects(model, warm_up.clean, warm_up.corrupt_b, warm_up.target)

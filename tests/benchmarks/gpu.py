@@ -28,10 +28,9 @@ import torch
 from lib.mppc.features import SparseFeatures
 from lib.mppc.gpu import best_matches, place
 from lib.mppc.sparse_pearson import varying_features
-from lib.sae.autoencoder import SaeInfo
+from lib.sae import SparseAutoencoder
 from lib.sae.dense_step import dense_step, gpu_step
-from lib.sae.training import _Trainee
-from lib.workbook.profiles import get_profile
+from lib.sae.training import new_adam
 from tests.benchmarks.mppc import multiply_adds, power_law_features
 
 LAYER_PAIRS = 12 * 24
@@ -66,12 +65,12 @@ def mppc_rows(tokens: int, d_sae: int, l0: float) -> list[tuple[str, float, str]
 
 def step_rows(d_model: int, d_sae: int, batch: int) -> list[tuple[str, float, str]]:
     """Our step, and autograd in float32 and with TF32 products."""
-    profile = get_profile("mini", expansion=d_sae // d_model)
     x, rows = torch.randn(batch, d_model, device="cuda"), []
     for name, step in (("ours", gpu_step), ("autograd float32", dense_step), ("autograd TF32", dense_step)):
         torch.backends.cuda.matmul.allow_tf32 = name.endswith("TF32")
-        t = _Trainee(SaeInfo(), d_model, profile, torch.device("cuda"))
-        rows.append((f"SAE step, {name}", 1e3 * gpu_seconds(lambda: step(t.sae, t.adam, x, 2.0)), "ms"))
+        sae = SparseAutoencoder(d_model, d_sae).to(x.device)
+        adam = new_adam(sae)
+        rows.append((f"SAE step, {name}", 1e3 * gpu_seconds(lambda: step(sae, adam, x, 2.0)), "ms"))
     torch.backends.cuda.matmul.allow_tf32 = False
     products = 5 * 2 * batch * d_model * d_sae / PEAK
     return [*rows, ("SAE step, ours, share of the roofline", 1e3 * products / rows[0][1], "")]

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from lib.mppc.correlation import max_pairwise_correlations
-from lib.mppc.feature_files import FeatureWriter, layer_folder, open_features
 from lib.mppc.features import SparseFeatures
+from lib.mppc.files import layer_file, open_features, save_features
 from tests.benchmarks.mppc import power_law_features, scatter_limit
 
 PAPER_LAYERS_B = 24
@@ -32,8 +32,8 @@ PAPER_LAYERS_B = 24
 def write_layers(folder: Path, n_layers: int, n_tokens: int, d_sae: int, l0: float, seed: int) -> None:
     """Synthetic features of `n_layers` layers, on disk as a capture writes them."""
     for layer in range(n_layers):
-        with FeatureWriter(layer_folder(folder, layer), d_sae) as writer:
-            writer.append_features(SparseFeatures.from_scipy(power_law_features(n_tokens, d_sae, l0, seed + layer)))
+        features = SparseFeatures.from_scipy(power_law_features(n_tokens, d_sae, l0, seed + layer))
+        save_features(features, layer_file(folder, layer))
 
 
 def own_memory() -> int:

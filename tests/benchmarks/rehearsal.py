@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import platform
+import re
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
+import torch
 
-from lib import models
-from lib.mppc import neurons
-from lib.workbook import artifacts, comparisons, induction
-from lib.workbook.calibration import hardware
+from lib.workbook import artifacts, comparisons, induction, model_store, neurons
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
 
@@ -33,10 +35,20 @@ FEW = dict(
 TARGET = HOME / "figures" / "rehearsal"
 
 
+def hardware() -> str:
+    """The processor, its cores and memory, as the machine itself says."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].strip()
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+    return f"{cores} cores {cpu}, {amx}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
 def stages(p: Profile) -> dict[str, Callable[[], object]]:
     """What is run, in order; each finds what it needs in the cache."""
     names = {"pythia": p.pythia, "pythia-seed1": p.pythia_seed, "mamba": p.mamba, "rwkv": p.rwkv}
-    found = {f"{short}: checkpoint built": lambda name=name: models.folder_of(name, p) for short, name in names.items()}
+    found = {f"{short}: checkpoint built": lambda name=name: model_store.folder_of(name, p) for short, name in names.items()}
     for short, name in names.items():
         found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(name, p, p.sae_seeds[0])
         for seed in artifacts.seeds_of(name, p):

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from lib.sae.autoencoder import SaeInfo
+from lib.sae import SAEConfig, SparseAutoencoder
 from lib.sae.dense_step import dense_step
 from lib.sae.sparse_step import SparseStep
 from lib.sae.training import _Trainee
-from lib.workbook.profiles import get_profile
 
 
 def trainee(d_model: int, d_sae: int, x: torch.Tensor, l0: float) -> _Trainee:
     """An SAE on which about `l0` features are active; its rate is zero, so that it stays so."""
     torch.manual_seed(0)
-    t = _Trainee(SaeInfo(), d_model, get_profile("mini", expansion=d_sae // d_model), torch.device("cpu"))
+    t = _Trainee(SparseAutoencoder(d_model, d_sae), SAEConfig(expansion=d_sae // d_model, tokens=len(x)))
     pre = (x[:256] @ t.sae.W_enc.detach()).flatten()
     with torch.no_grad():
         t.sae.b_enc -= pre.kthvalue(int(len(pre) * (1 - l0 / d_sae))).values

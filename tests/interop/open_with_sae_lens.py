@@ -1,4 +1,4 @@
-"""Check that SAELens reads an SAE as the workbook does; needs sae-lens and nothing of the workbook.
+"""Check that SAELens reads SAEs of every type as the workbook does; needs sae-lens and nothing of the workbook.
 
 python tests/interop/open_with_sae_lens.py FOLDER     (a folder that write_sae.py wrote)
 """
@@ -10,13 +10,15 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import load_file
 
-folder = Path(sys.argv[1])
-expected = load_file(folder / "expected.safetensors")
-sae = SAE.load_from_disk(str(folder / "sae"))
-with torch.no_grad():
-    f = sae.encode(expected["x"])
-    torch.testing.assert_close(f, expected["f"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(sae.decode(f), expected["x_hat"], rtol=1e-5, atol=1e-5)
-assert expected["f"].count_nonzero() > 0, "the SAE is silent: nothing was compared"
-assert sae.cfg.metadata.hook_name.endswith("hook_out"), sae.cfg.metadata
-print(f"SAELens reads {sae.cfg.metadata.model_name} {sae.cfg.metadata.hook_name}: same features, same reconstruction")
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    expected = load_file(folder / "expected.safetensors")
+    sae = SAE.load_from_disk(str(folder / "sae"))
+    with torch.no_grad():
+        f = sae.encode(expected["x"])
+        torch.testing.assert_close(f, expected["f"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(sae.decode(f), expected["x_hat"], rtol=1e-5, atol=1e-5)
+    assert expected["f"].count_nonzero() > 0, "the SAE is silent: nothing was compared"
+    assert sae.cfg.architecture() == folder.name, sae.cfg
+    assert sae.cfg.metadata.hook_name.endswith("hook_out"), sae.cfg.metadata
+    about = f"{sae.cfg.metadata.model_name} {sae.cfg.metadata.hook_name}, {folder.name}"
+    print(f"SAELens reads {about}: same features, same reconstruction")

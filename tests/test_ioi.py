@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lib import corpus, models
-from lib.circuits import names
+from lib import models
+from lib.circuits import ioi
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import get_profile
 
 MINI = get_profile("mini", device="cpu")
@@ -12,12 +13,12 @@ MINI = get_profile("mini", device="cpu")
 
 @pytest.fixture(scope="module")
 def mamba():
-    return models.load("mini-mamba", MINI)
+    return model_store.load("mini-mamba", MINI)
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    return names.name_prompts(names.TWO_NAMES, corpus.load_tokenizer(MINI), seed=0, n_samples=3)
+    return ioi.name_prompts(ioi.TWO_NAMES, texts.load_tokenizer(MINI), seed=0, n_samples=3)
 
 
 def test_prompts_hold_the_names_where_the_template_says(prompts):
@@ -39,20 +40,20 @@ def test_names_are_first_names_where_the_tokenizer_knows_them():
         def decode(self, ids):
             return str(ids[0])
 
-    known = names.one_token_words(names.NAMES, Words())
-    assert set(known) == set(names.NAMES)
-    prompts = names.name_prompts(names.IOI, Words(), seed=1, n_samples=4)
+    known = ioi.one_token_words(ioi.NAMES, Words())
+    assert set(known) == set(ioi.NAMES)
+    prompts = ioi.name_prompts(ioi.IOI, Words(), seed=1, n_samples=4)
     assert prompts.clean.shape == (4, 14) and (prompts.clean[:, 0] == 7).all()
 
 
 def test_mini_mamba_copies_names_more_than_chance(mamba, prompts):
-    quality = names.task_quality(mamba, prompts)
+    quality = ioi.task_quality(mamba, prompts)
     assert quality["s_over_absent"] > 1 and 0 <= quality["io_minus_s_share"] <= 1
 
 
 def test_effects_are_those_of_plain_hooks(mamba, prompts):
     layer, position = 5, 3
-    found = names.input_effects(mamba, prompts)
+    found = ioi.input_effects(mamba, prompts)
     assert found.shape == (models.n_layers(mamba), prompts.clean.shape[1], 2)
     for mixer in (block.mixer for block in mamba.blocks):
         mixer.eager_scan = True
@@ -80,7 +81,7 @@ def test_effects_are_those_of_plain_hooks(mamba, prompts):
 
 
 def test_table_has_a_row_per_cell_and_name():
-    table = names.effects_table(torch.arange(12.0).reshape(2, 3, 2), ["BOS", "x", "="])
+    table = ioi.effects_table(torch.arange(12.0).reshape(2, 3, 2), ["BOS", "x", "="])
     assert len(table) == 12 and table.iloc[-1].to_dict() == {
         "layer": 1, "position": 2, "token": "=", "name": "S", "mean_logit_diff": 11.0
     }  # fmt: skip
@@ -88,4 +89,4 @@ def test_table_has_a_row_per_cell_and_name():
 
 def test_other_architectures_are_refused(prompts):
     with pytest.raises(ValueError, match="the model is a rwkv"):
-        names.input_effects(models.load("mini-rwkv", MINI), prompts)
+        ioi.input_effects(model_store.load("mini-rwkv", MINI), prompts)

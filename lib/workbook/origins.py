@@ -8,19 +8,15 @@ safetensors; nothing is written into the hub's own cache.
 from __future__ import annotations
 
 import json
-import logging
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lib.models import hub
-from lib.models.hub import PICKLE, WEIGHTS, ModelNotFound
+from lib.models.hub import PICKLE, WEIGHTS
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, content_key, sha256_of
-
-log = logging.getLogger("workbook.hub")
 
 RECORD = "origin.json"
 
@@ -38,14 +34,18 @@ def model_folder(name: str, profile: Profile) -> Path:
 
 def safe_folder(folder: Path, profile: Profile) -> Path:
     """A folder of a user's own or, where its weights are a pickle, an artifact with the same as safetensors."""
-    if hub.weights_in(folder) != folder / PICKLE or not (folder / "config.json").exists():
+    if not hub.is_pickled(folder):
         return folder
-    fields = {"folder": folder.name, "files": {path.name: sha256_of(path) for path in [folder / PICKLE, *_texts(folder)]}}
+    files = [folder / PICKLE, *hub.beside_weights(folder)]
+    fields = {"folder": folder.name, "files": {path.name: sha256_of(path) for path in files}}
     return Store(profile.cache_dir).get("weights", fields, partial(_convert, str(folder), folder))
 
 
 def text_revision(profile: Profile) -> str:
-    """The recorded revision of OpenWebText. Raises `TextNotFound` where there is no record and the hub does not answer."""
+    """The recorded revision of OpenWebText.
+
+    Raises `TextNotFound` where there is no record and the hub does not answer.
+    """
     folder = Store(profile.cache_dir).get("hub", _fields(hub.OPENWEBTEXT), _record_text)
     return json.loads((folder / RECORD).read_text())["revision"]
 
@@ -59,11 +59,13 @@ def recorded(repository: str, profile: Profile) -> dict[str, Any] | None:
 def is_here(name: str, profile: Profile) -> bool:
     """Whether a hub's model can be read without asking the hub."""
     record = recorded(name, profile)
-    return bool(record and "converted" in record) or hub.cached_model(name, revision=record and record["revision"]) is not None
+    if record and "converted" in record:
+        return True
+    return hub.cached_model(name, revision=record and record["revision"]) is not None
 
 
 def cached_text(profile: Profile) -> list[Path]:
-    """OpenWebText's files in the hub's cache that this run would read: those of the recorded revision, if there is one."""
+    """OpenWebText's files in the hub's cache that this run would read: of the recorded revision, if there is one."""
     record = recorded(hub.OPENWEBTEXT, profile)
     return hub.cached_text(record and record["revision"])
 
@@ -80,7 +82,7 @@ def describe(repository: str, profile: Profile) -> str:
 
 
 def lines(profile: Profile) -> Iterator[str]:
-    """A line for each repository of the hub that this run's models and text come from; none for a run without the hub."""
+    """A line for each repository of the hub that this run's models and text come from."""
     text = [hub.OPENWEBTEXT] if profile.corpus == "openwebtext" else []
     for repository in dict.fromkeys([*profile.model_names, *text]):
         if about := describe(repository, profile):
@@ -112,31 +114,11 @@ def _record_text(target: Path) -> None:
 
 
 def _convert(name: str, folder: Path, target: Path) -> None:
-    """Keep a pickle's tensors as safetensors, with the model's configuration and tokenizer beside them."""
-    from safetensors import (
-        SafetensorError,  # here: transformers takes seconds to import, and text alone needs none of it
+    from lib.models.loading import (
+        convert_folder,  # here: transformers takes seconds to import, and text needs none of it
     )
-    from transformers import AutoConfig
 
-    from lib.models.safe_weights import convert_pickle, expected_shapes
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(f"cannot load {name}: {str(error).strip().splitlines()[0]}") from None
-    try:
-        convert_pickle(folder / PICKLE, target / WEIGHTS, expected_shapes(config))
-    except ValueError as error:
-        raise ModelNotFound(f"cannot load {name}: {error}") from None
-    except SafetensorError as error:  # the disk is full
-        raise OSError(f"cannot write {target / WEIGHTS}: {error}") from None
-    for path in _texts(folder):
-        shutil.copyfile(path, target / path.name)
-    log.warning("%s has no %s: its %s was read as tensors only, which executes nothing, and is kept as safetensors.", name, WEIGHTS, PICKLE)
-
-
-def _texts(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.json"), *folder.glob("merges.txt")])
+    convert_folder(name, folder, target)
 
 
 def _write(record: dict[str, Any], target: Path) -> None:

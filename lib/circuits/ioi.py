@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,25 +14,24 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits.path_patching import CHUNK, Cache, clean_logits
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.architectures import Mamba, architecture_of, time_step
-from lib.workbook.artifacts import model_fields
-from lib.workbook.profiles import Profile
-from lib.workbook.store import Store
+from lib.models.families import family_of
+from lib.models.mamba import Mamba, time_step
 
 IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
 TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
-NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon Brian Carl
-Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George Graham Grant Henry Jack
-Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan Jordan Joseph Josh Justin Kate Kelly Kevin
-Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria Mark Martin Mary Matt Matthew Max Michael Michelle Morgan
-Nathan Nick Nicole Patrick Paul Peter Prince Rachel Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott
-Sean Simon Stephanie Stephen Steven Taylor Thomas Tim Tyler Victoria Warren William""".split()
-IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left right start first min
-max mean rows columns width height low high alpha lower input output source target train test new""".split()
+NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon
+Brian Carl Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George
+Graham Grant Henry Jack Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan
+Jordan Joseph Josh Justin Kate Kelly Kevin Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria
+Mark Martin Mary Matt Matthew Max Michael Michelle Morgan Nathan Nick Nicole Patrick Paul Peter Prince Rachel
+Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott Sean Simon Stephanie Stephen Steven Taylor
+Thomas Tim Tyler Victoria Warren William""".split()
+IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left
+right start first min max mean rows columns width height low high alpha lower input output source target
+train test new""".split()
 SIDES = ("IO", "S")
 
 
@@ -50,6 +45,11 @@ class NamePrompts:
     """Token ids of IO and S."""
     words: list[str]
     """The first prompt's tokens, in print."""
+
+    def first_position(self, side: str) -> int:
+        """Where IO or S first stands, in every prompt."""
+        name = self.names[:, SIDES.index(side), None]
+        return int((self.clean == name).all(0).nonzero()[0, 0])
 
 
 def one_token_words(words: Sequence[str], tokenizer) -> dict[str, int]:
@@ -93,43 +93,7 @@ def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, fl
     return {name: float(value.mean()) for name, value in values.items()} | shares
 
 
-def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.DataFrame:
-    """`task_quality` of several models on one template; kept."""
-    fields = _fields(template, profile)
-
-    def measure(name: str, folder: Path) -> None:
-        model = models.load(name, profile)
-        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
-        (folder / "quality.json").write_text(json.dumps(task_quality(model, prompts)))
-
-    folders = {
-        name: Store(profile.cache_dir).get("names", fields | model_fields(name, profile), partial(measure, name))
-        for name in names
-    }
-    rows = [json.loads((folder / "quality.json").read_text()) for folder in folders.values()]
-    return pd.DataFrame(rows, index=pd.Index(list(folders), name="model"))
-
-
-def _fields(template: str, profile: Profile) -> dict[str, Any]:
-    """What prompts depend on beside the model."""
-    words = {"names": NAMES, "identifiers": IDENTIFIERS}
-    return {"template": template, "samples": profile.circuit_samples, "seed": profile.seed} | words
-
-
 # ------------------------------------------------------------------------------------------- Fig. 13
-
-
-def effects_of(name: str, template: str, profile: Profile) -> pd.DataFrame:
-    """`input_effects` of a Mamba on one template, as `effects_table`; kept."""
-    fields = _fields(template, profile) | model_fields(name, profile)
-
-    def measure(folder: Path) -> None:
-        model = models.load(name, profile)
-        prompts = name_prompts(template, model.tokenizer, profile.seed, profile.circuit_samples)
-        table = effects_table(input_effects(model, prompts), prompts.words)
-        table.to_parquet(folder / "effects.parquet", index=False)
-
-    return pd.read_parquet(Store(profile.cache_dir).get("name_effects", fields, measure) / "effects.parquet")
 
 
 @torch.no_grad()
@@ -139,9 +103,9 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     The patch acts through every path but the other layers' SSMs: their states stay, at all positions, what they were
     in the clean run. Raises `ValueError` for a model that is not a Mamba.
     """
-    architecture = architecture_of(model)
+    architecture = family_of(model)
     if not isinstance(architecture, Mamba):
-        raise ValueError(f"an SSM input is Mamba's; the model is a {models.architecture(model)}.")
+        raise ValueError(f"an SSM input is Mamba's; the model is a {family_of(model).model_type}.")
     device = model_device(model)
     total = 0
     chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))
@@ -151,7 +115,9 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     return (total / len(prompts.clean)).cpu()
 
 
-def _chunk_effects(architecture: Mamba, clean: Cache, corrupt: Cache, names: Tensor) -> Float[Tensor, "n_layers n_positions 2"]:
+def _chunk_effects(
+    architecture: Mamba, clean: Cache, corrupt: Cache, names: Tensor
+) -> Float[Tensor, "n_layers n_positions 2"]:
     """Sum over samples."""
     n_layers = len(architecture.blocks)
     states = [_states(architecture.blocks[k].mixer, architecture.inputs(clean, k)) for k in range(n_layers)]
@@ -179,7 +145,9 @@ def _states(mixer, c: Float[Tensor, "samples tokens d_inner"]) -> Float[Tensor, 
     return torch.stack(found, dim=1)
 
 
-def _whole_step(architecture: Mamba, layer: int, resid: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+def _whole_step(
+    architecture: Mamba, layer: int, resid: Tensor, states: Tensor
+) -> Float[Tensor, "samples tokens d_model"]:
     """The residual stream after a block at all positions, with given states."""
     block = architecture.blocks[layer]
     x = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[0]
@@ -187,7 +155,9 @@ def _whole_step(architecture: Mamba, layer: int, resid: Tensor, states: Tensor) 
     return _after(architecture, layer, resid, c, states)
 
 
-def _after(architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor) -> Float[Tensor, "samples tokens d_model"]:
+def _after(
+    architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor
+) -> Float[Tensor, "samples tokens d_model"]:
     block = architecture.blocks[layer]
     gate = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[1]
     _, _, C = time_step(block.mixer, c)
@@ -208,9 +178,3 @@ def effects_table(effects: Float[Tensor, "n_layers n_positions 2"], words: Seque
         for position, sides in enumerate(positions)
         for side, value in zip(SIDES, sides, strict=True)
     )
-
-
-def first_position(template: str, side: str, tokenizer, profile: Profile) -> int:
-    """Where IO or S first stands in the template's prompts."""
-    prompts = name_prompts(template, tokenizer, profile.seed, profile.circuit_samples)
-    return int((prompts.clean == prompts.names[:, SIDES.index(side), None]).all(0).nonzero()[0, 0])

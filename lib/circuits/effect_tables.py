@@ -1,4 +1,7 @@
-"""The induction experiments' results as tables, ours and the papers': pandas only, so that it loads at once."""
+"""Effects of the induction experiments read as the paper's tables (W, App. G): pandas only, so that it loads at once.
+
+Frames are those of `lib.circuits.induction`: a row per measurement, with its mean over prompts and standard error.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.workbook.profiles import DATA
-
 VALUE = ["mean_logit_diff", "standard_error", "n"]
-REFERENCE = DATA / "reference"
-PAPER_TABLES = {
-    1: "paper_table1_ssm_state_by_layer",
-    2: "paper_table2_ssm_input_by_position",
-    3: "paper_table3_conv_input_corrupt_B",
-    4: "paper_table4_conv_input_corrupt_A",
-}
 
 
 def select(frame: pd.DataFrame, measure: str, corrupt: str = "B′", layer: int | None = None) -> pd.DataFrame:
@@ -40,7 +34,7 @@ def strongest(table: pd.DataFrame, place: str) -> Any:
 
 
 def paper_table(number: int, frame: pd.DataFrame) -> pd.DataFrame:
-    """Table 1, 2, 3 or 4 of App. G, from `path_effects`: distance, layer or position, mean, standard error, n."""
+    """Table 1, 2, 3 or 4 of App. G, from `path_frame`: distance, layer or position, mean, standard error, n."""
     layer = key_layer(frame)
     rows = {
         1: select(frame, "state"),
@@ -76,19 +70,8 @@ def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
     return rows.groupby(["layer", "head"], as_index=False)["mean_logit_diff"].mean().astype({"layer": int, "head": int})
 
 
-def published_table(number: int) -> pd.DataFrame:
-    """The paper's own table for mamba-130m: distance, layer or position, mean_logit_diff, note."""
-    return pd.read_csv(REFERENCE / f"{PAPER_TABLES[number]}.csv")
-
-
-def released(model: str) -> pd.DataFrame:
-    """The authors' released results of path patching: `model` is mamba130m or pythia160m; adds mean_logit_diff."""
-    table = pd.read_csv(REFERENCE / f"released_{model}_path_patching.csv")
-    return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
-
-
 def agreement(ours: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
-    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean absolute difference, n."""
+    """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean difference, n."""
     keys = [column for column in ("distance", "layer", "position") if column in ours and column in other]
     both = ours.merge(other, on=keys, suffixes=("", "_other"))
     a, b = both["mean_logit_diff"], both["mean_logit_diff_other"]

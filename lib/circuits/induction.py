@@ -1,0 +1,125 @@
+"""The induction experiments of §6 and App. G on one model: every effect, as a frame with a row per measurement.
+
+Prompts are those of `lib.circuits.prompts`, by distance. Frames have the columns mean_logit_diff, standard_error and n
+(over prompts), and those that say what was measured; `lib.circuits.effect_tables` reads them as the paper's tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib import models
+from lib.circuits import effects
+from lib.circuits.effect_tables import VALUE, induction_head, key_layer, key_position
+from lib.circuits.path_patching import clean_logits
+from lib.circuits.prompts import InductionPrompts, induction_prompts
+from lib.models.families import family_of
+from lib.models.mamba import Mamba
+
+Prompts = Mapping[int, InductionPrompts]
+"""By distance."""
+
+
+def prompts_by_distance(
+    model: TransformerBridge, distances: Sequence[int], seed: int, n_samples: int = 128
+) -> dict[int, InductionPrompts]:
+    """Prompts of the model's tokens, `n_samples` for each distance between the two A."""
+    tokenizer = model.tokenizer
+    vocabulary = model.original_model.config.vocab_size if tokenizer is None else len(tokenizer)
+    return {distance: induction_prompts(distance, vocabulary, seed, n_samples) for distance in distances}
+
+
+def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) -> pd.DataFrame:
+    """Every effect of the induction experiments on a model of any architecture.
+
+    Columns: measure, corrupt (B′ or A′), distance, layer, position, mean_logit_diff, standard_error, n. Measures:
+    `logit` (of B in a whole corrupted run, minus clean), `state` (Table 1, each layer), `input` (Table 2: the key layer
+    at all distances, all layers at `map_distance`), `local` (Tables 3, 4: in the key layer, through B1+1;
+    RWKV: through its key position).
+    """
+    rows = [row for distance, p in _watched(prompts, "final states") for row in _whole(model, distance, p)]
+    layer = key_layer(pd.DataFrame(rows))
+    for distance, p in _watched(prompts, "inputs"):
+        layers = range(models.n_layers(model)) if distance == map_distance else [layer]
+        rows += [row for k in layers for row in _inputs(model, distance, p, k)]
+    architecture = family_of(model)
+    if architecture.conv_tokens:
+        through = "B1+1" if isinstance(architecture, Mamba) else key_position(pd.DataFrame(rows))
+        rows += [row for distance, p in prompts.items() for row in _local(model, distance, p, layer, through)]
+    return pd.DataFrame(rows)
+
+
+def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
+    """A Transformer's heads, to the logits (`logits`) and into the found induction head (`induction head`).
+
+    Columns: measure, corrupt, distance, layer, head, receiver_layer, receiver_head, mean_logit_diff, standard_error, n.
+    """
+    rows: list[dict[str, Any]] = []
+    nowhere = dict(receiver_layer=None, receiver_head=None)
+    for distance, p in _watched(prompts, "heads"):
+        for corrupt in ("random", "B′"):
+            found = effects.head_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
+            rows += _head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
+    receiver = induction_head(pd.DataFrame(rows))
+    for distance, p in _watched(prompts, "heads before the induction head"):
+        for corrupt in ("random", "A′"):
+            found = effects.head_to_head_effects(
+                model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True
+            )
+            place = dict(corrupt=corrupt, distance=distance, receiver_layer=receiver[0], receiver_head=receiver[1])
+            rows += _head_rows(found, measure="induction head", **place)
+    return pd.DataFrame(rows)
+
+
+def _watched(prompts: Prompts, what: str) -> Iterable[tuple[int, InductionPrompts]]:
+    return tqdm(prompts.items(), f"path patching, {what}", unit="distance", mininterval=5)
+
+
+def _whole(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
+    clean = clean_logits(model, p.clean, p.target)
+    for corrupt in ("B′", "A′"):
+        tokens = p.corrupted(corrupt)
+        place = dict(corrupt=corrupt, distance=distance, position=None)
+        yield _row(clean_logits(model, tokens, p.target) - clean, measure="logit", layer=None, **place)
+        for layer, found in enumerate(effects.final_state_effects(model, p.clean, tokens, p.target, per_sample=True)):
+            yield _row(found, measure="state", layer=layer, **place)
+
+
+def _inputs(model: TransformerBridge, distance: int, p: InductionPrompts, layer: int) -> Iterator[dict[str, Any]]:
+    for corrupt in ("B′", "A′"):
+        found = effects.mixer_input_effects(
+            model, p.clean, p.corrupted(corrupt), p.target, layer, list(p.positions.values()), per_sample=True
+        )
+        for role, effect in zip(p.positions, found, strict=True):
+            yield _row(effect, measure="input", corrupt=corrupt, distance=distance, layer=layer, position=role)
+
+
+def _local(
+    model: TransformerBridge, distance: int, p: InductionPrompts, layer: int, position: str
+) -> Iterator[dict[str, Any]]:
+    through = p.positions[position]
+    width = family_of(model).conv_tokens
+    window = {role: at for role, at in p.positions.items() if 0 <= through - at < width}
+    for corrupt in ("B′", "A′"):
+        found = effects.conv_input_effects(
+            model, p.clean, p.corrupted(corrupt), p.target, layer, list(window.values()), through, per_sample=True
+        )
+        for role, effect in zip(window, found, strict=True):
+            yield _row(effect, measure="local", corrupt=corrupt, distance=distance, layer=layer, position=role)
+
+
+def _head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> list[dict[str, Any]]:
+    n_layers, n_heads, _ = found.shape
+    return [_row(found[k, head], layer=k, head=head, **place) for k in range(n_layers) for head in range(n_heads)]
+
+
+def _row(found: Float[Tensor, "samples"], **place: Any) -> dict[str, Any]:
+    mean, error = found.mean(), found.std() / len(found) ** 0.5
+    return place | dict(zip(VALUE, (float(mean), float(error), len(found)), strict=True))

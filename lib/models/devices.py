@@ -1,0 +1,22 @@
+"""Where models run, and in which type of numbers."""
+
+from __future__ import annotations
+
+import torch
+
+
+def resolve(device: str) -> str:
+    """The device itself; for "auto", cuda if torch can use a GPU, else cpu."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """The type in which matrix products are fastest: bf16 on GPUs and on CPUs with bf16 instructions, else fp32.
+
+    A torch told to do without AVX-512 (``ATEN_CPU_CAPABILITY=avx2``) is taken for a CPU without bf16 instructions.
+    """
+    has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    allowed = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return torch.bfloat16 if device != "cpu" or (has_bf16 and allowed) else torch.float32

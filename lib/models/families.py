@@ -1,0 +1,199 @@
+"""Families of language models under one vocabulary: what the workbook has to know of one, and which it knows.
+
+A family is a file beside this one: a subclass of `Family`, registered, whose file's name stands in `MODULES`.
+A layer's *mixer* (SSM, WKV, attention) is the part of it that brings something from earlier positions to the last one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lib.models import hub_kernels
+
+hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
+
+MODULES = ("gpt_neox", "mamba", "rwkv")
+"""The files that register a family."""
+
+Cache = Mapping[str, Tensor]
+"""What hooks saw in one run, by their names."""
+Rows = Float[Tensor, "rows samples d_model"]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Where the neurons of one layer are read: hooks, and how their values give Float[batch, time, n_neurons]."""
+
+    hooks: tuple[str, ...]
+    read: Callable[[Cache], Float[Tensor, "batch time n_neurons"]]
+
+
+class Family(ABC):
+    """One model as a member of its family; class attributes and class methods hold for every member.
+
+    The methods from `hooks` on are what path patching needs (`lib.circuits.path_patching`).
+    """
+
+    model_type: ClassVar[str]
+    """transformers' name of the family."""
+    config_class: ClassVar[type[PretrainedConfig]]
+    model_class: ClassVar[type[PreTrainedModel]]
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+    """The last norm, before the unembedding."""
+    conv_tokens: int = 0
+    """How many neighbouring positions a layer mixes before its mixer: Mamba's convolution, RWKV's token shift."""
+
+    def __init__(self, model: TransformerBridge) -> None:
+        self.model = model
+
+    @classmethod
+    def n_neurons(cls, config: PretrainedConfig) -> int:
+        """How many neurons a layer has."""
+        return config.intermediate_size
+
+    @classmethod
+    @abstractmethod
+    def settings(cls, d_model: int, context_length: int, tied: bool) -> dict[str, Any]:
+        """The family's own fields in the configuration of a small model; `tied`: embeddings are the head's weights."""
+
+    @abstractmethod
+    def neurons(self, layer: int) -> Neurons:
+        """The neurons of a layer (W §4.3.1): its last values that are not linear in what follows."""
+
+    @abstractmethod
+    def hooks(self, layer: int) -> list[str]:
+        """What a run has to keep of a layer, apart from the residual stream before it."""
+
+    @abstractmethod
+    def inputs(self, cache: Cache, layer: int) -> Float[Tensor, "samples tokens ..."]:
+        """What the mixer takes from each position."""
+
+    @abstractmethod
+    def mixer_output(
+        self, cache: Cache, layer: int, inputs: Float[Tensor, "samples tokens ..."]
+    ) -> Float[Tensor, "samples ..."]:
+        """What the mixer hands the last position, from its inputs at all positions."""
+
+    @abstractmethod
+    def step(self, cache: Cache, layer: int, rows: Rows, mixer_output: Float[Tensor, "samples ..."]) -> Rows:
+        """The residual stream after the block at the last position.
+
+        `rows` is the one before the block; all rows get the same `mixer_output`.
+        """
+
+    def conv_input(self, cache: Cache, layer: int) -> Float[Tensor, "samples tokens width"]:
+        """What is mixed over neighbouring positions before the mixer. Raises `ValueError` where nothing is."""
+        raise ValueError(f"a {self.model_type} mixes no neighbouring positions.")
+
+    def conv(self, layer: int, window: Float[Tensor, "samples window width"]) -> Float[Tensor, "samples ..."]:
+        """The mixer's input at the last position of a window of `conv_input`; positions before the prompt are left out.
+
+        Raises `ValueError` where no neighbouring positions are mixed.
+        """
+        raise ValueError(f"a {self.model_type} mixes no neighbouring positions.")
+
+    def run(self, tokens: Int[Tensor, "samples tokens"]) -> Cache:
+        """One forward pass, which ends before the unembedding."""
+        cache: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[Tensor, object], None]:
+            def hook(value: Tensor, hook: object) -> None:
+                cache[name] = value.detach()
+
+            return hook
+
+        def stop(value: Tensor, hook: object) -> None:
+            raise StopAtLayerException(value)
+
+        layers = range(len(self.blocks))
+        hooks = [(name, keep(name)) for k in layers for name in (f"blocks.{k}.hook_in", *self.hooks(k))]
+        self.model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*hooks, (f"blocks.{layers[-1]}.hook_out", stop)])
+        return cache
+
+    def logits_of(self, rows: Rows, target: Int[Tensor, " samples"]) -> Float[Tensor, "rows samples"]:
+        """Logit of one token per sample; no other is computed."""
+        head = self.model.original_model.get_output_embeddings()
+        bias = 0 if getattr(head, "bias", None) is None else head.bias[target]
+        return (self.norm(rows) * head.weight[target]).sum(-1) + bias
+
+
+class Transformer(Family):
+    """A family whose mixers are attention heads. Input: keys and values. Mixer's output: the heads' outputs z."""
+
+    @abstractmethod
+    def qkv(self, layer: int, resid: Float[Tensor, "... d_model"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [..., n_heads, d_head], before the rotation, of a residual stream before a block."""
+
+    @abstractmethod
+    def attend(self, cache: Cache, layer: int, q: Tensor, inputs: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
+        """z at the last position, from queries and `inputs` (keys, values) of all positions."""
+
+    @abstractmethod
+    def attention_output(self, layer: int, z: Float[Tensor, "... n_heads d_head"]) -> Float[Tensor, "... d_model"]:
+        """What the heads add to the residual stream."""
+
+    @abstractmethod
+    def after(self, layer: int, resid: Float[Tensor, "... d_model"], attention: Tensor) -> Float[Tensor, "... d_model"]:
+        """The residual stream after a block, from the one before it and what attention adds."""
+
+    def mixer_output(self, cache: Cache, layer: int, inputs: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
+        return self.attend(cache, layer, cache[f"blocks.{layer}.attn.hook_q"], inputs)
+
+    def step(self, cache: Cache, layer: int, rows: Rows, mixer_output: Float[Tensor, "samples n_heads d_head"]) -> Rows:
+        return self.after(layer, rows, self.attention_output(layer, mixer_output))
+
+
+# ------------------------------------------------------------------------------------------- which are known
+
+_REGISTERED: dict[str, type[Family]] = {}
+
+
+def register(family: type[Family]) -> type[Family]:
+    """Make a family known by its `model_type`; a decorator."""
+    _REGISTERED[family.model_type] = family
+    return family
+
+
+def families() -> Mapping[str, type[Family]]:
+    """All families that are known, by transformers' names of them."""
+    for module in MODULES:
+        importlib.import_module(f"lib.models.{module}")
+    return _REGISTERED
+
+
+def family_class(model_type: str, name: str) -> type[Family]:
+    """The family of this `model_type`. Raises `ValueError`, in one sentence about `name`, for one that is not known."""
+    if model_type not in families():
+        raise ValueError(f"{name} is a {model_type}; the workbook knows {', '.join(sorted(families()))}.")
+    return families()[model_type]
+
+
+def family_of(model: TransformerBridge) -> Family:
+    """The model as a member of its family. Raises `ValueError` for a family that is not known."""
+    return family_class(model.original_model.config.model_type, model.cfg.model_name)(model)
+
+
+def neurons(model: TransformerBridge, layer: int) -> Neurons:
+    """The neurons of a layer (W §4.3.1). Raises `ValueError` for a model of a family that is not known.
+
+    Pythia: MLP after its activation. Mamba: SSM input after conv and SiLU, then SiLU(gate). RWKV: channel-mix
+    after the squared ReLU.
+    """
+    return family_of(model).neurons(layer)
+
+
+def n_layers(model: TransformerBridge) -> int:
+    """Number of blocks."""
+    return model.cfg.n_layers

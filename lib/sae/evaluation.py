@@ -1,0 +1,105 @@
+"""How good sparse autoencoders are: sparsity, reconstruction, and what the model loses by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib.corpus import Blocks
+from lib.models import resid_post
+from lib.models.activations import batches_of, iterate_activations, model_device
+from lib.sae.autoencoder import SAE
+
+
+@torch.no_grad()
+def evaluate_saes(
+    model: TransformerBridge, saes: Sequence[SAE], blocks: Blocks, batch_blocks: int = 32
+) -> pd.DataFrame:
+    """Quality of each SAE of `model` on a text; one row per SAE, also kept in `sae.info.metrics`.
+
+    l0: active features per token. explained_variance: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖². dead: share of the features that
+    fire on no token of the text. ce_recovered: (ce_mean − ce_sae) / (ce_mean − ce), where ce is the model's
+    cross-entropy in nats per token, ce_sae that with x̂ in the place of x at the SAE's layer, ce_mean that with x̄.
+    The model reads `batch_blocks` blocks at a time.
+    """
+    saes = [sae.to(model_device(model)) for sae in saes]
+    rows, means = _reconstruction(model, saes, blocks, batch_blocks)
+    for sae, row, losses in zip(saes, rows, _spliced_losses(model, saes, means, blocks, batch_blocks)):
+        ce, ce_sae, ce_mean = losses
+        row |= {"ce_recovered": (ce_mean - ce_sae) / (ce_mean - ce), "ce": ce, "ce_sae": ce_sae, "ce_mean": ce_mean}
+        sae.info.metrics = row
+    places = [{"layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
+    return pd.DataFrame([place | row for place, row in zip(places, rows)])
+
+
+def _reconstruction(
+    model: TransformerBridge, saes: Sequence[SAE], blocks: Blocks, batch_blocks: int
+) -> tuple[list[dict[str, float]], dict[int, Float[Tensor, " d_model"]]]:
+    """L0, explained variance and dead share of each SAE, and the layers' mean activations."""
+    layers = sorted({sae.info.layer for sae in saes})
+    n, total, square = 0, dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
+    error, active = [0.0] * len(saes), [0] * len(saes)
+    fired = [torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.b_enc.device) for sae in saes]
+    batches = iterate_activations(model, blocks, layers, batch_blocks)
+    for batch in tqdm(batches, "SAEs: reconstruction", -(-len(blocks) // batch_blocks), mininterval=5):
+        n += len(batch[layers[0]])
+        for layer, x in batch.items():
+            total[layer] += x.double().sum(0)
+            square[layer] += x.double().square().sum()
+        for k, sae in enumerate(saes):
+            x = batch[sae.info.layer]
+            f = sae.encode(x)
+            error[k] += (sae.decode(f) - x).double().square().sum()
+            active[k] += torch.count_nonzero(f)
+            fired[k] |= (f > 0).any(0)
+    means = {layer: total[layer] / n for layer in layers}
+    variance = {layer: square[layer] - n * means[layer].square().sum() for layer in layers}
+    rows = [
+        {
+            "l0": float(active[k] / n),
+            "explained_variance": float(1 - error[k] / variance[sae.info.layer]),
+            "dead": float((~fired[k]).double().mean()),
+        }
+        for k, sae in enumerate(saes)
+    ]
+    return rows, {layer: mean.float() for layer, mean in means.items()}
+
+
+def _spliced_losses(
+    model: TransformerBridge, saes: Sequence[SAE], means: dict[int, Tensor], blocks: Blocks, batch_blocks: int
+) -> list[tuple[float, float, float]]:
+    """Cross-entropy of the model, with x̂ and with x̄ spliced in, for each SAE."""
+    spliced: list[tuple[int, Callable]] = [(sae.info.layer, sae) for sae in saes]
+    spliced += [(layer, lambda x, mean=mean: mean.expand_as(x)) for layer, mean in means.items()]
+    n, clean, losses = 0, 0.0, [0.0] * len(spliced)
+    batches = batches_of(blocks, batch_blocks, model_device(model))
+    for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // batch_blocks), mininterval=5):
+        n += int((mask[:, :-1] & mask[:, 1:]).sum())
+        clean += _loss(model, tokens, mask)
+        for k, (layer, replace) in enumerate(spliced):
+            losses[k] += _loss(model, tokens, mask, resid_post(layer), replace)
+    of_mean = dict(zip(means, losses[len(saes) :]))
+    return [(clean / n, loss / n, of_mean[sae.info.layer] / n) for sae, loss in zip(saes, losses)]
+
+
+def _loss(
+    model: TransformerBridge, tokens: Int[Tensor, "blocks context"], mask: Bool[Tensor, "blocks context"],
+    hook_name: str = "", replace: Callable | None = None,
+) -> float:  # fmt: skip
+    """Summed cross-entropy of the next token where it and the position count; `replace` changes those positions."""
+
+    def splice(value: Tensor, hook: object) -> Tensor:
+        value = value.clone()
+        value[mask] = replace(value[mask].float()).to(value.dtype)
+        return value
+
+    logits = model.run_with_hooks(tokens, fwd_hooks=[(hook_name, splice)] if replace else [])
+    counted = mask[:, :-1] & mask[:, 1:]
+    return float(cross_entropy(logits[:, :-1][counted].float(), tokens[:, 1:][counted], reduction="sum"))

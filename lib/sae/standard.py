@@ -1,0 +1,31 @@
+"""The SAE of the paper (App. A): f = ReLU(x W_enc + b_enc), x̂ = f W_dec + b_dec, with an L1 penalty on f."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.sae.autoencoder import SAE, StepStats, register
+from lib.sae.dense_step import gpu_step
+from lib.sae.sparse_step import SparseStep
+
+
+@register("standard")
+class SparseAutoencoder(SAE):
+    """The standard SAE: ‖x − x̂‖² + λ Σ_i f_i·‖W_dec,i‖ (App. A.1)."""
+
+    sparse_step = SparseStep
+    gpu_step = staticmethod(gpu_step)
+
+    def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
+        """Feature activations of resid_post activations."""
+        return torch.relu(x @ self.W_enc + self.b_enc)
+
+    def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
+        """‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, a mean over tokens; and its parts."""
+        f = self.encode(x)
+        mse = (self.decode(f) - x).square().sum(1).mean()
+        sparsity = (f * self.W_dec.norm(dim=1)).sum(1).mean()
+        l0 = torch.count_nonzero(f) / len(x)
+        return mse + l1 * sparsity, StepStats(mse.detach(), sparsity.detach(), l0)

@@ -1,0 +1,281 @@
+"""What is wrong before long work starts, a sentence each: packages, text, models, tokenizers, room, folders.
+
+`check` looks at everything and says what to do; the functions `check_…` stop a run. Packages that take seconds to
+import, or may be missing, are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from lib.workbook import model_store, texts
+from lib.workbook.profiles import HOME, Profile, ProfileError
+
+REQUIREMENTS = HOME / "requirements.txt"
+INSTALL = "run `pip install -r requirements.txt`"
+GB = 1e9
+ADD_ONS = {  # import name → how it is installed, what it is for
+    "mamba_ssm": ("pip install --no-build-isolation mamba-ssm", "Mamba's scan on a GPU"),
+    "causal_conv1d": ("pip install --no-build-isolation causal-conv1d", "Mamba's convolution on a GPU"),
+    "triton": ("pip install triton", "matching features on a GPU"),
+    "ray": ("pip install -r tests/cluster/requirements.txt", "many computers"),
+}
+
+
+class CannotRun(Exception):
+    """Why a run cannot start, in one sentence."""
+
+
+def check(profile: Profile) -> list[str]:
+    """One line per thing that the profile needs ([ok], [missing]) or could use ([ok], [optional]), with what to do."""
+    groups = (_packages, _text, _models, _tokenizers, _device, _room, _folders, _add_ons)
+    return [line for group in groups for line in group(profile)]
+
+
+# ------------------------------------------------------------------------------------------- before a run
+
+
+def check_packages(requirements: Path = REQUIREMENTS) -> None:
+    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
+    missing, other = package_faults(requirements)
+    if missing:
+        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
+    if other:
+        print(f"Numbers may differ from the pinned ones: {', '.join(other)}.", file=sys.stderr)
+
+
+def check_room(profile: Profile) -> None:
+    """Raise `CannotRun` where nothing can be written, or not half of the planned disk or memory is there."""
+    from lib.models.hub import ModelNotFound
+    from lib.workbook import plan
+
+    for folder in (profile.cache_dir, profile.figures_dir):
+        if not writable(folder):
+            raise CannotRun(
+                f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
+            )
+    try:
+        takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+    except ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+    needs = f"profile {profile.name!r} needs at least"
+    if has.disk < takes.disk / 2:
+        raise CannotRun(
+            f"{profile.cache_dir} has {has.disk / GB:.1f} GB free and {needs} {takes.disk / 2 / GB:.1f}; "
+            "make room or choose another folder with --set cache_dir=FOLDER."
+        )
+    if has.memory < takes.memory / 2:
+        raise CannotRun(
+            f"{has.memory / GB:.1f} GB of memory are free and {needs} {takes.memory / 2 / GB:.1f}; "
+            "close other programs or take a smaller profile; --plan says what for."
+        )
+
+
+def check_hub(profile: Profile) -> None:
+    """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    from lib.models import hub
+    from lib.workbook import origins
+
+    names = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
+    text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
+    if (names or text) and (why := hub.unreachable()):
+        lacking = [*names, *([hub.OPENWEBTEXT] if text else [])]
+        commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
+        raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
+    if text:
+        print(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
+    try:
+        for name in model_store.hub_names(profile):
+            origins.model_folder(name, profile)
+        if profile.corpus == "openwebtext":
+            origins.text_revision(profile)
+    except (hub.ModelNotFound, hub.TextNotFound) as error:
+        raise CannotRun(str(error)) from None
+
+
+def check_tokenizers(profile: Profile) -> None:
+    """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
+    from lib.models import hub
+
+    try:
+        for name in dict.fromkeys(profile.model_names):
+            model_store.require_tokenizer(name, profile)
+    except hub.ModelNotFound as error:
+        raise CannotRun(str(error)) from None
+
+
+# ------------------------------------------------------------------------------------------- for reading
+
+
+def _line(good: bool, text: str, otherwise: str, required: bool = True) -> str:
+    return f"[ok] {text}" if good else f"[{'missing' if required else 'optional'}] {text}: {otherwise}"
+
+
+def _packages(_: Profile) -> Iterator[str]:
+    yield _line(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
+    absent, other = package_faults()
+    if absent:
+        yield f"[missing] {', '.join(absent)}: {INSTALL}"
+    if other:
+        yield f"[optional] {', '.join(other)}: numbers may differ a little; {INSTALL}"
+    if not absent and not other:
+        yield f"[ok] {len(pinned())} pinned packages"
+
+
+def _text(profile: Profile) -> Iterator[str]:
+    from lib.models import hub
+    from lib.workbook import origins
+
+    if profile.corpus == "docstrings":
+        about = f"text: {texts.DOCUMENTATION.relative_to(HOME)}"
+        yield _line(texts.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
+    elif files := len(origins.cached_text(profile)):
+        yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
+    else:
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
+        about += _origin(hub.OPENWEBTEXT, profile)
+        yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
+
+
+def _models(profile: Profile) -> Iterator[str]:
+    from lib.models import hub
+    from lib.workbook import origins
+
+    for name in dict.fromkeys(profile.model_names):
+        if name not in model_store.hub_names(profile):
+            yield _shipped(name)
+        elif origins.is_here(name, profile):
+            yield f"[ok] model {name}{_origin(name, profile)}"
+        else:
+            size = hub.facts().gigabytes_at_most.get(name)
+            about = f"model {name} is downloaded" + (f", {size:.2f} GB at most" if size else "")
+            yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(name)}")
+
+
+def _shipped(name: str) -> str:
+    from lib.models import hub, recipes
+    from lib.models.safe_weights import read_header
+
+    train = f"run python -m lib.zoo {name}"
+    if not model_store.is_available(name):
+        return f"[missing] model {name}: {train}"
+    weights = recipes.MODELS / name / hub.WEIGHTS
+    try:
+        read_header(weights) if weights.exists() else None  # random weights are made on the spot
+    except ValueError as error:
+        return f"[missing] model {name}: {error} Get the file again, or {train}"
+    return f"[ok] model {name}"
+
+
+def _tokenizers(profile: Profile) -> Iterator[str]:
+    """Of the models that are here and were trained; nothing is fetched."""
+    from lib.workbook import origins
+
+    remote = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
+    if profile.corpus != "docstrings" and profile.pythia in remote:
+        return  # it cuts the text
+    for name in dict.fromkeys(profile.model_names):
+        if name in remote or not model_store.is_available(name) or model_store.has_random_weights(name, profile):
+            continue
+        try:
+            model_store.require_tokenizer(name, profile)
+        except ProfileError as error:
+            yield f"[missing] a tokenizer for both: {error}"
+
+
+def _origin(repository: str, profile: Profile) -> str:
+    from lib.workbook import origins
+
+    return f", {about}" if (about := origins.describe(repository, profile)) else ""
+
+
+def _device(profile: Profile) -> Iterator[str]:
+    import torch
+
+    from lib import models
+
+    found = {"AMX": torch.cpu._is_amx_tile_supported(), "bf16": torch.cpu._is_avx512_bf16_supported()}
+    has = " and ".join(name for name, there in found.items() if there)
+    about = f"CPU{' with ' if has else ''}{has}, {torch.get_num_threads()} threads"
+    slower = "neither AMX nor bf16 instructions, so products in float32, slower"
+    yield _line(bool(has), about, slower, required=False)
+    device = model_store.device_of(profile)
+    yield f"[ok] runs on {device}, products in {str(models.fast_dtype(device)).removeprefix('torch.')}"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        yield f"[ok] GPU {gpu.name}, {gpu.total_memory / GB:.0f} GB"
+    else:
+        needs = "the profiles smoke and mini need none, paper is far too slow without"
+        yield f"[optional] GPU: none that torch can use; {needs}"
+
+
+def _room(profile: Profile) -> Iterator[str]:
+    from lib.workbook import plan
+
+    takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
+    helps = {
+        "disk": f"make room in {existing_folder(profile.cache_dir)} or take --set cache_dir=FOLDER",
+        "memory": "close other programs or take a smaller profile",
+    }
+    for kind, how in helps.items():
+        free, wanted = (getattr(room, kind) / GB for room in (has, takes))
+        yield _line(free >= wanted, f"{free:.0f} GB of {kind} free, {wanted:.1f} needed by the plan", how)
+
+
+def _folders(profile: Profile) -> Iterator[str]:
+    for what, folder in (("cache", profile.cache_dir), ("figures", profile.figures_dir)):
+        how = f"allow writing in {folder}, or choose another"
+        yield _line(writable(folder), f"{what} folder can be written to", how)
+
+
+def _add_ons(_: Profile) -> Iterator[str]:
+    for module, (command, use) in ADD_ONS.items():
+        yield _line(bool(find_spec(module)), f"{module}, for {use}", f"`{command}`", required=False)
+    there = shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("google-chrome"))
+    how = "`apt-get install chromium chromium-driver`, or Chrome and its chromedriver"
+    yield _line(bool(there), "Chromium, for the tests in a browser", how, required=False)
+
+
+# ------------------------------------------------------------------------------------------- packages, folders
+
+
+def pinned(requirements: Path = REQUIREMENTS) -> dict[str, str]:
+    """Package → version, from requirements.txt; without what only some machines get, by a marker."""
+    text = requirements.read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", text, flags=re.MULTILINE))
+
+
+def installed(package: str) -> str | None:
+    """Installed version without the build's suffix (torch's "+cpu"), or None."""
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def package_faults(requirements: Path = REQUIREMENTS) -> tuple[list[str], list[str]]:
+    """Pinned packages that are not installed; those of another version, as "name found instead of pinned"."""
+    pins = pinned(requirements)
+    found = {package: installed(package) for package in pins}
+    absent = [package for package, got in found.items() if got is None]
+    other = [f"{name} {found[name]} instead of {pin}" for name, pin in pins.items() if found[name] not in (None, pin)]
+    return absent, other
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return path if path.is_dir() else existing_folder(path.parent)
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written there; the folder may still have to be made."""
+    return os.access(existing_folder(folder), os.W_OK)

@@ -1,0 +1,49 @@
+"""What a notebook claims, recorded where it is measured, under the id by which the scorecard asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from lib.plots.style import save_table
+from lib.workbook.profiles import Profile
+
+HOLDS, FAILS, LEFT_OUT = "holds", "does not hold at this scale", "left out"
+
+Claim = tuple[str, str, bool | None, str]
+"""Id, words, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
+
+
+class Missing(LookupError):
+    """A value that no run has written yet, in one sentence."""
+
+
+def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
+    """A claim for which models are needed (as for `Profile.lacking`).
+
+    `measure()` gives whether it holds, and the effect in words; it is not called where a needed model is none.
+    """
+    lacking = profile.lacking(needs)
+    return (id, words, None, profile.left_out(lacking)) if lacking else (id, words, *measure())
+
+
+def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
+    """Write claims with ids and verdicts to the table `name`; returns claim, verdict and effect, for showing."""
+    table = pd.DataFrame(claims, columns=["id", "claim", "holds", "effect"])
+    said = [LEFT_OUT if holds is None else HOLDS if holds else FAILS for holds in table["holds"]]
+    recorded = table.assign(verdict=said)[["id", "claim", "verdict", "effect"]]
+    save_table(recorded, name, profile)
+    return recorded.drop(columns="id")
+
+
+def recorded(id: str, name: str, profile: Profile) -> pd.DataFrame:
+    """The row of one claim in the table `name`. Raises `Missing` where it has not been recorded."""
+    path = profile.figures_dir / f"{name}.csv"
+    if not path.exists():
+        raise Missing(f"{path.name} has not been written.")
+    table = pd.read_csv(path)
+    found = table[table["id"] == id]
+    if found.empty:
+        raise Missing(f"{name} does not record {id}.")
+    return found

@@ -1,0 +1,85 @@
+"""Features of a profile's models to be judged, the judge, and what is drawn of both (notebook 06)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lib.interpret.chat_judge import ChatJudge
+from lib.interpret.complexity import Sample, stratified_features
+from lib.interpret.judges import Example, Judge, RuleJudge, examples_of
+from lib.interpret.snippets import TopPlaces, top_places, vocabulary
+from lib.plots.complexity import Pair
+from lib.workbook import artifacts, comparisons, texts
+from lib.workbook.profiles import Profile
+
+VARIANTS = ("sae_seed", "model_seed", "mamba")
+
+
+def variants(profile: Profile) -> dict[str, str]:
+    """The comparisons of §5 that there are models for, short name → label; the cross-architecture one last."""
+    known = comparisons.comparisons(profile)
+    return {name: known[name].label for name in VARIANTS if name in known}
+
+
+def judge_of(profile: Profile) -> Judge:
+    """The profile's judge. Raises `JudgeUnavailable` for a language model without a key."""
+    if profile.judge_model is None:
+        return RuleJudge()
+    answers = profile.cache_dir / "judge_answers.jsonl"
+    return ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
+
+
+def places_of(name: str, profile: Profile) -> list[TopPlaces]:
+    """The highest places of all features of a model, by layer."""
+    blocks = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
+    layers = tqdm(artifacts.features(name, profile), f"highest places of {name}", unit="layer", mininterval=5)
+    return [top_places(layer, blocks) for layer in layers]
+
+
+def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
+    """`judge_features` of the Transformer's features, spread over layers and the last variant's MPPC.
+
+    Features that fire in fewer than ten documents are left out, as they have fewer snippets than App. E asks for.
+    """
+    known = comparisons.comparisons(profile)
+    labels = variants(profile)
+    frames = {name: artifacts.mppc(known[name].a, known[name].b, profile, known[name].seed_b)[0] for name in labels}
+    frame = frames["sae_seed"][["layer", "index", "firing_rate"]]
+    frame = frame.assign(**{labels[name]: found["mppc"] for name, found in frames.items()})
+    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places])
+    chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
+    chosen = chosen.drop(columns="mppc").reset_index(drop=True)
+    words = vocabulary(texts.load_tokenizer(profile))
+    return Sample(chosen, _examples(places, chosen["layer"], chosen["index"], words))
+
+
+def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Rows of scored features with the layer and index of their match in Mamba."""
+    matches = artifacts.mppc(profile.pythia, profile.mamba, profile)[0]
+    return rows.merge(matches[["layer", "index", "match_layer", "match_index"]], on=["layer", "index"], how="left")
+
+
+def pairs_of(
+    rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
+) -> list[Pair]:
+    """Scored features and their matches in Mamba, to be drawn."""
+    words, mppc = vocabulary(texts.load_tokenizer(profile)), variants(profile)["mamba"]
+    found = with_matches(rows, profile)
+    own = _examples(places, found["layer"], found["index"], words)
+    other = _examples(match_places, found["match_layer"], found["match_index"], words)
+    titles = (
+        f"MPPC {row[mppc]:.2f}: Pythia {row['layer']}/{row['index']} – Mamba {row['match_layer']}/{row['match_index']}"
+        for row in found.to_dict("records")
+    )
+    return [Pair(*parts) for parts in zip(titles, own, other, strict=True)]
+
+
+def _examples(
+    places: Sequence[TopPlaces], layers: pd.Series, indices: pd.Series, words: Sequence[str]
+) -> list[list[Example]]:
+    """What a judge reads of some features, each given by its layer and index."""
+    return [examples_of(places[layer].snippets(index), words) for layer, index in zip(layers, indices, strict=True)]

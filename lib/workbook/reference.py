@@ -1,0 +1,32 @@
+"""The papers' own numbers and our hand labels, as they lie in data/reference."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lib import interpret
+from lib.workbook.profiles import DATA
+
+REFERENCE = DATA / "reference"
+PAPER_TABLES = {
+    1: "paper_table1_ssm_state_by_layer",
+    2: "paper_table2_ssm_input_by_position",
+    3: "paper_table3_conv_input_corrupt_B",
+    4: "paper_table4_conv_input_corrupt_A",
+}
+
+
+def published_table(number: int) -> pd.DataFrame:
+    """A table of App. G for mamba-130m (W): distance, layer or position, mean_logit_diff, note."""
+    return pd.read_csv(REFERENCE / f"{PAPER_TABLES[number]}.csv")
+
+
+def released(model: str) -> pd.DataFrame:
+    """The authors' released results of path patching: `model` is mamba130m or pythia160m; adds mean_logit_diff."""
+    table = pd.read_csv(REFERENCE / f"released_{model}_path_patching.csv")
+    return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
+
+
+def hand_labels() -> pd.DataFrame:
+    """Sixty features labelled by hand from their snippets, before any judge: complexity, monosemanticity, examples."""
+    return interpret.read_labels(REFERENCE / "complexity_labels.csv")

@@ -1,0 +1,153 @@
+"""The texts that profiles read, as blocks of token ids; kept.
+
+Two corpora behind one interface: the documentation of Python packages that the workbook ships (smoke, mini) and
+OpenWebText, streamed (laptop, paper).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import lzma
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+from tqdm import tqdm
+
+from lib import corpus
+from lib.corpus import ARRAYS, HELD_OUT, Blocks, Split, split_of
+from lib.models import hub
+from lib.workbook import origins
+from lib.workbook.profiles import DATA, Profile
+from lib.workbook.store import Store, sha256_of
+
+log = logging.getLogger("workbook.corpus")
+
+DOCUMENTATION = DATA / "corpus" / "documentation.jsonl.xz"
+TOKENIZER = DATA / "models" / "tokenizer"
+TOKENS_PER_DOCUMENT = 600  # of OpenWebText, cut to one block of 1,024 tokens; an assumption on the low side
+
+
+@functools.cache
+def documents() -> list[str]:
+    """The shipped text, 28 million characters: documentation of thirteen packages (`data/corpus/NOTICE`), in order."""
+    with lzma.open(DOCUMENTATION, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+def text_fields(profile: Profile) -> dict[str, Any]:
+    """What identifies the text that a profile reads: its digest or revision, its tokenizer's, how it is divided."""
+    shipped = profile.corpus == "docstrings"
+    text = sha256_of(DOCUMENTATION) if shipped else f"{hub.OPENWEBTEXT}@{origins.text_revision(profile)}"
+    tokenizer = sha256_of(tokenizer_folder(profile) / "tokenizer.json")
+    cut = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document", "seed")}
+    return cut | {"text": text, "tokenizer": tokenizer, "held_out": HELD_OUT}
+
+
+def load_tokenizer(profile: Profile):
+    """The tokenizer that all models of the profile share."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer_folder(profile))
+
+
+def tokenizer_folder(profile: Profile) -> Path:
+    """Where the tokenizer that cuts the profile's text lies. Raises `ModelNotFound`."""
+    if profile.corpus == "docstrings":
+        return TOKENIZER
+    places = (DATA / "models" / profile.pythia, Path(profile.pythia))
+    return next((p for p in places if p.is_dir()), None) or origins.model_folder(profile.pythia, profile)
+
+
+def tokenizer_name(profile: Profile) -> str:
+    """What that tokenizer is called."""
+    return "data/models/tokenizer" if profile.corpus == "docstrings" else f"the tokenizer of {profile.pythia}"
+
+
+# ------------------------------------------------------------------------------------------- documents and blocks
+
+
+def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) -> Blocks:
+    """Blocks of the profile's corpus that hold `n_positions` counted positions (None: all of the text).
+
+    Documents come in an order shuffled by the profile's seed (docstrings) or as streamed (OpenWebText).
+    """
+    if profile.corpus == "openwebtext":
+        return _openwebtext_blocks(profile, split, n_positions)
+    documents = document_tokens(profile, split)
+    order = np.random.default_rng(profile.seed).permutation(len(documents))
+    return _cut((documents[i] for i in order), n_positions, profile)
+
+
+def _cut(documents: Iterable[list[int]], n_positions: int | None, profile: Profile) -> Blocks:
+    sizes = dict(n_positions=n_positions, blocks_per_document=profile.blocks_per_document)
+    return corpus.cut(documents, load_tokenizer(profile), profile.context_length, **sizes)
+
+
+def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    texts = documents()
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    for split in ("train", "held_out"):
+        ids = [e.ids for e in tokenizer.encode_batch([t for t in texts if split_of(t) == split])]
+        np.save(folder / f"{split}_lengths.npy", np.array([len(i) for i in ids], np.int32))
+        np.save(folder / f"{split}_tokens.npy", np.concatenate([np.array(i, np.uint16) for i in ids]))
+
+
+def document_tokens(profile: Profile, split: Split, tokenizer: Path | None = None) -> list[Int[ndarray, " n"]]:
+    """Token ids of every document of the shipped text, without BOS; kept.
+
+    `tokenizer` is a folder, the shipped models' unless another is given.
+    """
+    file = (tokenizer or TOKENIZER) / "tokenizer.json"
+    key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file), "held_out": HELD_OUT}
+    folder = Store(profile.cache_dir).get("corpus", key, functools.partial(_tokenize_documents, file))
+    lengths = np.load(folder / f"{split}_lengths.npy")
+    return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
+
+
+def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
+    """OpenWebText's documents as token ids; one in ten, by its hash, is held out.
+
+    Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
+    revision. Raises `TextNotFound` where neither can be.
+    """
+    from datasets import load_dataset
+
+    files = hub.text_files(origins.text_revision(profile))
+    tokenizer = load_tokenizer(profile)
+    for row in load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True):
+        if split_of(row["text"]) == split:
+            yield tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+
+
+def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None) -> Blocks:
+    """OpenWebText's first blocks, kept, so that the text is read once."""
+    key = {field: value for field, value in text_fields(profile).items() if field != "seed"}  # it is read as it comes
+    key |= {"split": split, "n_positions": n_positions}
+
+    def build(folder: Path) -> None:
+        documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
+        blocks = _cut(documents, n_positions, profile)
+        if n_positions and blocks.n_positions < n_positions:
+            found = blocks.n_positions
+            log.warning("The text ends after %s of %s tokens: download more of its files.", found, n_positions)
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(blocks, name))
+
+    folder = Store(profile.cache_dir).get("text", key, build)
+    return Blocks(*(np.load(folder / f"{name}.npy") for name in ARRAYS))
+
+
+def gigabytes_streamed(profile: Profile) -> float:
+    """OpenWebText that a run streams at most: documents it reads (nine in ten train, one is held out), uncompressed."""
+    train = profile.sae_tokens + profile.sweep_tokens
+    held_out = profile.eval_tokens + profile.mppc_tokens + profile.neuron_tokens
+    documents = (train / 0.9 + held_out / 0.1) / TOKENS_PER_DOCUMENT
+    return documents * hub.facts().gigabytes_at_most[hub.OPENWEBTEXT] / 8_013_769
