@@ -229,6 +229,7 @@ def test_head_to_head_is_the_plain_one(pythia, prompts):
     torch.testing.assert_close(found[sender], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.ill_typed
 def test_wrong_models_and_prompts_are_said(mamba, pythia, prompts):
     arguments = (prompts.clean, prompts.corrupt_b, prompts.target)
     with pytest.raises(ValueError, match="the model is a gpt_neox"):

@@ -91,6 +91,7 @@ def test_a_damaged_file_is_named(path, caplog, change):
     assert not is_whole(path) and (str(path) in caplog.text) == (change != "missing")
 
 
+@pytest.mark.ill_typed
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -124,6 +124,7 @@ def test_soft_matching_has_even_margins_and_sharpens():
     assert (S.soft_matching(square, 0.005, 2_000).argmax(1) == columns).all()
 
 
+@pytest.mark.ill_typed
 def test_too_few_or_unpaired_rows_are_said(x):
     with pytest.raises(ValueError, match="60 and 59"):
         S.svcca(x, x[:-1])

@@ -72,7 +72,7 @@ class TopPlaces:
         activations[counted[rows - first_row] - start] = values
         return Snippet(self.blocks.tokens[block, start:end], activations, position - start)
 
-    def _entries(self, index: int, first: int, end: int) -> tuple[ndarray, ndarray]:
+    def _entries(self, index: int, first: int | np.integer, end: int | np.integer) -> tuple[ndarray, ndarray]:
         """Rows from `first` to `end` on which the feature fires, and its activations there."""
         indptr = self.features.indptr
         part = slice(indptr[first], indptr[end])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64, Integer
 from numba import njit
 
 from lib.models.prefetch import prefetch
@@ -31,7 +31,7 @@ class VaryingFeatures:
     """
 
     indptr: Int64[np.ndarray, "rows_and_1"]
-    indices: Int[np.ndarray, "nnz"]
+    indices: Integer[np.ndarray, "nnz"]
     values: Float32[np.ndarray, "nnz"]
     kept: Int64[np.ndarray, "varying"]
     """Their indices in the layer; `indices` count among these."""
@@ -104,7 +104,7 @@ def _scatter(indptr, indices, values, end, out_tokens, out_values):
             end[j] += 1
 
 
-BestMatches = tuple[Float32[np.ndarray, "features"], Int32[np.ndarray, "features"]]
+BestMatches = tuple[Float32[np.ndarray, " _"], Int32[np.ndarray, " _"]]
 
 
 def best_matches(a: VaryingFeatures, b: VaryingFeatures, threads: int) -> tuple[BestMatches, BestMatches]:

@@ -1,4 +1,4 @@
-"""``python -m pytest -p tests.annotations.enforced``: whatever lib's functions take and give is held to their annotations.
+"""``python -m pytest -p tests.annotations.enforced``: whatever science's functions take and give is held to their annotations.
 
 Functions that Numba or Triton compile stay as they are: a check around them cannot be compiled.
 """
@@ -8,6 +8,7 @@ import ast
 import pytest
 from jaxtyping import _import_hook, install_import_hook
 
+SCIENCE = [f"lib.{part}" for part in ("corpus", "models", "sae", "mppc", "circuits", "interpret", "spaces")]
 COMPILES = {"njit", "jit", "_kernel", "no_type_check"}
 
 
@@ -18,7 +19,7 @@ def is_left_alone(decorator: ast.expr) -> bool:
 
 
 _import_hook._is_no_type_check = is_left_alone
-install_import_hook("lib", "beartype.beartype")
+install_import_hook(SCIENCE, "beartype.beartype")
 
 
 @pytest.hookimpl(tryfirst=True)
