@@ -30,8 +30,7 @@ from safetensors.torch import load_file, save
 
 from lib import corpus, models
 from lib.models import hub
-from lib.workbook import model_store, origins, texts
-from lib.workbook import checks
+from lib.workbook import checks, model_store, origins, texts
 from lib.workbook.checks import CannotRun
 from lib.workbook.profiles import HOME, get_profile
 from lib.workbook.store import sha256_of
