@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from lib import corpus, reproduce
 from lib.models import recipes, tokenizer_identity
-from lib.models.tokenizer_identity import TokenizerError, deviation, difference
+from lib.models.tokenizer_identity import deviation, difference
 from lib.workbook import checks, model_store, texts
-from lib.workbook.profiles import get_profile
+from lib.workbook.profiles import ProfileError, get_profile
 
 FILE = texts.TOKENIZER / "tokenizer.json"
 
@@ -111,7 +111,7 @@ MINI = get_profile("mini", device="cpu")
 
 
 def test_a_model_with_another_tokenizer_is_not_loaded(other):
-    with pytest.raises(TokenizerError) as caught:
+    with pytest.raises(ProfileError) as caught:
         model_store.load(str(other), MINI)
     said = str(caught.value)
     assert said.startswith(f"the text is cut by data/models/tokenizer, and the tokenizer of {other} is another (tokens that only one")
@@ -131,10 +131,10 @@ def test_of_another_text_it_is_the_transformer_s_that_cuts(other, stranger):
     """Two models that share a tokenizer go together, whichever it is."""
     profile = get_profile("laptop", pythia=str(other), mamba=str(other), rwkv="mini-rwkv")
     model_store.require_tokenizer(str(other), profile)
-    with pytest.raises(TokenizerError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"):
+    with pytest.raises(ProfileError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"):
         model_store.require_tokenizer("mini-rwkv", profile)
     (other / "tokenizer.json").unlink()
-    with pytest.raises(TokenizerError, match="which has no tokenizer.json: choose a model that has one"):
+    with pytest.raises(ProfileError, match="which has no tokenizer.json: choose a model that has one"):
         model_store.require_tokenizer(str(other), profile)
 
 
@@ -153,10 +153,10 @@ def test_vocabulary_and_merges_in_two_files_are_a_tokenizer_too(stranger):
     as_two_files(stranger, SETTINGS)
     model_store.require_tokenizer(str(stranger), MINI)
     (stranger / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(TokenizerError, match="they differ in their merges"):
+    with pytest.raises(ProfileError, match="they differ in their merges"):
         model_store.require_tokenizer(str(stranger), MINI)
     (stranger / "merges.txt").unlink()
-    with pytest.raises(TokenizerError, match=f"{stranger} has its vocab.json and no merges.txt, so put that beside it"):
+    with pytest.raises(ProfileError, match=f"{stranger} has its vocab.json and no merges.txt, so put that beside it"):
         model_store.require_tokenizer(str(stranger), MINI)
 
 
@@ -174,7 +174,7 @@ def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger
 
 def test_a_tokenizer_that_cannot_be_read_is_named(stranger):
     (stranger / "tokenizer.json").write_text("{}")
-    with pytest.raises(TokenizerError, match=f"the tokenizer {stranger}/tokenizer.json cannot be read: "):
+    with pytest.raises(ProfileError, match=f"the tokenizer {stranger}/tokenizer.json cannot be read: "):
         model_store.require_tokenizer(str(stranger), MINI)
 
 
@@ -190,7 +190,7 @@ def test_a_model_without_a_tokenizer_is_taken_at_its_word_and_read_with_the_text
     config = json.loads((stranger / "config.json").read_text())
     (stranger / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
     tokenizer_identity._allow_without.cache_clear()
-    with pytest.raises(TokenizerError, match=f"4096 tokens, and {stranger} brings no tokenizer and knows 50 tokens"):
+    with pytest.raises(ProfileError, match=f"4096 tokens, and {stranger} brings no tokenizer and knows 50 tokens"):
         model_store.require_tokenizer(str(stranger), MINI)
 
 
