@@ -12,7 +12,6 @@ from selenium import webdriver
 
 from lib.models import hub
 from lib.workbook.profiles import get_profile
-from tests import running
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
@@ -27,6 +26,8 @@ def smoke(tmp_path_factory):
 @pytest.fixture(scope="session")
 def executed(smoke, tmp_path_factory):
     """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
+    from tests import running  # here: it imports Triton, which reads the environment above
+
     figures = tmp_path_factory.mktemp("figures")
     running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu"}, figures)
     return figures

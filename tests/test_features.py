@@ -20,6 +20,9 @@ from lib.mppc.files import (
 )
 
 
+ABOUT = {"features": '{"d_sae": 20, "text": null}'}
+
+
 def activations(n_tokens, d_sae, rate=0.1, seed=0):
     rng = np.random.default_rng(seed)
     return (rng.exponential(size=(n_tokens, d_sae)) * (rng.random((n_tokens, d_sae)) < rate)).astype(np.float32)
@@ -105,12 +108,12 @@ def test_a_damaged_file_is_named(path, caplog, change):
 def test_arrays_that_do_not_fit_are_refused(path, change, message):
     written(path, activations(40, 20))
     arrays = {name: array for name, array in (load_file(path) | change).items() if array is not None}
-    save_file(arrays, path, {"d_sae": "20"})
+    save_file(arrays, path, ABOUT)
     with pytest.raises(ValueError, match=f"{path} is damaged.*{message}"):
         open_layer(path)
 
 
-@pytest.mark.parametrize("about", [None, {"text": "x"}, {"d_sae": "many"}])
+@pytest.mark.parametrize("about", [None, {"text": "x"}, {"features": "many"}, {"features": '{"d_sae": "many", "text": null}'}, {"features": "[]"}])
 def test_a_file_of_something_else_is_refused(path, about):
     written(path, activations(40, 20))
     save_file(load_file(path), path, about)
@@ -122,7 +125,7 @@ def test_an_index_out_of_range_does_not_reach_memory(path):
     written(path, activations(40, 20))
     arrays = load_file(path)
     arrays["indices"][7] = 20
-    save_file(arrays, path, {"d_sae": "20"})
+    save_file(arrays, path, ABOUT)
     with pytest.raises(ValueError, match="not below d_sae=20"):
         feature_statistics(open_layer(path))
 

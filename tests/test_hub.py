@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save
 
 from lib import corpus, models
 from lib.models import hub
-from lib.workbook import checks, model_store, origins
+from lib.workbook import checks, model_store, origins, texts
 from lib.workbook.checks import CannotRun
 from lib.workbook.profiles import HOME, get_profile
 from lib.workbook.store import sha256_of
@@ -134,7 +134,7 @@ def run(home, *options, code=None, **env):
 
 LOAD = f"""
 import os
-from lib import corpus, models
+from lib.workbook import model_store, texts
 from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 print(model_store.load({NAMES[2]!r}, profile).cfg.n_layers, len(texts.load_blocks(profile, "train", 200)))
@@ -181,9 +181,8 @@ def server(repositories):
 CHECK = """
 import logging, os, sys
 logging.basicConfig(format="%(message)s")
-from lib import corpus, models
-from lib.models import hub, origins
-from lib.workbook import checks
+from lib.models import hub
+from lib.workbook import checks, model_store, origins, texts
 from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", device="cpu", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 try:

@@ -77,11 +77,11 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     with lzma.open(texts.DOCUMENTATION) as text, lzma.open(other, "w") as file:
         file.write(text.read()[:1_000_000].rpartition(b"\n")[0])
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "DOCUMENTATION", other)
+        patch.setattr(texts, "DOCUMENTATION", other)
         assert changed(before, keys(smoke, key_of)) == set(before)
     tokenizer = shutil.copytree(texts.TOKENIZER, tmp_path / "tokenizer")
     (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"Ġthe"', '"Ġthx"'))
-    monkeypatch.setattr(corpus, "TOKENIZER", tokenizer)
+    monkeypatch.setattr(texts, "TOKENIZER", tokenizer)
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
 
 

@@ -61,7 +61,7 @@ def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypat
         artifacts.saes_folder(name, few)
     own, load = artifacts.features(few.pythia, few), texts.load_blocks
     with monkeypatch.context() as patched:
-        patched.setattr(corpus, "load_blocks", lambda *args: (text := load(*args))[np.arange(len(text))[::-1]])
+        patched.setattr(texts, "load_blocks", lambda *args: (text := load(*args))[np.arange(len(text))[::-1]])
         other = artifacts.features(few.mamba, few)
     assert own[0].n_tokens == other[0].n_tokens
     for pair in (artifacts.mppc, artifacts.resampled_mppc):

@@ -23,7 +23,7 @@ from lib.workbook.profiles import get_profile
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
 
 
-DEPTHS = {"pythia": 2, "mamba": 4, "rwkv": 7}
+DEPTHS = {"gpt_neox": 2, "mamba": 4, "rwkv": 7}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,6 +97,6 @@ def test_path_patching_s_last_position_is_the_model_s(name, laptop):
     cache = architecture.run(p.clean)
     rows = cache["blocks.0.hook_in"][:, -1][None]
     for layer in range(models.n_layers(model)):
-        rows = architecture.step(cache, layer, rows, architecture.read(cache, layer, architecture.inputs(cache, layer)))
+        rows = architecture.step(cache, layer, rows, architecture.mixer_output(cache, layer, architecture.inputs(cache, layer)))
     expected = path_patching.clean_logits(model, p.clean, p.target)
     torch.testing.assert_close(architecture.logits_of(rows, p.target)[0], expected, atol=1e-4, rtol=1e-4)

@@ -10,8 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from lib import models
 from lib.corpus import Blocks
-from lib.sae import SAE, SAEConfig, SaeInfo, SparseAutoencoder, evaluate_saes, load, register, train_saes
-from lib.sae import training as sae_training
+from lib.sae import (
+    SAE,
+    SAEConfig,
+    SaeInfo,
+    SparseAutoencoder,
+    evaluate_saes,
+    load,
+    register,
+    train_saes,
+    training as sae_training,
+)
 from lib.sae.autoencoder import CFG, WEIGHTS, StepStats, sae_type
 from lib.sae.dense_step import dense_step, gpu_step
 from lib.sae.jumprelu import BANDWIDTH

@@ -1,12 +1,13 @@
 """Sparse features on the disk: a layer is one safetensors file, which is written shard by shard.
 
 The file has the arrays of `lib.mppc.features.SparseFeatures` as `offsets`, `indices` and `values`; its metadata name d_sae
-and the text. While features are captured, each shard of the text is such a file by itself. A file gets its name when it
+and the text, as one JSON object, because safetensors writes several entries in a random order. While features are captured, each shard of the text is such a file by itself. A file gets its name when it
 is whole, so a capture that was killed goes on with the shards that are missing.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 from lib.mppc.features import FeatureDtype, SparseFeatures, concatenated, index_dtype
 
 log = logging.getLogger("workbook.features")
+ABOUT = "features"  # the metadata's only entry
 
 
 def layer_file(folder: str | Path, layer: int) -> Path:
@@ -36,7 +38,7 @@ def save_features(features: SparseFeatures, path: Path) -> None:
     """Write one layer, or one shard of it: a reader, or a power cut, finds the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"offsets": features.indptr, "indices": features.indices, "values": features.stored}
-    about = {"d_sae": str(features.d_sae)} | ({"text": features.text} if features.text else {})
+    about = {ABOUT: json.dumps({"d_sae": features.d_sae, "text": features.text})}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(arrays, temporary, about)
@@ -53,9 +55,9 @@ def open_layer(path: Path) -> SparseFeatures:
         raise ValueError(f"{path} is missing; compute the features again.")
     try:
         with safe_open(path, "pt") as file:  # torch maps the file, NumPy's own reader would copy it
-            about = file.metadata()
+            about = json.loads(file.metadata()[ABOUT])
             arrays = [file.get_tensor(name).numpy() for name in ("offsets", "indices", "values")]
-        return SparseFeatures(*arrays, (len(arrays[0]) - 1, int(about["d_sae"])), about.get("text"))
+        return SparseFeatures(*arrays, (len(arrays[0]) - 1, about["d_sae"]), about["text"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged, compute the features again: {str(error).rstrip('.')}.") from None
 

@@ -91,7 +91,7 @@ def check_hub(profile: Profile) -> None:
         commands = "".join(f"\n    {hub.command(name)}" for name in lacking)
         raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
     if text:
-        print(f"{hub.OPENWEBTEXT} is streamed as it is read, {hub.text_gigabytes(profile):.1f} GB at most.")
+        print(f"{hub.OPENWEBTEXT} is streamed as it is read, {texts.gigabytes_streamed(profile):.1f} GB at most.")
     try:
         for name in model_store.hub_names(profile):
             origins.model_folder(name, profile)
@@ -140,7 +140,7 @@ def _text(profile: Profile) -> Iterator[str]:
     elif files := len(origins.cached_text(profile)):
         yield f"[ok] text: {files} files of {hub.OPENWEBTEXT} in the hub's cache{_origin(hub.OPENWEBTEXT, profile)}"
     else:
-        about = f"text: {hub.OPENWEBTEXT} is streamed, {hub.text_gigabytes(profile):.1f} GB at most"
+        about = f"text: {hub.OPENWEBTEXT} is streamed, {texts.gigabytes_streamed(profile):.1f} GB at most"
         about += _origin(hub.OPENWEBTEXT, profile)
         yield _line(not (why := hub.unreachable()), about, f"{why}; {hub.how_to_get(hub.OPENWEBTEXT)}")
 

@@ -159,6 +159,10 @@ class Profile(BaseModel):
         roles = self.__dict__.get("roles", {})
         return roles[name].model if name in roles else super().__getattr__(name)
 
+    def __hash__(self) -> int:
+        """Of all settings: equal profiles have equal ones."""
+        return hash(self.model_dump_json())
+
     def changed(self, **settings: Any) -> Profile:
         """A copy with other settings, which are not checked again; a role takes the name of its model."""
         named = {role: settings.pop(role) for role in self.roles if role in settings}
