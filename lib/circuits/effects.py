@@ -24,7 +24,7 @@ Target = Int[Tensor, "samples"]
 
 def final_state_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target, per_sample: bool = False
-) -> Float[Tensor, "n_layers"]:
+) -> Float[Tensor, "n_layers *each_sample"]:
     """Table 1: what a layer brings from all earlier positions, patched; each layer in turn.
 
     Mamba: the final state h, before the last token from the corrupted run, then the clean run's last update. RWKV: the
@@ -42,7 +42,7 @@ def final_state_effects(
 def mixer_input_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     layer: int, positions: Sequence[int], per_sample: bool = False,
-) -> Float[Tensor, "n_positions"]:  # fmt: skip
+) -> Float[Tensor, "n_positions *each_sample"]:  # fmt: skip
     """What the mixer of `layer` takes in at one position, patched, through what the last position reads there.
 
     Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads.
@@ -63,7 +63,7 @@ def mixer_input_effects(
 def ssm_input_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     layer: int, positions: Sequence[int], per_sample: bool = False,
-) -> Float[Tensor, "n_positions"]:  # fmt: skip
+) -> Float[Tensor, "n_positions *each_sample"]:  # fmt: skip
     """Table 2 (Mamba): the SSM input c of `layer` patched at one position, through the final state.
 
     Δ and B at that position follow from the patched c; the state then decays as in the clean run.
@@ -77,7 +77,7 @@ def ssm_input_effects(
 def conv_input_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     layer: int, positions: Sequence[int], through: int, per_sample: bool = False,
-) -> Float[Tensor, "n_positions"]:  # fmt: skip
+) -> Float[Tensor, "n_positions *each_sample"]:  # fmt: skip
     """Tables 3 and 4: the convolution's input x patched at one position, through its output at `through` alone.
 
     RWKV: the token shift's input, through key and value at `through`. Raises `ValueError` for a Transformer.
@@ -100,7 +100,7 @@ def conv_input_effects(
 
 def head_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target, per_sample: bool = False
-) -> Float[Tensor, "n_layers n_heads"]:
+) -> Float[Tensor, "n_layers n_heads *each_sample"]:
     """Fig. 7b, first step (Transformer): z of one head at the last position patched, all other heads frozen."""
     architecture = _transformer(model)
 
@@ -117,7 +117,7 @@ def head_effects(
 def head_to_head_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
     receiver: tuple[int, int], per_sample: bool = False,
-) -> Float[Tensor, "layers_before n_heads"]:  # fmt: skip
+) -> Float[Tensor, "layers_before n_heads *each_sample"]:  # fmt: skip
     """Fig. 7b, second step (Transformer): z of one head at all positions patched, into the receiver's q, k and v alone.
 
     All other heads are frozen, the receiver's z at the last position goes on to the logits. `receiver` is (layer,
@@ -170,7 +170,7 @@ def _transformer(model: TransformerBridge) -> Transformer:
     return architecture
 
 
-def _mean(effects: Float[Tensor, "senders samples"], per_sample: bool) -> Tensor:
+def _mean(effects: Float[Tensor, "*senders samples"], per_sample: bool) -> Tensor:
     return effects if per_sample else effects.mean(-1)
 
 

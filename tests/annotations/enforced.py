@@ -4,8 +4,11 @@ Functions that Numba or Triton compile stay as they are: a check around them can
 """
 
 import ast
+from collections.abc import Callable
+from typing import Self
 
 import pytest
+from beartype import beartype
 from jaxtyping import _import_hook, install_import_hook
 
 SCIENCE = [f"lib.{part}" for part in ("corpus", "models", "sae", "mppc", "circuits", "interpret", "spaces")]
@@ -18,8 +21,15 @@ def is_left_alone(decorator: ast.expr) -> bool:
     return not names.isdisjoint(COMPILES)
 
 
+def checked(function: Callable) -> Callable:
+    """beartype's check of a function; of `Self` it knows only in classes that it is given whole."""
+    hints = function.__annotations__.items()
+    function.__annotations__ = {name: hint for name, hint in hints if hint not in ("Self", Self)}
+    return beartype(function)
+
+
 _import_hook._is_no_type_check = is_left_alone
-install_import_hook(SCIENCE, "beartype.beartype")
+install_import_hook(SCIENCE, "tests.annotations.enforced.checked")
 
 
 @pytest.hookimpl(tryfirst=True)
