@@ -132,5 +132,5 @@ class ShuffleBuffer:
         """The same for all layers."""
         return torch.from_numpy(self._random(*key).permutation(n)).to(model_device(self.model))
 
-    def _random(self, *key: int) -> np.random.Generator:
+    def _random(self, *key: int | np.integer) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
