@@ -27,7 +27,7 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
 
 
 def test_a_fifth_model_and_a_sixth_comparison_are_data(smoke, tmp_path):
-    wider = Role(label="Mamba, again", what="a second Mamba", model="smoke-mamba")
+    wider = Role(what="a second Mamba", model="smoke-mamba")
     pair = Pair(a="mamba", b="other", label="Mamba → Mamba, again")
     more = smoke.model_copy(update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}})
     known = comparisons.comparisons(more)

@@ -19,7 +19,6 @@ from lib.mppc.files import (
     shard_file,
 )
 
-
 ABOUT = {"features": '{"d_sae": 20, "text": null}'}
 
 

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from lib import corpus  # fmt: skip
 from lib.circuits import ioi, prompts
 from lib.mppc import uncertainty
 from lib.sae import training as sae_training

@@ -25,7 +25,10 @@ def test_any_grid_of_tiles_gives_the_whole(cut):
     a[4], b[3] = a[1].copy(), b[0].copy()  # ties between layers of different tiles
     a[2] = scipy.sparse.csr_array(np.zeros((60, 9), np.float32))  # a run of layers may have nothing to match
     places = product(split(range(5), cut[0]), split(range(4), cut[1]))
-    tiles = [(place, max_pairwise_correlations(*([side[k] for k in some] for side, some in zip((a, b), place)))) for place in places]
+    tiles = []
+    for place in places:
+        sides = ([side[k] for k in some] for side, some in zip((a, b), place))
+        tiles.append((place, max_pairwise_correlations(*sides)))
     merged = merge_tiles(tiles, [9] * 5, [7] * 4)
     whole = max_pairwise_correlations(a, b)
     assert (whole[0].layer >= 0).any() and 3 not in whole[0].layer and 4 not in whole[1].layer

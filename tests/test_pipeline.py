@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import corpus, models
+from lib import models
 from lib.mppc.files import layer_file
 from lib.sae import SparseAutoencoder
 from lib.workbook import artifacts, model_store, sizes, sweep, texts

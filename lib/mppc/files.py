@@ -1,8 +1,9 @@
 """Sparse features on the disk: a layer is one safetensors file, which is written shard by shard.
 
-The file has the arrays of `lib.mppc.features.SparseFeatures` as `offsets`, `indices` and `values`; its metadata name d_sae
-and the text, as one JSON object, because safetensors writes several entries in a random order. While features are captured, each shard of the text is such a file by itself. A file gets its name when it
-is whole, so a capture that was killed goes on with the shards that are missing.
+The file has the arrays of `lib.mppc.features.SparseFeatures` as `offsets`, `indices` and `values`. Its metadata name
+d_sae and the text, as one JSON object, because safetensors writes several entries in a random order. While features
+are captured, each shard of the text is such a file by itself. A file gets its name when it is whole, so a capture that
+was killed goes on with the shards that are missing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,25 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "style": ["fig_density_by_layer", "fig_depth_map", "fig_forward_and_reverse", "fig_hierarchy", "fig_mppc_density", "fig_mppc_difference", "fig_sae_quality", "fig_sae_trade_off", "fig_sae_training", "fig_sensitivity", "fig_share_above", "fig_three_panels", "fig_training_losses", "plt", "save_figure", "save_table", "signed", "use_theme"],
+        "style": [
+            "fig_density_by_layer",
+            "fig_depth_map",
+            "fig_forward_and_reverse",
+            "fig_hierarchy",
+            "fig_mppc_density",
+            "fig_mppc_difference",
+            "fig_sae_quality",
+            "fig_sae_trade_off",
+            "fig_sae_training",
+            "fig_sensitivity",
+            "fig_share_above",
+            "fig_three_panels",
+            "fig_training_losses",
+            "plt",
+            "save_figure",
+            "save_table",
+            "signed",
+            "use_theme",
+        ],
     },
 )

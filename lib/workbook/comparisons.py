@@ -54,7 +54,13 @@ def comparisons(profile: Profile) -> dict[str, Comparison]:
     model_of = {name: role.model for name, role in profile.roles.items()}
     other_seed = profile.sae_seeds[-1]
     return {
-        name: Comparison(pair.label, model_of[pair.a], model_of[pair.b], other_seed if pair.other_sae_seed else None, pair.of == "neurons")
+        name: Comparison(
+            pair.label,
+            model_of[pair.a],
+            model_of[pair.b],
+            seed_b=other_seed if pair.other_sae_seed else None,
+            neurons=pair.of == "neurons",
+        )
         for name, pair in profile.comparisons.items()
         if model_of[pair.a] and model_of[pair.b]
     }

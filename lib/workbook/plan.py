@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lib.mppc.files import feature_bytes
 from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
 from lib.workbook import model_store
 from lib.workbook.checks import GB, existing_folder
@@ -94,7 +95,7 @@ def _model(shape: Shape, profile: Profile) -> Iterator[Stage]:
     yield Stage(f"{name}: SAEs evaluated", weights + seeds * at_once * FLOAT * sae + logits, work=work)
     work = profile.mppc_tokens * (seeds * blocks + encoding)
     memory = reading + FLOAT * (shape.sae_layers * sae + 3 * CHUNK * d_sae)
-    disk = n_saes * _feature_bytes(l0, d_sae, profile)
+    disk = n_saes * feature_bytes(profile.mppc_tokens, l0, d_sae, profile.feature_dtype)
     yield Stage(f"{name}: features captured", memory, disk, work=work)
 
 
@@ -128,12 +129,6 @@ def _circuits(shapes: list[Shape], profile: Profile) -> Stage:
 
 def _l0(profile: Profile) -> float:
     return profile.target_l0 or L0_WITHOUT_TARGET
-
-
-def _feature_bytes(l0: float, d_sae: int, profile: Profile) -> float:
-    """One layer's features: an offset per token; an index and a value per feature that fires."""
-    index, value = 2 if d_sae <= 2**16 else 4, 2 if profile.feature_dtype == "float16" else FLOAT
-    return profile.mppc_tokens * (8 + l0 * (index + value))
 
 
 def _resampling(n_features: int) -> int:

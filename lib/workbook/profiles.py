@@ -33,7 +33,6 @@ class Role(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    label: str = Field(description="what figures and tables call it")
     what: str = Field(description="what a sentence calls it, with its article")
     model: str | None = Field(None, description="folder in data/models, or hub id; none leaves it out")
 
@@ -51,10 +50,10 @@ class Pair(BaseModel):
 
 
 PARTS = {
-    "pythia": ("Pythia", "the Transformer"),
-    "pythia_seed": ("Pythia, another seed", "another seed of the Transformer"),
-    "mamba": ("Mamba", "a Mamba"),
-    "rwkv": ("RWKV", "an RWKV"),
+    "pythia": "the Transformer",
+    "pythia_seed": "another seed of the Transformer",
+    "mamba": "a Mamba",
+    "rwkv": "an RWKV",
 }
 COMPARISONS = {
     "neurons": Pair(a="pythia", b="mamba", of="neurons", label="neurons, Pythia → Mamba"),
@@ -90,7 +89,7 @@ class Profile(BaseModel):
     )
 
     roles: dict[str, Role] = Field(
-        description="the models by their parts; a setting names a role: mamba=NAME. The first is what others are compared with"
+        description="the models by their parts (a setting: mamba=NAME); others are compared with the first"
     )
     comparisons: dict[str, Pair] = Field(COMPARISONS, description="what is compared with what, by a short name")
     layers: tuple[int, ...] | None = Field(
@@ -145,7 +144,8 @@ class Profile(BaseModel):
     def _comparisons_fit(self) -> Profile:
         for name, pair in self.comparisons.items():
             if unknown := {pair.a, pair.b} - set(self.roles):
-                raise ValueError(f"the comparison {name} names {unknown.pop()}, which is no role of {', '.join(self.roles)}")
+                known = ", ".join(self.roles)
+                raise ValueError(f"the comparison {name} names {unknown.pop()}, which is no role of {known}")
         return self
 
     @model_validator(mode="after")
@@ -170,7 +170,8 @@ class Profile(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """All settings by name, with a role for the name of its model."""
-        return self.model_dump(exclude={"roles", "comparisons"}) | {name: role.model for name, role in self.roles.items()}
+        models = {name: role.model for name, role in self.roles.items()}
+        return self.model_dump(exclude={"roles", "comparisons"}) | models
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -225,7 +226,7 @@ def _cast(roles: dict[str, Role], names: dict[str, str | None]) -> dict[str, Rol
 
 def _roles(**names: str) -> dict[str, Role]:
     """The paper's parts, with a model in each."""
-    return {part: Role(label=label, what=what, model=names[part]) for part, (label, what) in PARTS.items()}
+    return {part: Role(what=what, model=names[part]) for part, what in PARTS.items()}
 
 
 def _folder(name: str, models: str) -> str:
