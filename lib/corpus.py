@@ -77,7 +77,11 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
 
 
 def blocks_of(
-    documents: Iterable[list[int]], context_length: int, bos: int, pad: int, special: set[int],
+    documents: Iterable[list[int]],
+    context_length: int,
+    bos: int,
+    pad: int,
+    special: set[int],
     blocks_per_document: int | None = None,
 ) -> Blocks:
     """Cut each document (token ids without BOS) into blocks of `context_length` that start with BOS."""

@@ -35,12 +35,18 @@ def executed(smoke, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium, from Debian's packages or wherever it is on the PATH; keeps the console's and network's logs."""
+    """A headless Chromium, from Debian's packages or the PATH; keeps the logs of its console and of its network."""
     if not shutil.which("chromedriver"):
         missing = "no Chromium on this computer: apt-get install chromium chromium-driver"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1200,900",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""The experiments of ``python -m tests.robustness``: each returns a row of its table; the exit code is 1 if one fails."""
+"""The experiments of ``python -m tests.robustness``: each returns a row of its table; exit code 1 if one fails."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def killed_in_stages(root: Path, calm: Place, _) -> Row:
 
 
 def _killed(event: str, kills: Callable[[Path, Place], Iterable[list[str] | None]], root: Path, calm: Place) -> Row:
-    """A row about notebooks that were killed: `kills` gives what was half built each time, or None where it was too late."""
+    """A row about killed notebooks: `kills` gives what was half built each time, or None where it was too late."""
     place = calm.copy(root / "killed", ("corpus",)) if QUICK else Place(root / "killed")
     found = []
     for notebook in NOTEBOOKS:
@@ -90,7 +90,8 @@ def _killed(event: str, kills: Callable[[Path, Place], Iterable[list[str] | None
         finish(notebook, place)
     differ = differences(calm, place)
     building = ", ".join(f"{kind} {n}" for kind, n in Counter(kind for half in found for kind in half).most_common())
-    what = f"resumed; {len(calm.digests()) - len(differ)} of {len(calm.digests())} files equal byte for byte; half built: {building}"
+    n_files = len(calm.digests())
+    what = f"resumed; {n_files - len(differ)} of {n_files} files equal byte for byte; half built: {building}"
     return _row(f"{event}, all processes", len(found), what, -9, not differ, differ)
 
 
@@ -112,9 +113,11 @@ def older_processor(root: Path, calm: Place, _) -> Row:
 
 
 def _about_equal(event: str, calm: Place, place: Place) -> Row:
-    """A row about a run whose numbers may differ within the tolerance, and whose words, verdicts among them, may not."""
+    """A row about a run whose numbers may differ within the tolerance, and whose words and verdicts may not."""
     tables = {t.name: (read_table(t), read_table(place.figures / t.name)) for t in sorted(calm.figures.glob("*.csv"))}
-    apart = {f"{name}: {column}": _apart(a[column], b[column]) for name, (a, b) in tables.items() for column in a.columns}
+    apart = {
+        f"{name}: {column}": _apart(a[column], b[column]) for name, (a, b) in tables.items() for column in a.columns
+    }
     equal, worst = sum(a.equals(b) for a, b in tables.values()), max(x for x in apart.values() if x < math.inf)
     wrong = [f"{column} by {x:.2g}" for column, x in apart.items() if x > TOLERANCE]
     what = f"{equal} of {len(tables)} tables equal, the others to {worst:.1g} of a column's largest number"
@@ -127,7 +130,9 @@ def _apart(a: pd.Series, b: pd.Series) -> float:
     if len(a) != len(b) or not a.isna().equals(b.isna()):
         return math.inf
     if all(c.dtype.kind in "iuf" for c in (a, b)):
-        return max(float((a - b).abs().max()) - ROUNDING, 0.0) / (float(a.abs().max()) or 1.0) if a.notna().any() else 0.0
+        return (
+            max(float((a - b).abs().max()) - ROUNDING, 0.0) / (float(a.abs().max()) or 1.0) if a.notna().any() else 0.0
+        )
     return 0.0 if all(_same_words(str(x), str(y)) for x, y in zip(a, b)) else math.inf
 
 
@@ -148,14 +153,22 @@ def damaged(root: Path, calm: Place, _) -> Row:
     for k, artifact in enumerate(artifacts):
         file = max((path for path in artifact.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
         content = file.read_bytes()
-        [lambda: os.truncate(file, len(content) // 2), lambda: file.write_bytes(content[:-1] + bytes([content[-1] ^ 1])), file.unlink][k % 3]()
+        [
+            lambda: os.truncate(file, len(content) // 2),
+            lambda: file.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),
+            file.unlink,
+        ][k % 3]()
     (place.root / "log.txt").unlink()
     finish(THIRD, place)
     log = (place.root / "log.txt").read_text()
     missed = [artifact.name for artifact in artifacts if f"The artifact {artifact.name} is damaged" not in log]
     differ = _other_than(calm, place)
-    what = f"{len(artifacts) - len(missed)} of {len(artifacts)} noticed and built again, equal byte for byte: `The artifact … is damaged (…); building it again.`"
-    return _row("artifact truncated, altered, incomplete", len(artifacts), what, 0, not missed and not differ, missed + differ)
+    said = "`The artifact … is damaged (…); building it again.`"
+    noticed = f"{len(artifacts) - len(missed)} of {len(artifacts)}"
+    what = f"{noticed} noticed and built again, equal byte for byte: {said}"
+    return _row(
+        "artifact truncated, altered, incomplete", len(artifacts), what, 0, not missed and not differ, missed + differ
+    )
 
 
 def two_at_once(root: Path, calm: Place, _) -> Row:
@@ -204,7 +217,9 @@ def read_only(root: Path, calm: Place, _) -> Row:
         with command(place, "--only", "03") as run:
             out = run.communicate()[0]
     words = said_last(out, "cannot be written").replace(str(root), "…")
-    return _row("read-only folder", 1, f"`{words}`", run.returncode, run.returncode == 2 and "cannot be written" in words)
+    return _row(
+        "read-only folder", 1, f"`{words}`", run.returncode, run.returncode == 2 and "cannot be written" in words
+    )
 
 
 def out_of_memory(root: Path, calm: Place, _) -> Row:
@@ -234,7 +249,9 @@ def no_network(root: Path, calm: Place, _) -> Row:
         out = run.communicate()[0]
     good = run.returncode == 2 and out.count("hf download") == 5 and "Traceback" not in out
     said = out.splitlines()[0].replace(str(root), "…").partition("; and")[0]
-    return _row("no network, profile laptop, nothing downloaded", 1, f"`{said}; …` and five commands", run.returncode, good)
+    return _row(
+        "no network, profile laptop, nothing downloaded", 1, f"`{said}; …` and five commands", run.returncode, good
+    )
 
 
 def _ended(event: str, place: Place, calm: Place, code: int, out: str, words: str, expected: int) -> Row:
@@ -257,11 +274,18 @@ def _other_than(calm: Place, place: Place) -> list[str]:
 def _row(event: str, times: int, what: str, code: int, held: bool, why: list[str] | None = None) -> Row:
     if not held:
         print(f"DOES NOT HOLD: {event}: {what}, exit code {code}, {(why or [])[:20]}", flush=True)
-    return {"disturbance": event, "times": times, "what happens": what, "exit code": code, "holds": "yes" if held else "no"}
+    return {
+        "disturbance": event,
+        "times": times,
+        "what happens": what,
+        "exit code": code,
+        "holds": "yes" if held else "no",
+    }
 
 
 EXPERIMENTS = (
-    killed, killed_in_stages, worker_killed, interrupted, out_of_memory, full_disk, read_only, damaged, two_at_once, no_network,
+    killed, killed_in_stages, worker_killed, interrupted, out_of_memory,
+    full_disk, read_only, damaged, two_at_once, no_network,
     threads, older_processor,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""``python -m tests.hub_rehearsal``: the commands of lib/README.md for `laptop`, word for word, against a server like the hub.
+"""``python -m tests.hub_rehearsal``: lib/README.md's commands for `laptop`, word for word, against a local hub.
 
 The server holds the four repositories as they lie on the hub, at their real shapes, with random weights, and a text.
 Everything happens in a copy of the workbook; it takes about 5 GB of disk and 6 GB of memory.
@@ -50,7 +50,9 @@ def rehearse(place: Path, models: dict[str, str], settings: str, notebooks: Sequ
     with serving(repositories) as (env, _):
         if set(NAMES) <= set(models):
             run(download_commands(), workbook, env | {"HF_HOME": str(place / "filled")})
-            check = run(f"{COMMAND} --check", workbook, {"HF_HOME": str(place / "filled"), "HF_HUB_OFFLINE": "1"}, may_fail=True)
+            check = run(
+                f"{COMMAND} --check", workbook, {"HF_HOME": str(place / "filled"), "HF_HUB_OFFLINE": "1"}, may_fail=True
+            )
             assert len(re.findall(r"^\[ok\] (?:model|text)", check, re.M)) == 5, check
         only = " ".join(f"--only {number}" for number in notebooks)
         run(f"{COMMAND} {only} --set {settings}", workbook, env | {"HF_HOME": str(place / "fetched")})

@@ -16,7 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from lib.models import hub, recipes
 
-NAMES = ("EleutherAI/pythia-160m", "EleutherAI/pythia-160m-seed1", "state-spaces/mamba-130m-hf", "RWKV/rwkv-4-169m-pile")
+NAMES = (
+    "EleutherAI/pythia-160m",
+    "EleutherAI/pythia-160m-seed1",
+    "state-spaces/mamba-130m-hf",
+    "RWKV/rwkv-4-169m-pile",
+)
 SMALL = ("smoke-pythia", "smoke-pythia-seed1", "smoke-mamba", "smoke-rwkv")
 TEXT_REVISION = hub.known(hub.OPENWEBTEXT, "revision")
 OTHER = "a" * 40  # the commit of a repository whose revision is not known
@@ -60,7 +65,10 @@ def lay_out(name: str, folder: Path) -> None:
 
 def documents(start: int = 0, count: int = 60, words: int = 9) -> list[str]:
     """Texts, all different."""
-    return [f"Document {i} says {' '.join(f'word {(i * k) % 97}' for k in range(words))}." for i in range(start, start + count)]
+    return [
+        f"Document {i} says {' '.join(f'word {(i * k) % 97}' for k in range(words))}."
+        for i in range(start, start + count)
+    ]
 
 
 def write_text(folder: Path, texts: list[str], files: int = 2) -> list[tuple[str, Path]]:
@@ -125,7 +133,11 @@ class Hub(BaseHTTPRequestHandler):
             if path.startswith(raw):
                 revision, _, file = path.removeprefix(raw).partition("/")
                 commit = repository.commit(revision)
-                return self.file(commit, repository.commits[commit].get(file)) if commit else self.missing("RevisionNotFound")
+                return (
+                    self.file(commit, repository.commits[commit].get(file))
+                    if commit
+                    else self.missing("RevisionNotFound")
+                )
         self.missing("RepoNotFound")
 
     do_HEAD = do_POST = do_GET
@@ -136,7 +148,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.send(403, b"", {"X-Error-Message": "Discussions are disabled for this repo"})
         if what == "discussions":
             return self.reply({"count": len(repository.requests), "start": 0, "discussions": [
-                {"title": hub.CONVERSION, "num": number, "author": {"name": author}, "createdAt": "2023-03-01T00:00:00.000Z",
+                {"title": hub.CONVERSION, "num": number, "author": {"name": author},
+                 "createdAt": "2023-03-01T00:00:00.000Z",
                  "status": "open", "repo": {"name": name, "type": repository.kind}, "isPullRequest": True}
                 for number, (author, _) in repository.requests.items()
             ]})  # fmt: skip

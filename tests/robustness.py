@@ -1,7 +1,8 @@
 """The workbook disturbed: killed, starved of disk and memory, damaged, cut off. ``python -m tests.robustness [NAME …]``
 
 Every experiment compares what it leaves behind with an undisturbed run and adds a row to
-``figures/robustness/table_robustness.csv``. As root, disks of a few megabytes are mounted; otherwise those experiments are left out, with a word.
+``figures/robustness/table_robustness.csv``. As root, disks of a few megabytes are mounted; otherwise those experiments
+are left out, with a word.
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ from lib import plots  # noqa: F401
 from lib.circuits import ioi  # noqa: F401
 from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots  # noqa: F401
 from lib.sae import training as sae_training  # noqa: F401
-from lib.workbook import explorer, sweep, two_names  # noqa: F401
+from lib.workbook import explorer, outputs, sweep, two_names  # noqa: F401
 from lib.workbook.notebooks import code_cells, find_notebooks
 from lib.workbook.profiles import HOME, Profile
 
 TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
 QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT
 NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
-SETTINGS = {"sae_tokens": 8_192, "sweep_tokens": 2_048, "judge_features": 20, "circuit_samples": 2}  # of smoke, smaller still
+SETTINGS = {
+    "sae_tokens": 8_192,
+    "sweep_tokens": 2_048,
+    "judge_features": 20,
+    "circuit_samples": 2,
+}  # of smoke, smaller still
 KILLS_PER_NOTEBOOK = 3
 TIMED = ("seconds",)  # columns that no two runs share
 TOLERANCE = 0.02  # of a table's number between two ways of computing it, relative to the column's largest
@@ -67,7 +73,9 @@ class Place:
         return other
 
     def artifacts(self) -> list[Path]:
-        return sorted(path for path in self.cache.iterdir() if (path / "manifest.json").is_file() and path.suffix != ".partial")
+        return sorted(
+            path for path in self.cache.iterdir() if (path / "manifest.json").is_file() and path.suffix != ".partial"
+        )
 
     def half_built(self) -> list[str]:
         return sorted({path.name.rpartition("-")[0] for path in self.cache.glob("*.partial")})
@@ -108,8 +116,9 @@ def _execute(notebook: Path, place: Place, threads: int) -> None:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     matplotlib.use("Agg")
     Profile.figures_dir = property(lambda self: place.figures)
-    for module in (plots, circuit_plots, complexity_plots, space_plots):  # tables and artifacts are compared, not pictures
-        for name in (name for name in vars(module) if name.startswith("fig_") or name == "save_figure"):
+    outputs.save_figure = lambda *_: None  # tables and artifacts are compared, not pictures
+    for module in (plots, circuit_plots, complexity_plots, space_plots):
+        for name in (name for name in getattr(module, "__all__", dir(module)) if name.startswith("fig_")):
             setattr(module, name, lambda *_, **__: None)
     sae_training.CHECKPOINT_SECONDS = 0.5  # so that trainings of seconds are resumed, too, and not begun again
     scope = {"display": lambda *_: None, "__name__": "__main__"}
@@ -168,9 +177,12 @@ def command(place: Place, *options: str, **env: str) -> Iterator[subprocess.Pope
     """``python -m lib.reproduce`` at work in a place; killed at the end if it still runs."""
     always = ["--profile", "smoke", "--set", f"cache_dir={place.cache}"]
     always += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lib.reproduce import app; app()"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lib.reproduce import app; app()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *always, *options], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-c", code, *always, *options],
+        cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True, env={**os.environ, **env},
     )  # fmt: skip
     try:

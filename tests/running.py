@@ -11,7 +11,8 @@ from IPython.utils.capture import capture_output
 
 from lib.spaces import semantic
 from lib.workbook import left_out
-from lib.workbook.notebooks import FOLDER, Place, cells_with_places, find_notebooks
+from lib.workbook.notebooks import FOLDER, cells_with_places, find_notebooks
+from lib.workbook.outputs import Place
 from lib.workbook.profiles import Profile
 
 

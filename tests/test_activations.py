@@ -31,13 +31,19 @@ def blocks():
 
 
 def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
-    places = {"smoke-pythia": 1, "smoke-mamba": 0, "smoke-rwkv": 0}  # the last two's hidden_states leave out the embedding
+    places = {
+        "smoke-pythia": 1,
+        "smoke-mamba": 0,
+        "smoke-rwkv": 0,
+    }  # the last two's hidden_states leave out the embedding
     for name, place in places.items():
         model = model_store.load(name, smoke)
         found = list(iterate_activations(model, blocks, [0, 1], batch_blocks=8))
         x = torch.cat([batch[0] for batch in found])
         with torch.no_grad():
-            states = model.original_model(torch.from_numpy(blocks.tokens).long(), output_hidden_states=True).hidden_states
+            states = model.original_model(
+                torch.from_numpy(blocks.tokens).long(), output_hidden_states=True
+            ).hidden_states
         assert x.dtype == torch.float32
         torch.testing.assert_close(x, states[place][torch.from_numpy(blocks.mask)], rtol=1e-4, atol=1e-5)
         assert all(len(batch[0]) == len(batch[1]) for batch in found)

@@ -25,7 +25,9 @@ def test_mamba_circuit_writes_its_effects():
 
 
 def test_transformer_circuit_names_the_heads_that_matter():
-    heads = pd.DataFrame({"layer": [5, 9, 8], "head": [0, 4, 2], "mean_logit_diff": [-2.0, -1.2, -0.1], "attention": 0.9})
+    heads = pd.DataFrame(
+        {"layer": [5, 9, 8], "head": [0, 4, 2], "mean_logit_diff": [-2.0, -1.2, -0.1], "attention": 0.9}
+    )
     shown = " ".join(words(circuit_plots.fig_transformer_circuit(heads.iloc[:1], heads).axes[0]))
     assert "induction head L5H0: −2.00" in shown and "L9H4" in shown and "L8H2" not in shown
     assert "previous-token head L5H0" in shown

@@ -104,7 +104,10 @@ def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
     whole = circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True)
     monkeypatch.setattr(path_patching, "CHUNK", 3)
     torch.testing.assert_close(
-        circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True), whole, atol=1e-5, rtol=1e-4
+        circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True),
+        whole,
+        atol=1e-5,
+        rtol=1e-4,
     )
     mean = circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target)
     torch.testing.assert_close(whole.mean(1), mean, atol=1e-5, rtol=1e-4)
@@ -151,14 +154,18 @@ def test_rwkv_inputs_are_the_plain_ones(rwkv, prompts):
     _, clean = rwkv.run_with_cache(prompts.clean)
     _, corrupt = rwkv.run_with_cache(prompts.corrupt_b)
     earlier = (slice(None), slice(None, -1))
-    frozen = [(f"blocks.{k}.time_mix.output.hook_in", put(clean[f"blocks.{k}.time_mix.output.hook_in"], earlier)) for k in layers]
+    frozen = [
+        (f"blocks.{k}.time_mix.output.hook_in", put(clean[f"blocks.{k}.time_mix.output.hook_in"], earlier))
+        for k in layers
+    ]
     for layer in layers:
         found = circuits.mixer_input_effects(
             rwkv, prompts.clean, prompts.corrupt_b, prompts.target, layer, positions, per_sample=True
         )
         names = [f"blocks.{layer}.time_mix.{part}.hook_out" for part in ("key", "value")]
         runs = [
-            with_hooks(rwkv, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen) for p in positions
+            with_hooks(rwkv, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen)
+            for p in positions
         ]
         torch.testing.assert_close(found, plain_effects(rwkv, prompts, runs), atol=1e-4, rtol=1e-4)
     assert found[1].abs().max() > 0.1  # the last layer's, at B1
@@ -185,7 +192,8 @@ def test_transformer_inputs_are_the_plain_ones(pythia, prompts):
     )
     names = [f"blocks.{layer}.attn.hook_{part}" for part in ("k", "v")]
     runs = [
-        with_hooks(pythia, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen) for p in positions
+        with_hooks(pythia, prompts.clean, [(n, put(corrupt[n], (slice(None), p))) for n in names] + frozen)
+        for p in positions
     ]
     expected = plain_effects(pythia, prompts, runs)
     assert expected.abs().max() > 1

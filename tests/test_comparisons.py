@@ -29,7 +29,9 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
 def test_a_fifth_model_and_a_sixth_comparison_are_data(smoke, tmp_path):
     wider = Role(what="a second Mamba", model="smoke-mamba")
     pair = Pair(a="mamba", b="other", label="Mamba → Mamba, again")
-    more = smoke.model_copy(update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}})
+    more = smoke.model_copy(
+        update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}}
+    )
     known = comparisons.comparisons(more)
     assert list(known) == [*comparisons.comparisons(smoke), "both"] and more.other == "smoke-mamba"
     forward, _ = comparisons.compare(known["both"], more)
@@ -63,10 +65,14 @@ def test_neurons_are_numpys_correlation(smoke, tmp_path, pairs):
 def test_matched_sums_of_neurons_give_their_correlation(smoke):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 500, 6))
-    matches = pd.DataFrame({"layer": 0, "index": range(6), "match_layer": [0, 0, -1, 0, 0, 0], "match_index": [5, 4, -1, 0, 0, 1]})
+    matches = pd.DataFrame(
+        {"layer": 0, "index": range(6), "match_layer": [0, 0, -1, 0, 0, 0], "match_index": [5, 4, -1, 0, 0, 1]}
+    )
     sums = neurons.matched_sums([x], [y], matches, rng.integers(0, 7, 500), block=64).sum(1)
     assert np.isnan(sums[2]).all()
-    np.testing.assert_allclose(sums[1], [x[:, 1].sum(), y[:, 4].sum(), x[:, 1] @ x[:, 1], y[:, 4] @ y[:, 4], x[:, 1] @ y[:, 4]])
+    np.testing.assert_allclose(
+        sums[1], [x[:, 1].sum(), y[:, 4].sum(), x[:, 1] @ x[:, 1], y[:, 4] @ y[:, 4], x[:, 1] @ y[:, 4]]
+    )
 
 
 def test_rolled_view_is_numpys_roll():

@@ -21,7 +21,8 @@ def made_scores(n=400, slope=1.0, seed=0):
     score = rng.integers(1, 6, n)
     noise = lambda: rng.normal(0, 0.08, n)  # noqa: E731
     return pd.DataFrame({
-        "layer": 0, "index": np.arange(n), "complexity": score.astype(float), "monosemanticity": 6.0 - score, "judge": "made up",
+        "layer": 0, "index": np.arange(n), "judge": "made up",
+        "complexity": score.astype(float), "monosemanticity": 6.0 - score,
         "SAE seed": 0.8 - 0.02 * slope * score + noise(), "model seed": 0.9 - 0.1 * slope * score + noise(),
         "Pythia → Mamba": 0.85 - 0.14 * slope * score + noise(),
     })  # fmt: skip
@@ -45,7 +46,11 @@ def test_correlations_find_what_is_there_and_nothing_else():
     assert (found["high"][LABELS] < 0).all()
     assert found["low"].iloc[-1] > 0  # weaker for the SAE seed
     flat = complexity.correlations(made_scores(slope=0), "complexity", LABELS, 0, 200, WEAKER).set_index("variant")
-    assert (flat["spearman"].iloc[:3].abs() < 0.15).all() and (flat["low"].iloc[:3] < 0.05).all() and (flat["high"].iloc[:3] > -0.05).all()
+    assert (
+        (flat["spearman"].iloc[:3].abs() < 0.15).all()
+        and (flat["low"].iloc[:3] < 0.05).all()
+        and (flat["high"].iloc[:3] > -0.05).all()
+    )
     scores = made_scores(50)
     expected = scores["complexity"].corr(scores["SAE seed"], method="spearman")
     found = complexity.correlations(scores, "complexity", ["SAE seed"], 0, 10).set_index("variant")
@@ -56,7 +61,12 @@ def test_boundary_lies_between_clear_and_unclear():
     scores = made_scores()
     scores["Pythia → Mamba"] = np.where(scores["monosemanticity"] < 3, 0.1, 0.5)
     found = complexity.boundary(scores, ACROSS)
-    assert found["boundary"] == 0.5 and found["youden"] == 1 and found["unclear_below_0.2"] == 1 and found["unclear_above_0.2"] == 0
+    assert (
+        found["boundary"] == 0.5
+        and found["youden"] == 1
+        and found["unclear_below_0.2"] == 1
+        and found["unclear_above_0.2"] == 0
+    )
     assert found["n_below_0.2"] == (scores["monosemanticity"] < 3).sum()
 
 

@@ -37,7 +37,9 @@ def test_take_stops_once_there_is_enough():
 
 def test_a_digest_tells_other_tokens_and_other_positions_that_count():
     blocks = corpus.blocks_of([[5, 6, 7]] * 2, 4, bos=0, pad=1, special={0, 1})
-    assert blocks.digest == blocks[:].digest == dataclasses.replace(blocks, tokens=blocks.tokens.astype(np.int64)).digest
+    assert (
+        blocks.digest == blocks[:].digest == dataclasses.replace(blocks, tokens=blocks.tokens.astype(np.int64)).digest
+    )
     others = (
         dataclasses.replace(blocks, mask=blocks.mask & (blocks.tokens != 6)),
         dataclasses.replace(blocks, tokens=blocks.tokens + 1),
@@ -49,7 +51,9 @@ def test_a_digest_tells_other_tokens_and_other_positions_that_count():
 
 def test_tokens_of_the_shipped_text_decode_to_it(smoke):
     documents = texts.documents()
-    assert len(texts.document_tokens(smoke, "held_out")) == sum(corpus.split_of(text) == "held_out" for text in documents)
+    assert len(texts.document_tokens(smoke, "held_out")) == sum(
+        corpus.split_of(text) == "held_out" for text in documents
+    )
     blocks = texts.load_blocks(smoke, "held_out", 2_000)
     assert 2_000 <= blocks.n_positions < 2_000 + smoke.context_length
     tokenizer = texts.load_tokenizer(smoke)

@@ -30,7 +30,9 @@ def test_another_version_and_a_missing_package_are_named(smoke, monkeypatch):
     monkeypatch.setattr(checks, "installed", lambda name: found.get(name, pins[name]))
     lines = checks.check(smoke)
     assert line_of(lines, "numpy") == "[missing] numpy: run `pip install -r requirements.txt`"
-    assert line_of(lines, "torch 1.0").startswith(f"[optional] torch 1.0 instead of {pins['torch']}: numbers may differ")
+    assert line_of(lines, "torch 1.0").startswith(
+        f"[optional] torch 1.0 instead of {pins['torch']}: numbers may differ"
+    )
 
 
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
@@ -40,8 +42,12 @@ def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e5})())
     lines = checks.check(mini)
     assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
-    assert line_of(lines, "memory free").startswith("[missing] 0 GB of memory free, 0.1 needed by the plan: close other programs")
-    assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(lines, "disk free")
+    assert line_of(lines, "memory free").startswith(
+        "[missing] 0 GB of memory free, 0.1 needed by the plan: close other programs"
+    )
+    assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(
+        lines, "disk free"
+    )
 
 
 def test_a_shipped_model_that_was_cut_short_is_named(monkeypatch, tmp_path, smoke):

@@ -20,7 +20,7 @@ from lib.exercises.answers import EXACT, plain, same
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, spaces, sweep
+from lib.workbook import artifacts, induction, outputs, spaces, sweep
 from lib.workbook.notebooks import find_notebooks
 from lib.workbook.profiles import HOME, LeftOut
 
@@ -135,7 +135,7 @@ def cells_of(number):
 @each_exercise
 def test_solution_passes(name, smoke, workbench, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(type(smoke), "figures_dir", property(lambda self: tmp_path_factory.getbasetemp()))
-    monkeypatch.setattr(plots, "save_figure", lambda figure, *_: plots.plt.close(figure))
+    monkeypatch.setattr(outputs, "save_figure", lambda figure, *_: plots.plt.close(figure))
     verdict = exercises.verdict(name, workbench(name), smoke)
     assert verdict.right, verdict.text
 
@@ -317,7 +317,9 @@ def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
     exercise = exercises.EXERCISES[name]
     others = list(smoke.roles)[1:]
     fewest = smoke.changed(**{role: None for role in others if role not in exercise.needs.replace(",", "").split()})
-    assert exercises.verdict(name, float("inf"), fewest).right is False  # known mistakes that need another model are no trouble
+    assert (
+        exercises.verdict(name, float("inf"), fewest).right is False
+    )  # known mistakes that need another model are no trouble
     for role in set(others) - set(fewest.without):
         without = smoke.changed(**{role: None})
         if without.lacking(exercise.needs):

@@ -23,9 +23,16 @@ EVIL = "<script>window.pwned = 1</script>"
 
 
 def made_up(n_features=30, n_layers=2, seed=0):
-    """Two models over one text whose vocabulary holds markup; each model's matches are the other's features in reverse."""
+    """Two models over one text whose vocabulary holds markup; matches are the other's features in reverse."""
     rng = np.random.default_rng(seed)
-    words = [f" w{k}" for k in range(40)] + [EVIL, "</script>", "&amp;", '"quoted"', "\n", "<img src=x onerror=window.pwned=1>"]
+    words = [f" w{k}" for k in range(40)] + [
+        EVIL,
+        "</script>",
+        "&amp;",
+        '"quoted"',
+        "\n",
+        "<img src=x onerror=window.pwned=1>",
+    ]
     tokens = rng.integers(0, len(words), (12, 33)).astype(np.uint16)
     tokens[:, 0] = 0
     tokens[0, 5] = words.index(EVIL)
@@ -36,13 +43,24 @@ def made_up(n_features=30, n_layers=2, seed=0):
     for name, other in (("pythia", "mamba"), ("mamba", "pythia")):
         layers = []
         for layer in range(n_layers):
-            dense = np.where(rng.random((blocks.n_positions, n_features)) < 0.05, rng.random((blocks.n_positions, n_features)), 0)
+            dense = np.where(
+                rng.random((blocks.n_positions, n_features)) < 0.05, rng.random((blocks.n_positions, n_features)), 0
+            )
             dense[4, 0] = 9  # feature 0 fires most on the markup
             layers.append(top_places(SparseFeatures.from_scipy(scipy.sparse.csr_array(dense)), blocks))
         features = np.argwhere(np.ones((n_layers, n_features)))
         mppc = np.linspace(0, 1, len(features)).astype("f4")
         match = pd.DataFrame({"mppc": mppc, "match_layer": features[::-1, 0], "match_index": features[::-1, 1]})
-        shown.append(explorer.Shown(name, f"mini-{name}", layers, features, {other: match}, [(1 + k % 5, 5 - k % 5) for k in range(len(features))]))
+        shown.append(
+            explorer.Shown(
+                name,
+                f"mini-{name}",
+                layers,
+                features,
+                {other: match},
+                [(1 + k % 5, 5 - k % 5) for k in range(len(features))],
+            )
+        )
     return shown, words
 
 
@@ -56,7 +74,9 @@ def page(tmp_path_factory):
 def open_page(browser, address):
     browser.get("about:blank")
     browser.get(address)
-    WebDriverWait(browser, 20).until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "true")
+    WebDriverWait(browser, 20).until(
+        lambda b: b.execute_script("return document.documentElement.dataset.ready") == "true"
+    )
 
 
 def listed(browser):
@@ -72,7 +92,9 @@ def search(browser, text):
 
 def test_packed_arrays_hold_what_was_given():
     shown, words = made_up()
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', explorer.page_of(shown, words, "test"), re.S)[1]
+    text = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', explorer.page_of(shown, words, "test"), re.S
+    )[1]
     data = json.loads(text)
     assert data["words"] == words
     model = data["models"][0]
@@ -80,7 +102,10 @@ def test_packed_arrays_hold_what_was_given():
     tokens = read("tokens", "<u2").reshape(60, explorer.SHOWN, 17)
     centres = read("centre", "u1").reshape(60, explorer.SHOWN)
     snippet = shown[0].places[0].snippets(0, 1)[0]
-    assert tokens[0, 0, : len(snippet.tokens)].tolist() == snippet.tokens.tolist() and words[tokens[0, 0, centres[0, 0]]] == EVIL
+    assert (
+        tokens[0, 0, : len(snippet.tokens)].tolist() == snippet.tokens.tolist()
+        and words[tokens[0, 0, centres[0, 0]]] == EVIL
+    )
     assert read("top", "<f4")[0] == 9
     matrix = shown[0].places[1].features.to_scipy()
     assert read("rate", "<f4")[30 + 7] == pytest.approx((matrix[:, [7]] != 0).mean())

@@ -55,7 +55,9 @@ def test_each_filter_takes_what_it_should():
 
 def test_too_few_pairs_are_not_scored():
     rows = semantic._scored(np.ones((5, 3)), np.ones((5, 3)), 10, 0)
-    assert [row["measure"] for row in rows] == ["SVCCA", "RSA"] and all(np.isnan(row["p"]) and row["n"] == 5 for row in rows)
+    assert [row["measure"] for row in rows] == ["SVCCA", "RSA"] and all(
+        np.isnan(row["p"]) and row["n"] == 5 for row in rows
+    )
 
 
 def test_layers_of_the_same_depth():
@@ -76,7 +78,11 @@ def test_concepts_by_their_words():
     vocabulary = [" int", "Error", "plot", "::", " January", "Ġx"]
     members = concepts.concept_tokens(vocabulary, concepts.DOCUMENTATION)
     assert len(members) == len(concepts.concept_tokens(vocabulary, concepts.GENERAL)) == 8
-    assert members["types"].tolist() == [True, False, False, False, False, False] and members["errors"][1] and members["plotting"][2]
+    assert (
+        members["types"].tolist() == [True, False, False, False, False, False]
+        and members["errors"][1]
+        and members["plotting"][2]
+    )
     assert concepts.concept_tokens(vocabulary, concepts.GENERAL)["month names"][4]
     tops = np.array([[0, 0, 3, 3, 3], [0, 3, 3, 3, 3], [-1] * 5])
     assert concepts.features_of(tops, members["types"]).tolist() == [True, False, False]
@@ -98,7 +104,11 @@ def test_the_whole_pipeline_runs_and_is_kept(smoke):
 
 def layers(scores=(0.5, 0.6, 0.7, 0.8)):
     grid = [(i, j) for i in range(2) for j in range(2)]
-    rows = [{"layer_a": i, "layer_b": j, "measure": m, "score": s, "null_mean": 0.1, "p": 0.01} for (i, j), s in zip(grid, scores) for m in ("SVCCA", "RSA")]
+    rows = [
+        {"layer_a": i, "layer_b": j, "measure": m, "score": s, "null_mean": 0.1, "p": 0.01}
+        for (i, j), s in zip(grid, scores)
+        for m in ("SVCCA", "RSA")
+    ]
     return pd.DataFrame(rows)
 
 
@@ -110,7 +120,10 @@ def test_heatmaps_have_the_own_layers_along_x():
 
 
 def test_subspaces_are_filled_where_significant():
-    rows = [{"comparison": "Mamba", "concept": c, "measure": "RSA", "score": 0.5, "null_95": 0.2, "p_corrected": p} for c, p in (("time", 0.01), ("files", 0.5))]
+    rows = [
+        {"comparison": "Mamba", "concept": c, "measure": "RSA", "score": 0.5, "null_95": 0.2, "p_corrected": p}
+        for c, p in (("time", 0.01), ("files", 0.5))
+    ]
     dots = space_plots.fig_subspaces(pd.DataFrame(rows), "RSA").axes[0].collections[1]
     faces = dots.get_facecolors()[:, :3]
     assert (faces[1] == 1).all() and not (faces[0] == 1).all()

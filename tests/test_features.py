@@ -88,7 +88,9 @@ def test_a_damaged_file_is_named(path, caplog, change):
     path.write_bytes(changed.get(change, b""))
     if change == "missing":
         path.unlink()
-    with pytest.raises(ValueError, match=f"{path} is {'missing' if change == 'missing' else 'damaged'}.* compute the features again"):
+    with pytest.raises(
+        ValueError, match=f"{path} is {'missing' if change == 'missing' else 'damaged'}.* compute the features again"
+    ):
         open_layer(path)
     assert not is_whole(path) and (str(path) in caplog.text) == (change != "missing")
 
@@ -112,7 +114,10 @@ def test_arrays_that_do_not_fit_are_refused(path, change, message):
         open_layer(path)
 
 
-@pytest.mark.parametrize("about", [None, {"text": "x"}, {"features": "many"}, {"features": '{"d_sae": "many", "text": null}'}, {"features": "[]"}])
+@pytest.mark.parametrize(
+    "about",
+    [None, {"text": "x"}, {"features": "many"}, {"features": '{"d_sae": "many", "text": null}'}, {"features": "[]"}],
+)
 def test_a_file_of_something_else_is_refused(path, about):
     written(path, activations(40, 20))
     save_file(load_file(path), path, about)

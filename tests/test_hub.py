@@ -129,7 +129,9 @@ def test_a_text_that_ends_too_early_is_said(cache, tmp_path, caplog, made):
 def run(home, *options, code=None, **env):
     """The command line, or Python code, as a user's process with its own HF_HOME."""
     command = [sys.executable, *(("-c", code) if code else ("-m", "lib.reproduce", *options))]
-    return subprocess.run(command, cwd=HOME, capture_output=True, text=True, env={**os.environ, "HF_HOME": str(home), **env})
+    return subprocess.run(
+        command, cwd=HOME, capture_output=True, text=True, env={**os.environ, "HF_HOME": str(home), **env}
+    )
 
 
 LOAD = f"""
@@ -191,11 +193,14 @@ except checks.CannotRun as error:
     sys.exit(f"cannot run: {error}")
 """
 LINES = CHECK + "print(*origins.lines(profile), sep='\\n')\n"
-EVERYTHING = LINES + """
+EVERYTHING = (
+    LINES
+    + """
 for name in profile.model_names:
     print(name, model_store.load(name, profile).cfg.n_layers)
 print(len(texts.load_blocks(profile, "train", 200)))
 """
+)
 
 
 def test_with_the_hub_reachable_all_four_load_and_the_second_time_nothing_is_fetched(server, tmp_path, made):
@@ -207,7 +212,9 @@ def test_with_the_hub_reachable_all_four_load_and_the_second_time_nothing_is_fet
     said = "RWKV/rwkv-4-169m-pile has no model.safetensors: its pytorch_model.bin was read as tensors only"
     assert got.stderr.count(said) == 1
     assert "RWKV/rwkv-4-169m-pile has 3" not in got.stderr  # and it is not the known file, which is said:
-    assert re.search(r"the pytorch_model.bin of RWKV/rwkv-4-169m-pile has [\d,]+ bytes and sha256 \w{64}, not those of", got.stderr)
+    assert re.search(
+        r"the pytorch_model.bin of RWKV/rwkv-4-169m-pile has [\d,]+ bytes and sha256 \w{64}, not those of", got.stderr
+    )
     for name in NAMES:
         weights = hub.weights_in(made[name])
         assert f"{name}, revision {revision(name)}, {weights.name} with sha256 {sha256_of(weights)}" in got.stdout
@@ -231,7 +238,9 @@ def asked(repositories, cache, monkeypatch):
     monkeypatch.setattr(hub, "CACHE", cache)
     with serving(repositories) as (env, asked):
         monkeypatch.setattr(hub.constants, "ENDPOINT", env["HF_ENDPOINT"])
-        template = env["HF_ENDPOINT"] + "/{repo_id}/resolve/{revision}/{filename}"  # made of ENDPOINT when it is imported
+        template = (
+            env["HF_ENDPOINT"] + "/{repo_id}/resolve/{revision}/{filename}"
+        )  # made of ENDPOINT when it is imported
         monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", env["HF_ENDPOINT"])
         yield asked
@@ -247,13 +256,15 @@ def know(monkeypatch, repository, **more):
 
 @pytest.mark.parametrize("digits", [40, 7])
 def test_a_revision_in_the_table_is_fetched_or_compared(asked, repositories, tmp_path, monkeypatch, caplog, digits):
-    """All 40 digits: exactly that commit, whatever the main branch is. Fewer: the main branch's, and a word if it is another."""
+    """All 40 digits: exactly that commit. Fewer: the main branch's, and a word if it is another."""
     repositories[MAMBA].commits["b" * 40] = repositories[MAMBA].commits[revision(MAMBA)]
     wanted = "b" * 40 if digits == 40 else revision(MAMBA)
     know(monkeypatch, MAMBA, revision="b" * digits)
     assert Path(model_store.folder_of(MAMBA, laptop(tmp_path))).name == wanted
     assert origins.recorded(MAMBA, laptop(tmp_path))["revision"] == wanted
-    assert (f"is at revision {wanted}" in caplog.text and "begins with bbbbbbb: it may hold" in caplog.text) == (digits == 7)
+    assert (f"is at revision {wanted}" in caplog.text and "begins with bbbbbbb: it may hold" in caplog.text) == (
+        digits == 7
+    )
     assert (f"--revision {'b' * 40}" in hub.command(MAMBA)) == (digits == 40)
     assert not [line for line in asked if "/resolve/" in line and wanted not in line]
 
@@ -273,13 +284,17 @@ def test_the_first_revision_stays_when_the_main_branch_moves_on(asked, repositor
 
 def test_a_revision_that_the_hub_does_not_have_is_said(asked, tmp_path, monkeypatch):
     know(monkeypatch, MAMBA, revision="e" * 40)
-    with pytest.raises(models.ModelNotFound, match=f"the hub has no revision {'e' * 40} of it; correct or empty its line in"):
+    with pytest.raises(
+        models.ModelNotFound, match=f"the hub has no revision {'e' * 40} of it; correct or empty its line in"
+    ):
         model_store.folder_of(MAMBA, laptop(tmp_path))
 
 
 def test_what_is_no_revision_is_said(monkeypatch):
     know(monkeypatch, RWKV, revision="main")
-    with pytest.raises(models.ModelNotFound, match="hub.csv: 'main' is no revision of RWKV/rwkv-4-169m-pile; give the 40"):
+    with pytest.raises(
+        models.ModelNotFound, match="hub.csv: 'main' is no revision of RWKV/rwkv-4-169m-pile; give the 40"
+    ):
         hub.cached_model(RWKV)
 
 
@@ -298,7 +313,10 @@ def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog, mon
     know(monkeypatch, hub.OPENWEBTEXT, revision=TEXT_REVISION[:7])
     repositories[hub.OPENWEBTEXT].main = "c" * 40
     assert origins.text_revision(laptop(tmp_path)) == "c" * 40
-    assert "Skylion007/openwebtext is at revision cccc" in caplog.text and f"begins with {TEXT_REVISION[:7]}" in caplog.text
+    assert (
+        "Skylion007/openwebtext is at revision cccc" in caplog.text
+        and f"begins with {TEXT_REVISION[:7]}" in caplog.text
+    )
 
 
 # ------------------------------------------------------------------------ repositories without safetensors
@@ -307,7 +325,9 @@ def test_a_text_that_moved_on_is_said(asked, repositories, tmp_path, caplog, mon
 def test_pickled_weights_become_the_same_safetensors_each_time(asked, made, tmp_path):
     folders = [Path(model_store.folder_of(RWKV, laptop(tmp_path / k))) for k in ("1", "2")]
     kept, pickled = load_file(folders[0] / hub.WEIGHTS), torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
-    assert kept.keys() == pickled.keys() and all((kept[k] == v).all() and kept[k].dtype == v.dtype for k, v in pickled.items())
+    assert kept.keys() == pickled.keys() and all(
+        (kept[k] == v).all() and kept[k].dtype == v.dtype for k, v in pickled.items()
+    )
     record = origins.recorded(RWKV, laptop(tmp_path / "1"))
     assert record["sha256"] == sha256_of(made[RWKV] / hub.PICKLE)
     assert record["converted"] == sha256_of(folders[0] / hub.WEIGHTS) == sha256_of(folders[1] / hub.WEIGHTS)
@@ -323,7 +343,9 @@ def test_a_cache_that_cannot_be_written_to_and_a_hub_that_is_away_do(cache, made
 
 def test_two_at_once_convert_once(asked, tmp_path, caplog):
     folders = []
-    threads = [threading.Thread(target=lambda: folders.append(model_store.folder_of(RWKV, laptop(tmp_path)))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: folders.append(model_store.folder_of(RWKV, laptop(tmp_path)))) for _ in range(2)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(folders) == 2 and len(set(folders)) == 1
@@ -386,7 +408,10 @@ def nan(tensors):
 @pytest.mark.parametrize(
     "spoil, said",
     [
-        (lambda t: t.update(more=Evil()), r"pytorch_model.bin needs more than tensors \((posix|nt).system\), so it is not opened"),
+        (
+            lambda t: t.update(more=Evil()),
+            r"pytorch_model.bin needs more than tensors \((posix|nt).system\), so it is not opened",
+        ),
         (lambda t: t.update(more=Harmless()), r"needs more than tensors \(test_hub.Harmless\)"),
         (lambda t: t.update(epoch=3), "needs more than tensors: epoch is a int"),
         (lambda t: t.update(more=torch.zeros(2).to_sparse()), "more holds torch.float32 \\(torch.sparse_coo\\)"),
@@ -395,12 +420,16 @@ def nan(tensors):
         (nan, "head.weight holds NaN or infinite values"),
     ],
 )
-def test_a_pickle_of_something_else_is_refused_in_one_sentence(asked, repositories, made, tmp_path, monkeypatch, spoil, said):
+def test_a_pickle_of_something_else_is_refused_in_one_sentence(
+    asked, repositories, made, tmp_path, monkeypatch, spoil, said
+):
     monkeypatch.chdir(tmp_path)
     tensors = torch.load(made[RWKV] / hub.PICKLE, weights_only=True)
     spoil(tensors)
     torch.save(tensors, tmp_path / "x.bin")
-    repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {hub.PICKLE: (tmp_path / "x.bin").read_bytes()}
+    repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {
+        hub.PICKLE: (tmp_path / "x.bin").read_bytes()
+    }
     with pytest.raises(CannotRun, match=said) as caught:
         checks.check_hub(laptop(tmp_path))
     assert str(caught.value).startswith(f"cannot load {RWKV}: ") and "\n" not in str(caught.value)
@@ -420,13 +449,17 @@ def test_old_files_and_tied_tensors_are_read_and_a_cut_file_is_refused(asked, re
         assert all(torch.equal(kept[key], value) for key, value in tensors.items())
     repositories[RWKV].commits[OTHER] = files | {hub.PICKLE: files[hub.PICKLE][:-999]}
     shutil.rmtree(hub.CACHE)
-    with pytest.raises(models.ModelNotFound, match="pytorch_model.bin is damaged, or no file of torch.save: download it again."):
+    with pytest.raises(
+        models.ModelNotFound, match="pytorch_model.bin is damaged, or no file of torch.save: download it again."
+    ):
         model_store.folder_of(RWKV, laptop(tmp_path))
 
 
 def test_a_full_digest_in_the_table_is_demanded(asked, made, tmp_path, monkeypatch, caplog):
     know(monkeypatch, RWKV, sha256="0" * 64, bytes="")
-    with pytest.raises(models.ModelNotFound, match="and sha256 .*, not those of .*hub.csv: download it again, or correct that line."):
+    with pytest.raises(
+        models.ModelNotFound, match="and sha256 .*, not those of .*hub.csv: download it again, or correct that line."
+    ):
         model_store.folder_of(RWKV, laptop(tmp_path))
     digest = sha256_of(made[RWKV] / hub.PICKLE)
     for known in (digest, f"{digest[:8]}...{digest[-6:]}"):
@@ -444,18 +477,21 @@ def test_a_repository_without_any_weights_is_said(asked, repositories, tmp_path)
 
 @pytest.mark.slow
 def test_notebooks_run_with_models_of_the_hub_that_nothing_is_known_of(tmp_path):
-    """`tests/hub_rehearsal.py` at small widths: the command of `laptop`, fetching, converting and streaming as it needs."""
+    """`tests/hub_rehearsal.py` at small widths: the command of `laptop` fetches, converts and streams as it needs."""
     names = {name.replace("smoke-", "small/"): name for name in SMALL}
     fields = ",".join(f"{field}={name}" for field, name in zip(("pythia", "pythia_seed", "mamba", "rwkv"), names))
     few = hub_rehearsal.FEW.replace("layers=5", "layers=1").replace("context_length=64", "context_length=32")
     hub_rehearsal.rehearse(tmp_path, names, f"{few},{fields}", ("00", "01"))
     shown = (tmp_path / "workbook" / "figures" / "laptop" / "notebooks" / "00_start_here.ipynb").read_text()
-    assert re.search(r"small/rwkv, revision a{40}, pytorch_model.bin with sha256 \w{64}, read as safetensors with sha256 \w{64}", shown)
+    assert re.search(
+        r"small/rwkv, revision a{40}, pytorch_model.bin with sha256 \w{64}, read as safetensors with sha256 \w{64}",
+        shown,
+    )
 
 
 # --------------------------------------------------------------------------------------------- kernels
 
-KERNELS = '''
+KERNELS = """
 import os
 def __getattr__(name):
     if name.startswith("__"):
@@ -474,7 +510,7 @@ def get_kernel(repo_id, *a, **k):
     raise RuntimeError("recorded")
 def use_kernel_forward_from_hub(name): return lambda cls: cls
 def use_kernelized_func(*names): return lambda cls: cls
-'''
+"""
 USES = """
 import torch
 torch.cuda.is_available = lambda: True  # as on a GPU: RWKV then loads its kernel as soon as it is built
@@ -509,7 +545,9 @@ def test_no_kernel_is_downloaded_unless_the_user_asks(tmp_path, allowed):
     (tmp_path / "kernels" / "layer" / "__init__.py").touch()
     (tmp_path / "kernels" / "layer" / "mode.py").write_text("class Mode:\n    INFERENCE = TRAINING = None\n")
     (tmp_path / "kernels-0.18.2.dist-info").mkdir()
-    (tmp_path / "kernels-0.18.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n")
+    (tmp_path / "kernels-0.18.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n"
+    )
     log = tmp_path / "log"
     log.touch()
     got = run(tmp_path, code=USES, PYTHONPATH=str(tmp_path), KERNEL_LOG=str(log), USE_HUB_KERNELS=allowed)

@@ -33,7 +33,13 @@ def test_mamba_s_key_layer_takes_b_in_one_token_late(effects):
     state = effect_tables.paper_table(1, frame)
     assert len(state) == 2 * 8 and state.groupby("layer")["mean_logit_diff"].mean().idxmin() == layer
     assert effect_tables.key_position(frame) == "B1+1"
-    assert list(effect_tables.paper_table(2, frame).columns) == ["distance", "position", "mean_logit_diff", "standard_error", "n"]
+    assert list(effect_tables.paper_table(2, frame).columns) == [
+        "distance",
+        "position",
+        "mean_logit_diff",
+        "standard_error",
+        "n",
+    ]
     assert (effect_tables.share_at(effect_tables.paper_table(2, frame), "B1+1") > 0.5).all()
     for number in (3, 4):
         assert list(effect_tables.wide(effect_tables.paper_table(number, frame)).columns) == ["A1", "B1", "B1+1"]
@@ -42,14 +48,18 @@ def test_mamba_s_key_layer_takes_b_in_one_token_late(effects):
 def test_transformer_reads_b_where_it_stands(effects):
     frame = effects["mini-pythia"]
     assert effect_tables.key_position(frame) == "B1" and len(effect_tables.paper_table(3, frame)) == 0
-    whole, state = (effect_tables.select(frame, m).groupby("distance")["mean_logit_diff"].sum() for m in ("logit", "state"))
+    whole, state = (
+        effect_tables.select(frame, m).groupby("distance")["mean_logit_diff"].sum() for m in ("logit", "state")
+    )
     np.testing.assert_allclose(state, whole, rtol=0.15)  # one layer reads it: layers' effects add up to the whole
 
 
 def test_means_and_errors_are_those_of_the_samples(small, effects):
     p = induction.prompts_for(model_store.load("mini-mamba", small), small)[8]
     model = model_store.load("mini-mamba", small)
-    change = path_patching.clean_logits(model, p.corrupt_b, p.target) - path_patching.clean_logits(model, p.clean, p.target)
+    change = path_patching.clean_logits(model, p.corrupt_b, p.target) - path_patching.clean_logits(
+        model, p.clean, p.target
+    )
     row = effect_tables.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
     assert row.mean_logit_diff == pytest.approx(float(change.mean()), abs=1e-4) and row.n == 6
     assert row.standard_error == pytest.approx(float(change.std() / 6**0.5), abs=1e-4)
@@ -57,7 +67,10 @@ def test_means_and_errors_are_those_of_the_samples(small, effects):
 
 def test_heads_of_mini_pythia(small):
     frame = induction.head_effects("mini-pythia", small)
-    receiver, previous = effect_tables.induction_head(frame), effect_tables.strongest_head(frame, "induction head", "A′")
+    receiver, previous = (
+        effect_tables.induction_head(frame),
+        effect_tables.strongest_head(frame, "induction head", "A′"),
+    )
     assert previous[0] < receiver[0]
     rows = effect_tables.select(frame, "induction head", "A′")
     assert set(map(tuple, rows[["receiver_layer", "receiver_head"]].astype(int).to_numpy())) == {receiver}
@@ -86,7 +99,9 @@ def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
     mixer, c = model.original_model.backbone.layers[5].mixer, architecture.inputs(architecture.run(tokens), 5)
     with torch.no_grad():
         dt, B, C = time_step(mixer, c)
-        alone = torch.eye(c.shape[1])[:, :, None].expand(-1, -1, c.shape[2])  # one run per position: an input of 1 there
+        alone = torch.eye(c.shape[1])[:, :, None].expand(
+            -1, -1, c.shape[2]
+        )  # one run per position: an input of 1 there
         shared = [x.expand(len(alone), -1, -1) for x in (dt, B, C)]
         alpha = scans.selective_scan(alone, shared[0], -mixer.A_log.exp(), *shared[1:])[:, -1].abs()
     expected = (alpha / alpha.sum(0)).mean(1)

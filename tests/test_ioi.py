@@ -70,7 +70,9 @@ def test_effects_are_those_of_plain_hooks(mamba, prompts):
 
         states = [(f"blocks.{k}.mixer.hook_ssm_state", freeze) for k in range(models.n_layers(mamba)) if k != layer]
         with torch.no_grad():
-            logits = mamba.run_with_hooks(prompts.clean, fwd_hooks=[*states, (f"blocks.{layer}.mixer.conv1d.hook_out", patch)])
+            logits = mamba.run_with_hooks(
+                prompts.clean, fwd_hooks=[*states, (f"blocks.{layer}.mixer.conv1d.hook_out", patch)]
+            )
             usual = mamba(prompts.clean)
     finally:
         for mixer in (block.mixer for block in mamba.blocks):

@@ -15,7 +15,10 @@ from lib.workbook import reference
 
 
 def feature(*lines, centre=1):
-    return [Example(tuple(line.split("|")), (0.0,) * centre + (1.0,) + (0.0,) * (len(line.split("|")) - centre - 1), centre) for line in lines]
+    return [
+        Example(tuple(line.split("|")), (0.0,) * centre + (1.0,) + (0.0,) * (len(line.split("|")) - centre - 1), centre)
+        for line in lines
+    ]
 
 
 ONE_TOKEN = feature(*(f"{word}| increase|s" for word in ("the", "an", "to", "any", "no")))
@@ -32,7 +35,8 @@ def test_rules_know_tokens_spellings_places_and_nothing():
 
 
 @pytest.mark.parametrize(
-    ("token", "kind"), [(" 12", "number"), ("1.5", "number"), ("):", "sign"), ("\n", "sign"), (" Config", "capitals"), ("the", "word")]
+    ("token", "kind"),
+    [(" 12", "number"), ("1.5", "number"), ("):", "sign"), ("\n", "sign"), (" Config", "capitals"), ("the", "word")],
 )
 def test_kinds(token, kind):
     assert judges.kind_of(token) == kind
@@ -89,7 +93,11 @@ class Endpoint:
                 message = {"role": "assistant", "content": text}
                 chat = {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
                         "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}  # fmt: skip
-                data = b"<html>oops" if what == "garbage" else json.dumps(chat if code == "200" else {"error": {"message": "no"}}).encode()
+                data = (
+                    b"<html>oops"
+                    if what == "garbage"
+                    else json.dumps(chat if code == "200" else {"error": {"message": "no"}}).encode()
+                )
                 self.send_response(int(code))
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -166,6 +174,8 @@ def test_a_missing_key_is_said(monkeypatch, tmp_path):
         ChatJudge("m", tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize(("answer", "digit"), [("3", 3), (" 5\n", 5), ("0", None), ("6", None), ("4.", None), ("", None), ("33", None)])
+@pytest.mark.parametrize(
+    ("answer", "digit"), [("3", 3), (" 5\n", 5), ("0", None), ("6", None), ("4.", None), ("", None), ("33", None)]
+)
 def test_only_one_digit_is_an_answer(answer, digit):
     assert parse(answer) == digit

@@ -27,7 +27,7 @@ SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythi
 
 @pytest.fixture(scope="module")
 def workbook(tmp_path_factory, smoke):
-    """A copy of the workbook whose two notebooks are set to smoke and hold no outputs, its artifacts made beforehand."""
+    """A copy of the workbook whose two notebooks are set to smoke and hold no outputs; its artifacts are there."""
     artifacts.mppc(smoke.pythia, smoke.mamba, smoke)
     root = tmp_path_factory.mktemp("workbook")
     shutil.copytree(HOME / "lib", root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -51,9 +51,18 @@ def server(workbook, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = tmp_path_factory.mktemp("jupyter")
-    names = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={workbook}",
-               "--IdentityProvider.token=", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+    names = (
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR",
+    )
+    options = [
+        "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={workbook}", "--IdentityProvider.token=", "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]  # fmt: skip
     env = {**os.environ, **{name: str(own / name) for name in names}}
     with (own / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
@@ -128,4 +137,6 @@ def finished(browser, path):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     except ValueError:  # it is being written
         return False
-    return all(cell.execution_count for cell in cells) or any(o.output_type == "error" for cell in cells for o in cell.outputs)
+    return all(cell.execution_count for cell in cells) or any(
+        o.output_type == "error" for cell in cells for o in cell.outputs
+    )

@@ -1,4 +1,4 @@
-"""An artifact's key holds all that decides its bytes: text, tokenizer, weights, constants. Old results meet no new text."""
+"""An artifact's key holds all that decides its bytes: text, tokenizer, weights, constants."""
 
 import lzma
 import shutil

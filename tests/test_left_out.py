@@ -14,9 +14,9 @@ from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
     cells_with_places,
+    code_cells,
     executed_copy,
     left_out_places,
-    printed_lines,
 )
 from lib.workbook.profiles import HOME, LeftOut, Profile, ProfileError, get_profile
 from tests import running
@@ -36,8 +36,8 @@ def test_the_transformer_cannot_be_left_out():
     with pytest.raises(ProfileError) as error:
         get_profile("mini", "pythia=none")
     assert str(error.value) == (
-        "bad value for roles in profile 'mini': every comparison starts from the Transformer; only pythia_seed, mamba, rwkv "
-        "can be none."
+        "bad value for roles in profile 'mini': every comparison starts from the Transformer; "
+        "only pythia_seed, mamba, rwkv can be none."
     )
 
 
@@ -63,12 +63,16 @@ def test_figures_lie_apart_and_committed_notebooks_do_not_stand_in():
 def test_nothing_is_planned_compared_or_fetched_for_it(role):
     profile, whole = (get_profile("laptop", overrides) for overrides in ({role: "none"}, None))
     name = getattr(whole, role)
-    assert name not in model_store.hub_names(profile) and set(model_store.hub_names(profile)) == set(model_store.hub_names(whole)) - {name}
+    assert name not in model_store.hub_names(profile) and set(model_store.hub_names(profile)) == set(
+        model_store.hub_names(whole)
+    ) - {name}
     known = comparisons.comparisons(profile)
     assert known == {short: c for short, c in comparisons.comparisons(whole).items() if name != c.b}
     assert set(judged_features.variants(profile)) == set(known) & set(judged_features.VARIANTS)
     planned = plan.stages(without(role))
-    assert planned and not [stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")]
+    assert planned and not [
+        stage for stage in planned if stage.name.startswith(f"{getattr(get_profile('smoke'), role)}:")
+    ]
     with pytest.raises(LeftOut, match=f"{role}=none"):
         model_store.folder_of(getattr(profile, role), profile)
 
@@ -88,7 +92,12 @@ def test_a_cell_is_left_out_with_what_reads_from_it():
     assert left(profile, rwkv, "x + 1", "z = [k for k in (x, 1)]", "z", "lib_of_rwkv.y") == [True] * 5
     assert left(profile, rwkv, "[x for x in range(3)]", "other.x", "k = 'x'") == [True, False, False, False]
     assert left(profile, rwkv, "x = 3\nx", "x", "y") == [True, False, False, True]  # made anew
-    assert left(profile, "# needs: mamba or rwkv\na = 1", "# needs: mamba, rwkv\nb = 1", "a", "b") == [False, True, False, True]
+    assert left(profile, "# needs: mamba or rwkv\na = 1", "# needs: mamba, rwkv\nb = 1", "a", "b") == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_what_a_cell_only_changes_is_still_there():
@@ -122,7 +131,12 @@ def test_in_a_kernel(monkeypatch, capsys):
 
 def test_with_all_models_nothing_is_left_out_and_every_mark_is_understood():
     assert left_out_places(get_profile("smoke")) == {}
-    marks = [needs for cells in cells_with_places().values() for source, _ in cells for needs in left_out.MARK.findall(source)]
+    marks = [
+        needs
+        for cells in cells_with_places().values()
+        for source, _ in cells
+        for needs in left_out.MARK.findall(source)
+    ]
     assert len(marks) > 20 and all(without(*ROLES).lacking(needs) for needs in marks)
 
 
@@ -179,7 +193,9 @@ def test_items_that_are_left_out_are_named_and_not_counted(role):
 def test_every_claim_says_on_the_card_what_it_needs():
     """What names Mamba, RWKV or the other seed in its table, or as a claim, needs it."""
     words = {"mamba": "Mamba", "rwkv": "RWKV", "pythia_seed": "model seed"}
-    recorded = pd.concat(map(pd.read_csv, (HOME / "figures" / "mini").glob("table_claims_*.csv"))).set_index("id")["claim"]
+    recorded = pd.concat(map(pd.read_csv, (HOME / "figures" / "mini").glob("table_claims_*.csv"))).set_index("id")[
+        "claim"
+    ]
     for item in scorecard.items():
         for role, word in words.items():
             if word in item.where + recorded.get(item.id, ""):
@@ -213,6 +229,7 @@ def test_the_command_line_runs_a_notebook_of_which_nothing_is_left(smoke):
     command = [sys.executable, "-m", "lib.reproduce", "--profile", "smoke", "--only", "09", "--set", "rwkv=none"]
     done = subprocess.run([*command, "--set", f"cache_dir={smoke.cache_dir}"], cwd=HOME, capture_output=True, text=True)
     assert done.returncode == 0 and "    09_rwkv: Figure 11\n" in done.stdout, done.stdout + done.stderr
-    lines = printed_lines(without("rwkv").figures_dir / "notebooks" / "09_rwkv.ipynb")
+    cells = code_cells(without("rwkv").figures_dir / "notebooks" / "09_rwkv.ipynb")
+    lines = "".join(o.text for cell in cells for o in cell.outputs if o.get("name") == "stdout").splitlines()
     assert "Left out: this run was made without an RWKV (rwkv=none)." in lines
     assert "Exercise 09.1: left out: this run was made without an RWKV (rwkv=none)." in lines

@@ -50,7 +50,9 @@ def test_the_front_page_is_short_and_leads_to_every_other():
 
 def test_the_front_page_s_rows_are_the_scorecard_s():
     card = pd.read_csv(HOME / "figures" / "mini" / "table_scorecard.csv").set_index("item")
-    table = TEXTS[HOME / "README.md"].split("| item | paper | ours | verdict |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    table = (
+        TEXTS[HOME / "README.md"].split("| item | paper | ours | verdict |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    )
     rows = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in table.splitlines()]
     assert len(rows) == 6
     for item, *shown in rows:
@@ -65,7 +67,13 @@ def test_the_pages_for_teaching_have_pictures_and_every_notebook():
 
 @pytest.mark.parametrize(
     "link, broken",
-    [("README.md", False), ("gone.md", True), ("README.md#layout", False), ("README.md#gone", True), ("https://a.b/gone", False)],
+    [
+        ("README.md", False),
+        ("gone.md", True),
+        ("README.md#layout", False),
+        ("README.md#gone", True),
+        ("https://a.b/gone", False),
+    ],
 )
 def test_broken_links_are_found(link, broken):
     assert broken_links(f"[x]({link})", HOME) == ([link] if broken else [])

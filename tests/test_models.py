@@ -37,7 +37,9 @@ def test_logits_are_those_of_plain_transformers(role, loaded, smoke, tokens):
 @pytest.mark.parametrize("role", ROLES)
 @torch.no_grad()
 def test_resid_post_is_what_the_block_returns_in_plain_transformers(role, loaded, smoke, tokens):
-    plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(getattr(smoke, role), smoke), dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(
+        model_store.folder_of(getattr(smoke, role), smoke), dtype=torch.float32
+    )
     base, returned = plain.base_model, []
     block = (base.blocks if role == "rwkv" else base.layers)[1]
     block.register_forward_hook(lambda module, inputs, output: returned.append(output))
@@ -120,7 +122,9 @@ def test_a_model_that_is_nowhere_is_one_sentence(smoke, monkeypatch, tmp_path):
 
     monkeypatch.setattr(hub, "CACHE", tmp_path)
     monkeypatch.setattr(hub.HfApi, "snapshot_download", offline)
-    with pytest.raises(models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"):
+    with pytest.raises(
+        models.ModelNotFound, match="cannot load no/such-model: .*couldn't connect to the hub; .*`hf download"
+    ):
         model_store.load("no/such-model", smoke)
 
 
@@ -171,7 +175,8 @@ def test_held_out_loss_counts_only_positions_that_count():
 
 
 @pytest.mark.parametrize("amx, bf16, capability, expected", [
-    (True, False, "AVX512", torch.bfloat16), (False, True, "AVX512", torch.bfloat16), (False, False, "AVX512", torch.float32),
+    (True, False, "AVX512", torch.bfloat16), (False, True, "AVX512", torch.bfloat16),
+    (False, False, "AVX512", torch.float32),
     (True, True, "AVX2", torch.float32), (False, False, "DEFAULT", torch.float32),
 ])  # fmt: skip
 def test_bf16_only_where_the_processor_has_it_and_torch_may_use_it(amx, bf16, capability, expected, monkeypatch):

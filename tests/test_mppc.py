@@ -152,7 +152,9 @@ def test_results_do_not_depend_on_threads_or_on_where_features_come_from(tmp_pat
     a, b = [adversarial(900, 80, 1)], [adversarial(900, 50, 2)]
     save_features(SparseFeatures.from_dense(b[0]), tmp_path / "b.safetensors")
     one = max_pairwise_correlations(sparse(*a), sparse(*b), threads=1)
-    three = max_pairwise_correlations([SparseFeatures.from_scipy(sparse(*a)[0])], [open_layer(tmp_path / "b.safetensors")], threads=3)
+    three = max_pairwise_correlations(
+        [SparseFeatures.from_scipy(sparse(*a)[0])], [open_layer(tmp_path / "b.safetensors")], threads=3
+    )
     for x, y in zip(one, three):
         for field in ("value", "layer", "index", "offsets"):
             np.testing.assert_array_equal(getattr(x, field), getattr(y, field))

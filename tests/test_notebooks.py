@@ -73,13 +73,17 @@ def test_set_up_is_three_short_lines_that_find_the_workbook(notebook):
 
 @pytest.mark.parametrize("folder", [HOME, HOME / "notebooks"], ids=["checkout", "notebooks"])
 def test_the_workbook_is_found_from(folder):
-    found = subprocess.run([sys.executable, "-c", f"{SET_UP}\nimport lib.workbook"], cwd=folder, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", f"{SET_UP}\nimport lib.workbook"], cwd=folder, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr
 
 
 def test_elsewhere_one_sentence_says_what_to_do(tmp_path):
     lost = subprocess.run([sys.executable, "-c", SET_UP], cwd=tmp_path, capture_output=True, text=True)
-    assert lost.stderr.splitlines()[-1].startswith("AssertionError: Start in the workbook's folder, or give papermill --cwd")
+    assert lost.stderr.splitlines()[-1].startswith(
+        "AssertionError: Start in the workbook's folder, or give papermill --cwd"
+    )
 
 
 @each_notebook

@@ -65,7 +65,9 @@ def test_what_two_models_read_is_compared_where_they_are_paired(smoke, monkeypat
         other = artifacts.features(few.mamba, few)
     assert own[0].n_tokens == other[0].n_tokens
     for pair in (artifacts.mppc, artifacts.resampled_mppc):
-        with pytest.raises(ValueError, match="read different tokens or count different positions, so nothing can be paired"):
+        with pytest.raises(
+            ValueError, match="read different tokens or count different positions, so nothing can be paired"
+        ):
             pair(*names, few)
 
 
@@ -103,7 +105,9 @@ def test_sweep_moves_one_setting_at_a_time(smoke):
     own = {choice: getattr(smoke, choice) for choice in sweep.FACTORS} | {"sae_tokens": smoke.sweep_tokens}
     for choice, rows in table.groupby("choice"):
         assert own[choice] in list(rows.value) and rows.value.is_unique
-    same = [table[(table.choice == choice) & (table.value == value)].reproducibility.item() for choice, value in own.items()]
+    same = [
+        table[(table.choice == choice) & (table.value == value)].reproducibility.item() for choice, value in own.items()
+    ]
     assert len(set(same)) == 1
     assert table.reproducibility.between(-1, 1).all()
 
@@ -138,14 +142,20 @@ def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-500:]
     captured = []
     capture = artifacts.capture_features
-    monkeypatch.setattr(artifacts, "capture_features", lambda *args, **more: captured.append(args) or capture(*args, **more))
+    monkeypatch.setattr(
+        artifacts, "capture_features", lambda *args, **more: captured.append(args) or capture(*args, **more)
+    )
     artifacts.features(smoke.mamba, whole)
     shards = artifacts.capture_shards(texts.load_blocks(whole, "held_out", 3_000), whole)
     assert len(shards) > 2 and len(captured) == len(shards) - 1
-    assert files == {path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"}
+    assert files == {
+        path.relative_to(sound): path.read_bytes() for path in sound.rglob("*.*") if path.name != "manifest.json"
+    }
 
 
-def test_a_capture_that_was_cut_off_while_shards_were_joined_keeps_the_layers_that_are_whole(smoke, monkeypatch, tmp_path):
+def test_a_capture_that_was_cut_off_while_shards_were_joined_keeps_the_layers_that_are_whole(
+    smoke, monkeypatch, tmp_path
+):
     few = smoke.model_copy(update={"mppc_tokens": 1_000, "shard_tokens": 256})
     artifacts._encode(smoke.mamba, few, 0, tmp_path / "whole")
     join, joined = artifacts.join_shards, []

@@ -83,7 +83,10 @@ def test_features_of_the_real_sizes_are_correlated(laptop):
     to_mamba, to_pythia = artifacts.mppc(laptop.pythia, laptop.mamba, laptop)
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
-    layers = {name: artifacts.layers_of(model_store.load(name, laptop), laptop) for name in (laptop.pythia, laptop.mamba, laptop.rwkv)}
+    layers = {
+        name: artifacts.layers_of(model_store.load(name, laptop), laptop)
+        for name in (laptop.pythia, laptop.mamba, laptop.rwkv)
+    }
     assert list(layers.values()) == [[0], [1], [3]]
 
 
@@ -97,6 +100,8 @@ def test_path_patching_s_last_position_is_the_model_s(name, laptop):
     cache = architecture.run(p.clean)
     rows = cache["blocks.0.hook_in"][:, -1][None]
     for layer in range(models.n_layers(model)):
-        rows = architecture.step(cache, layer, rows, architecture.mixer_output(cache, layer, architecture.inputs(cache, layer)))
+        rows = architecture.step(
+            cache, layer, rows, architecture.mixer_output(cache, layer, architecture.inputs(cache, layer))
+        )
     expected = path_patching.clean_logits(model, p.clean, p.target)
     torch.testing.assert_close(architecture.logits_of(rows, p.target)[0], expected, atol=1e-4, rtol=1e-4)

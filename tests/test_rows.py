@@ -96,7 +96,9 @@ def test_every_name_is_one_token(tokenizer):
 
 
 def test_sentence_rows_are_whole_sentences_between_bos(tokenizer):
-    tokens, targets = rows.sentence_rows(3, dataclasses.replace(TINY, context_length=128), np.random.default_rng(0), tokenizer)
+    tokens, targets = rows.sentence_rows(
+        3, dataclasses.replace(TINY, context_length=128), np.random.default_rng(0), tokenizer
+    )
     assert (tokens[:, 0] == 0).all() and (targets[:, :-1] == tokens[:, 1:]).all()
     for row in tokens:
         parts = tokenizer.decode(row.tolist(), skip_special_tokens=False).split(corpus.BOS)

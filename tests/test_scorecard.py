@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from lib.workbook import results, scorecard
-from lib.workbook.notebooks import place_of
+from lib.workbook.notebooks import cells_with_places
+from lib.workbook.outputs import register
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.scorecard import DIFFERS, NOT_RUN, RANDOM, REPRODUCED, SCALE, UNSTATED
 
@@ -20,7 +21,9 @@ ITEMS = {item.id: item for item in scorecard.items()}
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """The mini profile with copies of its committed tables, to be altered."""
-    shutil.copytree(MINI, tmp_path / "mini", ignore=lambda _, names: [name for name in names if not name.endswith(".csv")])
+    shutil.copytree(
+        MINI, tmp_path / "mini", ignore=lambda _, names: [name for name in names if not name.endswith(".csv")]
+    )
     monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "mini"))
     return get_profile("mini")
 
@@ -41,9 +44,13 @@ def row(profile, name):
 
 def test_every_figure_table_appendix_and_equation_is_on_the_card():
     parts = " ".join(item.part for item in ITEMS.values())
-    wanted = [f"Fig. {n}" for n in (1, 2, "3a", "3b", "3c", 4, "5a", "5b", 6, "7a", "7b", 8, "9a", "9b", 10, 11, 12, 13)]
+    wanted = [
+        f"Fig. {n}" for n in (1, 2, "3a", "3b", "3c", 4, "5a", "5b", 6, "7a", "7b", 8, "9a", "9b", 10, 11, 12, 13)
+    ]
     wanted += [f"Table {n}" for n in (1, 2, 3, 4)] + [f"App. {x}" for x in "ABCDEFGH"] + ["eqs. 1–7", "eq. 8", "L, "]
-    wanted += [f"§{n}" for n in ("3.2", "4.2.1", "4.2.2", "4.3.1", "4.3.2", "4.4", "4.5", "5.1", "5.2", "6.1", "6.2", "6.3")]
+    wanted += [
+        f"§{n}" for n in ("3.2", "4.2.1", "4.2.2", "4.3.1", "4.3.2", "4.4", "4.5", "5.1", "5.2", "6.1", "6.2", "6.3")
+    ]
     assert [name for name in wanted if name not in parts] == []
     assert len(ITEMS) == len(scorecard.items())  # no id twice
 
@@ -57,7 +64,11 @@ def test_every_claim_of_every_notebook_is_on_the_card():
 def test_notebooks_record_what_is_committed():
     """The ids in the notebooks' cells are those of the committed tables."""
     for path in MINI.glob("table_claims_*.csv"):
-        [notebook] = [text for file in (HOME / "notebooks").glob("*.ipynb") if f'\\"{path.stem}\\"' in (text := file.read_text("utf-8"))]
+        [notebook] = [
+            text
+            for file in (HOME / "notebooks").glob("*.ipynb")
+            if f'\\"{path.stem}\\"' in (text := file.read_text("utf-8"))
+        ]
         assert [name for name in pd.read_csv(path)["id"] if f'\\"{name}\\"' not in notebook] == []
 
 
@@ -73,17 +84,21 @@ def test_every_headline_number_is_used():
 
 def test_every_item_has_a_place_in_the_workbook_and_a_known_test_and_limit():
     limits = set(pd.read_csv(REFERENCE / "scale_limits.csv")["id"])
+    places = {place for cells in cells_with_places().values() for _, place in cells}
     for item in ITEMS.values():
-        assert place_of(item.figure or item.place) is not None, item.id
+        assert scorecard.place_of(item) in places, item.id
         assert item.test in scorecard.TESTS and (not item.limit or item.limit in limits), item.id
     assert limits == {item.limit for item in ITEMS.values()} - {""}
 
 
-def test_every_output_of_a_notebook_has_a_caption():
-    captions = set(pd.read_csv(REFERENCE / "captions.csv")["name"])
-    code = "".join(path.read_text(encoding="utf-8") for path in sorted((HOME / "notebooks").glob("*.ipynb")))
-    saved = set(re.findall(r'\\"((?:lan_)?fig_\w+|table_\w+)\\"', code))
-    assert len(saved) > 60 and saved == captions
+def test_every_output_of_a_notebook_is_registered_where_it_is_made():
+    named = {"explorer": "explorer.write(", "lan_umap": "lan_umap.html", "table_checks": "claims.check("}
+    cells = [cell for cells in cells_with_places().values() for cell in cells]
+    for name, entry in register().items():
+        text = named.get(name, f'"{name}"')
+        assert any(text in source and place == entry.place for source, place in cells) and len(entry.caption) > 20, name
+    saved = {name for source, _ in cells for name in re.findall(r'"((?:lan_)?fig_\w+|table_\w+)"', source)}
+    assert len(saved) > 60 and saved <= set(register())
 
 
 def test_values_come_from_the_files(run):
@@ -133,7 +148,7 @@ def test_differences_of_features(run):
 def test_random_weights_reproduce_nothing():
     smoke = get_profile("smoke")
     assert scorecard.verdict(ITEMS["w-3a-mamba"], 0.74, 0.74, smoke) == (RANDOM, "")
-    assert scorecard.verdict(ITEMS["w-mppc"], "True", "", smoke)[0] == REPRODUCED  # arithmetic holds for any weights
+    assert scorecard.verdict(ITEMS["w-mppc"], "holds", "", smoke)[0] == REPRODUCED  # arithmetic holds for any weights
     assert scorecard.verdict(ITEMS["w-mppc"], "not all", "", smoke)[0] == DIFFERS
 
 
@@ -141,7 +156,8 @@ def test_random_weights_reproduce_nothing():
     "test, ours, bound, tolerance, holds",
     [("within", 0.69, 0.74, 0.05, True), ("within", 0.68, 0.74, 0.05, False), ("above", 0.3, 0.3, 0, False),
      ("below", 0.1, 0.2, 0, True), ("setting", 32, 32.0, 0, True), ("equals", "two names", "IOI", 0, False),
-     ("claim", "holds", "", 0, True), ("true", "False", "", 0, False), ("within", float("nan"), 1, 1, False)],
+     ("claim", "holds", "", 0, True), ("check", "does not hold at this scale", "", 0, False),
+     ("within", float("nan"), 1, 1, False)],
 )  # fmt: skip
 def test_tests(test, ours, bound, tolerance, holds):
     assert scorecard.TESTS[test](ours, bound, tolerance) is holds

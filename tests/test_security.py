@@ -35,15 +35,27 @@ def unsafe(source):
             flags = {word.arg: ast.unparse(word.value) for word in node.keywords}
             safely = name == "torch.load" and flags.get("weights_only") == "True" and None not in flags
             found += [name] * (not safely and name in ("torch.load", "eval", "exec", "pd.read_pickle", "np.fromfile"))
-            found += [f"{name}({key})" for key in ("allow_pickle", "trust_remote_code") if flags.get(key, "False") != "False"]
+            found += [
+                f"{name}({key})" for key in ("allow_pickle", "trust_remote_code") if flags.get(key, "False") != "False"
+            ]
     return found
 
 
 def test_no_module_unpickles_or_runs_foreign_code():
     assert {path.name: found for path in (HOME / "lib").rglob("*.py") if (found := unsafe(path.read_text()))} == {}
     assert unsafe("torch.load(p, weights_only=True, mmap=True)") == []
-    evil = ["torch.load(p, weights_only=safe)", "torch.load(p, weights_only=False)", "torch.load(p, weights_only=True, **more)"]
-    evil += ["import joblib", "torch.load(p)", "np.load(p, allow_pickle=True)", "f(x, trust_remote_code=yes)", "eval(x)"]
+    evil = [
+        "torch.load(p, weights_only=safe)",
+        "torch.load(p, weights_only=False)",
+        "torch.load(p, weights_only=True, **more)",
+    ]
+    evil += [
+        "import joblib",
+        "torch.load(p)",
+        "np.load(p, allow_pickle=True)",
+        "f(x, trust_remote_code=yes)",
+        "eval(x)",
+    ]
     assert [len(unsafe(line)) for line in evil] == [1] * len(evil)
 
 
@@ -129,7 +141,12 @@ def only_a_pickle(folder):
 
 def with_code(folder):
     (folder / "evil.py").write_text(f"open({str(folder / 'pwned')!r}, 'w')\nclass C: pass\n")
-    set_config(folder, model_type="evil", architectures=["Evil"], auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"})
+    set_config(
+        folder,
+        model_type="evil",
+        architectures=["Evil"],
+        auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,8 +155,14 @@ def with_code(folder):
         (lambda f: weights(f, lambda t, k: t[k].view(-1)[:1].fill_(np.nan)), "holds NaN or infinite"),
         (lambda f: weights(f, lambda t, k: t.update({k: t[k][..., :-1].contiguous()})), "has shape"),
         (lambda f: weights(f, lambda t, k: t.pop(k)), "lacks 1 of the model's weights"),
-        (lambda f: weights(f, lambda t, k: t.update(more=torch.zeros(10**6, 2).half())), "does not belong to this model"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "is no safetensors file, or is damaged"),
+        (
+            lambda f: weights(f, lambda t, k: t.update(more=torch.zeros(10**6, 2).half())),
+            "does not belong to this model",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+            "is no safetensors file, or is damaged",
+        ),
         (only_a_pickle, "pytorch_model.bin needs more than tensors"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors, nor a pytorch_model.bin"),
         (with_code, "cannot load"),

@@ -76,7 +76,10 @@ def test_linear_cka_is_the_closed_form(x):
 
 
 def test_unbiased_cka_of_unrelated_spaces_is_zero_on_average():
-    values = [[S.linear_cka(noise((20, 30), k), noise((20, 30), 100 + k), unbiased=u) for k in range(100)] for u in (False, True)]
+    values = [
+        [S.linear_cka(noise((20, 30), k), noise((20, 30), 100 + k), unbiased=u) for k in range(100)]
+        for u in (False, True)
+    ]
     assert np.mean(values[0]) > 0.5 and abs(np.mean(values[1])) < 0.03
 
 

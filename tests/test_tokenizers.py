@@ -58,7 +58,15 @@ def other_order_of_merges(content):
 
 
 def token(content, text, **settings):
-    about = {"id": 4096, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    about = {
+        "id": 4096,
+        "content": text,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": True,
+        "special": False,
+    }
     content["added_tokens"].append(about | settings)
 
 
@@ -114,7 +122,9 @@ def test_a_model_with_another_tokenizer_is_not_loaded(other):
     with pytest.raises(ProfileError) as caught:
         model_store.load(str(other), MINI)
     said = str(caught.value)
-    assert said.startswith(f"the text is cut by data/models/tokenizer, and the tokenizer of {other} is another (tokens that only one")
+    assert said.startswith(
+        f"the text is cut by data/models/tokenizer, and the tokenizer of {other} is another (tokens that only one"
+    )
     assert said.count(".") == str(other).count(".") + 1 and "choose a model that was trained with the first" in said
 
 
@@ -131,7 +141,9 @@ def test_of_another_text_it_is_the_transformer_s_that_cuts(other, stranger):
     """Two models that share a tokenizer go together, whichever it is."""
     profile = get_profile("laptop", pythia=str(other), mamba=str(other), rwkv="mini-rwkv")
     model_store.require_tokenizer(str(other), profile)
-    with pytest.raises(ProfileError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"):
+    with pytest.raises(
+        ProfileError, match=f"cut by the tokenizer of {other}, and the tokenizer of mini-rwkv is another"
+    ):
         model_store.require_tokenizer("mini-rwkv", profile)
     (other / "tokenizer.json").unlink()
     with pytest.raises(ProfileError, match="which has no tokenizer.json: choose a model that has one"):
@@ -146,7 +158,9 @@ def as_two_files(folder, settings, vocabulary=lambda v: v):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-SETTINGS = dict(tokenizer_class="GPT2Tokenizer", pad_token="<|padding|>") | dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+SETTINGS = dict(tokenizer_class="GPT2Tokenizer", pad_token="<|padding|>") | dict.fromkeys(
+    ("bos_token", "eos_token", "unk_token"), "<|endoftext|>"
+)
 
 
 def test_vocabulary_and_merges_in_two_files_are_a_tokenizer_too(stranger):
@@ -167,8 +181,8 @@ def test_a_token_added_after_the_training_is_said_and_the_model_is_read(stranger
     for _ in range(2):
         assert len(model_store.load(str(stranger), MINI).tokenizer) == corpus.VOCABULARY
     assert [record.message for record in caplog.records] == [
-        f"The text is cut by data/models/tokenizer; the tokenizer of {stranger} has its vocabulary and merges but would "
-        f"cut some texts in other ways (they differ in their added tokens)."
+        f"The text is cut by data/models/tokenizer; the tokenizer of {stranger} has its vocabulary and merges but "
+        f"would cut some texts in other ways (they differ in their added tokens)."
     ]
 
 
@@ -185,7 +199,8 @@ def test_a_model_without_a_tokenizer_is_taken_at_its_word_and_read_with_the_text
         model = model_store.load(str(stranger), MINI)
     assert len(model.tokenizer) == corpus.VOCABULARY
     assert [record.message for record in caplog.records] == [
-        f"{stranger} brings no tokenizer: it is taken to have been trained with data/models/tokenizer, which cuts the text."
+        f"{stranger} brings no tokenizer: it is taken to have been trained with data/models/tokenizer, "
+        "which cuts the text."
     ]
     config = json.loads((stranger / "config.json").read_text())
     (stranger / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))

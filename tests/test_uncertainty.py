@@ -29,7 +29,9 @@ def test_null_offset_is_far_from_no_shift():
 
 def test_null_level_is_the_quantile_of_features_that_fire_as_often():
     rate = np.repeat([0.001, 0.5], 100)
-    null = pd.DataFrame({"mppc": np.concatenate([np.linspace(0.2, 0.4, 100), np.linspace(0, 0.1, 100)]), "firing_rate": rate})
+    null = pd.DataFrame(
+        {"mppc": np.concatenate([np.linspace(0.2, 0.4, 100), np.linspace(0, 0.1, 100)]), "firing_rate": rate}
+    )
     frame = pd.DataFrame({"mppc": np.full(200, 0.5), "firing_rate": rate})
     frame.loc[3, "mppc"] = np.nan
     level = uncertainty.null_level(frame, null, quantile=0.99, n_bins=2)
@@ -38,7 +40,9 @@ def test_null_level_is_the_quantile_of_features_that_fire_as_often():
 
 
 def test_documents_stay_together_in_a_group():
-    blocks = Blocks(np.zeros((6, 4), int), np.array([[0, 1, 1, 1]] * 5 + [[0, 1, 0, 0]], bool), np.array([0, 0, 1, 2, 2, 3]))
+    blocks = Blocks(
+        np.zeros((6, 4), int), np.array([[0, 1, 1, 1]] * 5 + [[0, 1, 0, 0]], bool), np.array([0, 0, 1, 2, 2, 3])
+    )
     group = uncertainty.document_groups(blocks, seed=0, n_groups=4)
     assert len(group) == 16 and sorted(set(group)) == [0, 1, 2, 3]
     assert len(set(group[:6])) == len(set(group[9:15])) == 1
@@ -59,9 +63,7 @@ def test_sums_of_all_groups_give_the_mppc_itself():
     row = matches.iloc[9 + 3]
     y = b[int(row.match_layer)].to_scipy().toarray()[:, int(row.match_index)].astype(float)
     for g in range(5):
-        np.testing.assert_allclose(
-            sums[12, g], [v[group == g].sum() for v in (x, y, x * x, y * y, x * y)], rtol=1e-9
-        )
+        np.testing.assert_allclose(sums[12, g], [v[group == g].sum() for v in (x, y, x * x, y * y, x * y)], rtol=1e-9)
     resampled = uncertainty.bootstrap(sums, sizes, seed=3, n_resamples=2)
     weights = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), 2)
     tokens = np.concatenate([np.repeat(np.flatnonzero(group == g), 1).repeat(w) for g, w in enumerate(weights[1])])

@@ -22,7 +22,9 @@ def outputs_of(path):
     code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
     names = [f"{name}.{kind}" for name in re.findall(r'"((?:lan_)?fig_\w+)"', code) for kind in ("png", "pdf")]
     names += [f"{name}.csv" for name in re.findall(r'"(table_\w+)"', code)]
-    return [name for name in names if not name.startswith("fig_model_training")]  # random weights have no training to show
+    return [
+        name for name in names if not name.startswith("fig_model_training")
+    ]  # random weights have no training to show
 
 
 @each_notebook

@@ -72,7 +72,11 @@ def test_export_is_a_hugging_face_folder_with_its_tokenizer(smoke, tmp_path):
 
 def test_a_shipped_model_can_be_trained_again(tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipes.RECIPES["mini-pythia"], steps=2)
-    for module, name, value in ((zoo, "MODELS", tmp_path), (recipes, "MODELS", tmp_path), (zoo, "CHECKPOINTS", tmp_path / "c")):
+    for module, name, value in (
+        (zoo, "MODELS", tmp_path),
+        (recipes, "MODELS", tmp_path),
+        (zoo, "CHECKPOINTS", tmp_path / "c"),
+    ):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setitem(zoo.RECIPES, "mini-pythia", recipe)
     quality = zoo.make("mini-pythia", get_profile("mini", device="cpu", cache_dir=tmp_path / "cache"))

@@ -40,9 +40,7 @@ def hidden_attention(model: TransformerBridge, tokens: Tokens, layer: int) -> Fl
         dt, B, C = time_step(mixer, c)
         later = dt.sum(1, keepdim=True) - dt.cumsum(1)
         A = -mixer.A_log.exp()
-        alpha = sum(
-            torch.exp(later * A[:, n]) * dt * (B[..., n] * C[:, -1:, n])[..., None] for n in range(A.shape[1])
-        )
+        alpha = sum(torch.exp(later * A[:, n]) * dt * (B[..., n] * C[:, -1:, n])[..., None] for n in range(A.shape[1]))
         share = alpha.abs() / alpha.abs().sum(1, keepdim=True)
         total = total + share.mean(2).sum(0)
     return (total / len(tokens)).cpu()

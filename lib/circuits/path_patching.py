@@ -33,8 +33,8 @@ def patch_effects(
 ) -> Effects:
     """logit(target | patched) − logit(target | clean) at the last position, for every sender (by layer) and sample.
 
-    Memory: two runs' hooks for `CHUNK` samples, and one layer's patched mixer outputs. Raises `ValueError` where shapes do not
-    fit together.
+    Memory: two runs' hooks for `CHUNK` samples, and one layer's patched mixer outputs. Raises `ValueError` where
+    shapes do not fit together.
     """
     if clean.shape != corrupt.shape or len(target) != len(clean):
         raise ValueError(
@@ -66,7 +66,9 @@ def _last_position(
 
 
 @torch.no_grad()
-def clean_logits(model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples *k"]) -> Float[Tensor, "samples *k"]:
+def clean_logits(
+    model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples *k"]
+) -> Float[Tensor, "samples *k"]:
     """Logits of the targets, one or several for a sample, at the last position."""
     device = model_device(model)
     chunks = zip(tokens.to(device).split(CHUNK), target.to(device).split(CHUNK))

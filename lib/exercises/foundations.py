@@ -66,9 +66,7 @@ def _fading_time(profile: Profile, to: float = 1 / 2, of: Callable[[ndarray], fl
     return -np.log(to) / of(block.attention.time_decay.exp().detach().cpu().numpy())
 
 
-def _worst_layers(
-    profile: Profile, pick: Callable = np.argmin, role: str = "pythia", start: int = 0
-) -> list[int]:
+def _worst_layers(profile: Profile, pick: Callable = np.argmin, role: str = "pythia", start: int = 0) -> list[int]:
     """Positions of the layers of least explained variance and of least agreement between two SAE seeds."""
     saes, _ = artifacts.trained_saes(getattr(profile, role), profile)
     quality = artifacts.sae_quality(saes).groupby("layer").explained_variance.mean()

@@ -80,9 +80,7 @@ def _shifted(profile: Profile, offset: int = 1, mean: Callable[[ndarray], float]
     return mean(max_pairwise_correlation(*_features(profile), shift=offset).value)
 
 
-def _gain_of_frequent(
-    profile: Profile, name: str = "mamba", rarely: bool = False, over_all: bool = True
-) -> float:
+def _gain_of_frequent(profile: Profile, name: str = "mamba", rarely: bool = False, over_all: bool = True) -> float:
     frame = _frame(profile, name)
     often = frame["firing_rate"] * profile.mppc_tokens >= OFTEN
     mean = frame["mppc"][~often if rarely else often].mean()

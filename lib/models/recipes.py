@@ -40,6 +40,8 @@ class Recipe:
     warmup_steps: int = 100
     decay_share: float = 0.4
     weight_decay: float = 0.1
+    muon_learning_rate: float | None = None
+    """Of the layers' matrices, which Muon then trains; None: AdamW trains them like all the rest."""
     synthetic_share_start: float = 0.5
     """Of a batch's rows, repeats and recall together."""
     synthetic_share_end: float = 0.2
@@ -81,11 +83,14 @@ RECIPES = {
 }
 
 
-_ROWS = dict(synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025)
-_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=4_800, **_ROWS)
-_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_500, learning_rate=4e-3, **_ROWS)
+_NEXT = dict(
+    batch_rows=16, muon_learning_rate=5e-3,
+    synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025,
+)  # fmt: skip
+_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=4_800, **_NEXT)
+_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_000, learning_rate=4e-3, **_NEXT)
 _RWKV = partial(
-    Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ROWS
+    Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_NEXT
 )
 
 NEXT_RECIPES = {
@@ -124,6 +129,7 @@ CONFIGURATIONS = {
     "state-spaces/mamba-130m-hf": Configuration("mamba", _MAMBA_130M),
     "RWKV/rwkv-4-169m-pile": Configuration("rwkv", _RWKV_169M),
 }
+
 
 def build(recipe: Recipe | Configuration) -> PreTrainedModel:
     """An untrained Hugging Face model of the recipe's configuration and seed."""

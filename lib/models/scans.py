@@ -394,9 +394,7 @@ _hf_conv = modeling_mamba.causal_conv1d_fn
 
 def _mamba_selective_scan(u, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **kwargs):
     if u.device.type != "cpu" or kwargs.get("return_last_state") or u.shape[1] % _CHUNK:
-        return _hf_scan(
-            u, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, **kwargs
-        )
+        return _hf_scan(u, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, **kwargs)
     step = dt.transpose(1, 2).float()
     step = step if delta_bias is None else step + delta_bias
     step = F.softplus(step) if delta_softplus else step

@@ -27,5 +27,7 @@ def capture_features(
     parts: list[list[SparseFeatures]] = [[] for _ in saes]
     for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], batch_blocks):
         for sae, own in zip(saes, parts, strict=True):
-            own += [SparseFeatures.from_dense(sae.encode(x), dtype) for x in batch[sae.info.layer].split(ENCODED_AT_ONCE)]
+            own += [
+                SparseFeatures.from_dense(sae.encode(x), dtype) for x in batch[sae.info.layer].split(ENCODED_AT_ONCE)
+            ]
     return [concatenated(own) for own in parts]

@@ -121,7 +121,9 @@ def _engine(device: torch.device, threads: int) -> _Engine:
     if device.type == "cpu":
         return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
     by_feature, by_token = (partial(mppc_gpu.place, device=device, by_feature=side) for side in (True, False))
-    return _Engine(by_feature, by_token, mppc_gpu.ahead, mppc_gpu.best_matches)  # the CPU is free to make the next layer ready
+    return _Engine(
+        by_feature, by_token, mppc_gpu.ahead, mppc_gpu.best_matches
+    )  # the CPU is free to make the next layer ready
 
 
 def _features(layer: Sparse) -> SparseFeatures:

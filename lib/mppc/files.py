@@ -51,7 +51,7 @@ def save_features(features: SparseFeatures, path: Path) -> None:
 
 
 def open_layer(path: Path) -> SparseFeatures:
-    """Open one layer, memory-mapped. Raises ValueError, in one sentence, for a file that is missing, cut off or no such file."""
+    """Open one layer, memory-mapped. Raises `ValueError` for a file that is missing, cut off or of another kind."""
     if not path.exists():
         raise ValueError(f"{path} is missing; compute the features again.")
     try:

@@ -41,7 +41,9 @@ class DeviceFeatures:
     def device(self) -> torch.device:
         return self.values.device
 
-    def chunks(self, size: int) -> tuple[Int[Tensor, "chunks"], Int64[Tensor, "chunks"], Int64[np.ndarray, "rows_and_1"]]:
+    def chunks(
+        self, size: int
+    ) -> tuple[Int[Tensor, "chunks"], Int64[Tensor, "chunks"], Int64[np.ndarray, "rows_and_1"]]:
         """Every row cut into chunks of `size` entries: row and first entry of each, and where each row's begin."""
         n_chunks = -(-self.indptr.diff() // size)
         begin = torch.nn.functional.pad(n_chunks.cumsum(0), (1, 0))

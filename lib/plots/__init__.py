@@ -20,8 +20,6 @@ __getattr__, __all__ = lazily(
             "fig_three_panels",
             "fig_training_losses",
             "plt",
-            "save_figure",
-            "save_table",
             "signed",
             "use_theme",
         ],

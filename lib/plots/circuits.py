@@ -29,7 +29,9 @@ def _arrow(
     aside: float = 0,
 ) -> None:  # fmt: skip
     """An arrow with its label on it, `at` of the way, moved `aside`."""
-    style = dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkA=11, shrinkB=11, connectionstyle=f"arc3,rad={bend}")
+    style = dict(
+        arrowstyle="-|>", color=colour, linewidth=width, shrinkA=11, shrinkB=11, connectionstyle=f"arc3,rad={bend}"
+    )
     axes.annotate("", end, start, arrowprops=style, zorder=2)
     if label:
         x, y = (a + at * (b - a) for a, b in zip(start, end))
@@ -53,12 +55,22 @@ def fig_path_patching() -> Figure:
             _arrow(axes, sender, (2, 1), RED, 2.5)
         for x, y in nodes:
             changed = title.startswith("corrupted") and x > 0 and (x, y) != (2, 0)
-            fill = "#f4cfc4" if changed or (last and (x, y) == sender) else "#fff3cc" if last and x == 2 and y > 0 else "white"
+            fill = (
+                "#f4cfc4"
+                if changed or (last and (x, y) == sender)
+                else "#fff3cc"
+                if last and x == 2 and y > 0
+                else "white"
+            )
             token = "[B′]" if changed else ("[A]", "[B]", "[A]")[x]
             _node(axes, x, y, token if y == 0 else "logit" if (x, y) == (2, 2) else "h", fill)
         axes.set(title=title, xlim=(-0.5, 2.5), ylim=(-0.5, 2.5))
         axes.axis("off")
-    for colour, text in ((RED, "sender's path, from the corrupted run"), (GREEN, "frozen to the clean run"), (YELLOW, "computed again")):
+    for colour, text in (
+        (RED, "sender's path, from the corrupted run"),
+        (GREEN, "frozen to the clean run"),
+        (YELLOW, "computed again"),
+    ):
         grid[2].plot([], [], color=colour, label=text)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -78,7 +90,12 @@ def _width(effect: float, strongest: float) -> float:
 
 
 def fig_mamba_circuit(
-    inputs: Mapping[str, float], local_b: Mapping[str, float], local_a: Mapping[str, float], position: str, layer: int, state: float
+    inputs: Mapping[str, float],
+    local_b: Mapping[str, float],
+    local_a: Mapping[str, float],
+    position: str,
+    layer: int,
+    state: float,
 ) -> Figure:
     """The circuit in a recurrent model, arrows as wide as the measured effects (W, Fig. 7a).
 
@@ -91,7 +108,10 @@ def fig_mamba_circuit(
         _node(axes, column[role], 1.5, "c")
     _node(axes, last, 3, f"state h, layer {layer}", "#cfe2f3")
     _node(axes, last, 4.3, "logit of B", "#fff3cc")
-    for local, colour, bend, aside in ((local_b, PALETTE["pythia"], 0.0, 0.42), (local_a, PALETTE["mamba"], -0.3, -0.42)):
+    for local, colour, bend, aside in (
+        (local_b, PALETTE["pythia"], 0.0, 0.42),
+        (local_a, PALETTE["mamba"], -0.3, -0.42),
+    ):
         for role, effect in local.items():
             if abs(effect) >= 0.05 * abs(state):
                 ends = (column[role], 0.1), (column[position], 1.4)
@@ -122,7 +142,9 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
         (induction, (1, 1.7), (last, 2.9), (2.2, 3.0), PALETTE["pythia"], "induction head"),
     ):
         strongest = heads["mean_logit_diff"].min()
-        for k, head in enumerate(heads[heads["mean_logit_diff"] <= 0.1 * strongest].sort_values("mean_logit_diff").itertuples()):
+        for k, head in enumerate(
+            heads[heads["mean_logit_diff"] <= 0.1 * strongest].sort_values("mean_logit_diff").itertuples()
+        ):
             text = f"{what} L{head.layer}H{head.head}: {signed(head.mean_logit_diff)}, attention {head.attention:.2f}"
             _arrow(axes, start, end, colour, _width(head.mean_logit_diff, strongest), 0.12 * k)
             axes.text(place[0], place[1] - 0.28 * k, text, fontsize=8, color=colour)
@@ -171,19 +193,25 @@ def fig_names(table: pd.DataFrame) -> Figure:
     _heatmap(axes, cells.to_numpy(), "change of the logit")
     for position in range(1, len(words)):
         axes.axvline(2 * position, color="0.4", linewidth=0.8)
-    axes.set_xticks(2 * np.arange(len(words)) + 1, [word.replace("\n", "\\n") for word in words], rotation=45, ha="right")
+    axes.set_xticks(
+        2 * np.arange(len(words)) + 1, [word.replace("\n", "\\n") for word in words], rotation=45, ha="right"
+    )
     axes.set(xlabel="token; in each cell IO on the left, S on the right", ylabel="layer")
     return figure
 
 
 def fig_circuit_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     """`circuit_maps.circuit_map` of several models, as shares of each one's strongest cell."""
-    figure, grid = plt.subplots(2, len(maps), figsize=(1.5 * WIDTH, 5), sharex=True, squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        2, len(maps), figsize=(1.5 * WIDTH, 5), sharex=True, squeeze=False, layout="constrained"
+    )
     for column, (model, circuit) in enumerate(maps.items()):
         for axes, part, corrupt in zip(grid[:, column], circuit / np.abs(circuit).max(), ("B′", "A′"), strict=True):
             bar = dict(cbar=column == len(maps) - 1, cbar_kws={"label": "share of strongest"})
             sns.heatmap(part, ax=axes, cmap="RdBu_r", vmin=-1, vmax=1, xticklabels=ROLES, **bar)
             axes.invert_yaxis()
-            axes.set(title=f"{model}, {corrupt}", ylabel=f"depth ({len(part)} parts of the model)" if column == 0 else None)
+            axes.set(
+                title=f"{model}, {corrupt}", ylabel=f"depth ({len(part)} parts of the model)" if column == 0 else None
+            )
             axes.tick_params(axis="x", rotation=45)
     return figure

@@ -29,7 +29,9 @@ class Pair:
 
 def fig_feature_pairs(pairs: Sequence[Pair], left: str, right: str, n: int = 4, note: str = "") -> Figure:
     """Pairs of features side by side, one row each, with `n` snippets; the active token is boxed (W, Figs. 4, 12)."""
-    figure, grid = plt.subplots(len(pairs), 2, figsize=(1.25 * WIDTH, 0.35 + 1.05 * len(pairs)), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        len(pairs), 2, figsize=(1.25 * WIDTH, 0.35 + 1.05 * len(pairs)), squeeze=False, layout="constrained"
+    )
     for row, pair in zip(grid, pairs, strict=True):
         for axes, examples in zip(row, (pair.left, pair.right), strict=True):
             _snippets(axes, examples[:n], n)
@@ -66,9 +68,17 @@ def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int 
     `variants` are the columns of `scores` that hold MPPC, the cross-architecture one last; scores that fewer than
     `at_least` features have are left out. The judge's name stands in the title.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 3.6), sharey=True, width_ratios=(2, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(1.3 * WIDTH, 3.6), sharey=True, width_ratios=(2, 1), layout="constrained"
+    )
     long = scores.melt(["complexity", "monosemanticity"], list(variants), "variant", "MPPC")
-    _boxes(left, _frequent(long, "complexity", at_least * len(variants)), "complexity", hue="variant", palette={v: _colour(v) for v in variants})
+    _boxes(
+        left,
+        _frequent(long, "complexity", at_least * len(variants)),
+        "complexity",
+        hue="variant",
+        palette={v: _colour(v) for v in variants},
+    )
     left.legend(title=None, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3)
     across = long[long["variant"] == variants[-1]]
     _boxes(right, _frequent(across, "monosemanticity", at_least), "monosemanticity", color=_colour(variants[-1]))

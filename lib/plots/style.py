@@ -1,4 +1,4 @@
-"""One look for all figures, and one way to save them: PNG and PDF, with the drawn numbers beside them as CSV."""
+"""One look for all figures, and the figures of models, SAEs and similarity."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.workbook.profiles import Profile
-
 PALETTE = dict(zip(("pythia", "mamba", "rwkv", "seed"), sns.color_palette("colorblind", 4), strict=True))
 WIDTH = 7.0  # inches; a page's text width
 
@@ -22,27 +20,6 @@ def use_theme() -> None:
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "axes.spines.top": False, "axes.spines.right": False})
     pd.set_option("styler.format.escape", "html")  # text of a table is no markup, wherever it comes from
-
-
-def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
-    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the figure.
-
-    Figures of models with random weights say so across the picture.
-    """
-    if not profile.meaningful:
-        figure.text(0.5, 0.5, "random weights", fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)
-    profile.figures_dir.mkdir(parents=True, exist_ok=True)
-    figure.savefig(profile.figures_dir / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(profile.figures_dir / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
-    plt.close(figure)
-    return figure
-
-
-def save_table(table: pd.DataFrame, name: str, profile: Profile) -> pd.DataFrame:
-    """Write figures/<profile>/<name>.csv with 6 digits; returns the table."""
-    profile.figures_dir.mkdir(parents=True, exist_ok=True)
-    table.to_csv(profile.figures_dir / f"{name}.csv", index=False, float_format="%.6g")
-    return table
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -72,7 +49,9 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, layout="constrained")
     for axes, (column, label) in zip(grid.flat, panels.items(), strict=True):
         data = quality.assign(depth=depth, SAE=quality["model"] + ", seed " + quality["seed"].astype(str))
-        sns.lineplot(data, x="depth", y=column, hue="SAE", style="SAE", markers=True, ax=axes, legend=axes is grid[0, 0])
+        sns.lineplot(
+            data, x="depth", y=column, hue="SAE", style="SAE", markers=True, ax=axes, legend=axes is grid[0, 0]
+        )
         axes.set(ylabel=label, xlabel="relative depth")
         axes.set_ylim(0, 1.1 * data[column].max() or 1)
     grid[0, 0].legend(title=None, frameon=False, fontsize=7)
@@ -88,7 +67,9 @@ def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
         "seconds": "training\n(seconds)",
     }
     choices = list(dict.fromkeys(sweep["choice"]))
-    figure, grid = plt.subplots(len(measures), len(choices), figsize=(WIDTH, 6.4), sharey="row", sharex="col", layout="constrained")
+    figure, grid = plt.subplots(
+        len(measures), len(choices), figsize=(WIDTH, 6.4), sharey="row", sharex="col", layout="constrained"
+    )
     for column, choice in enumerate(choices):
         data = sweep[sweep["choice"] == choice].sort_values("value")
         for row, (measure, label) in enumerate(measures.items()):
@@ -111,7 +92,15 @@ def _short(value: float) -> str:
 
 def fig_sae_training(history: pd.DataFrame) -> Figure:
     """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
-    figure, grid = plt.subplots(2, history["model"].nunique(), figsize=(WIDTH, 4.4), sharex=True, sharey="row", squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        2,
+        history["model"].nunique(),
+        figsize=(WIDTH, 4.4),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
     for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
         for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
             full = measure == "l0" and "full"
@@ -144,7 +133,10 @@ def _densities(
     axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
 ) -> None:
     """A density per label, in the label's own colour and dashes if it has some, else in order."""
-    colours, room = sns.color_palette(), 1.05 + 0.085 * (len(values) + bool(intervals))  # the legend lies above what is drawn
+    colours, room = (
+        sns.color_palette(),
+        1.05 + 0.085 * (len(values) + bool(intervals)),
+    )  # the legend lies above what is drawn
     for k, (label, mppc) in enumerate(values.items()):
         colour, style = LOOKS.get(label, (k, k))
         look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}
@@ -270,7 +262,7 @@ def fig_three_panels(
 
 
 def fig_hierarchy(means: Mapping[str, float]) -> Figure:
-    """What differs between two SAEs, as nested circles, each with its measured mean MPPC (W, Fig. 2); outermost first."""
+    """What differs between two SAEs, as nested circles with the measured mean MPPC (W, Fig. 2); outermost first."""
     figure, axes = plt.subplots(figsize=(5, 5))
     radii = np.linspace(1, 0.4, len(means))
     for (label, mean), radius, colour in zip(means.items(), radii, sns.color_palette("Blues", len(means)), strict=True):

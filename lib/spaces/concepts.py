@@ -39,8 +39,7 @@ GENERAL = {
     "person people father mother president king queen doctor teacher student",
     "nature": "tree grass stone rock cliff hill dirt sand mud wind storm rain cloud sun leaf branch river "
     "lake ocean forest mountain water snow",
-    "emotions": "joy hope happy sad anger angry fear love hate worry glad proud ashamed calm excited lonely "
-    "afraid",
+    "emotions": "joy hope happy sad anger angry fear love hate worry glad proud ashamed calm excited lonely afraid",
     "month names": "january february march april may june july august september october november december",
     "countries": "usa canada brazil mexico germany france italy spain uk england china india japan russia "
     "australia korea israel iran iraq syria turkey egypt",

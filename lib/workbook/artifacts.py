@@ -61,7 +61,9 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
     folder = Path(model_store.folder_of(name, profile))
-    digests = {what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))}
+    digests = {
+        what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))
+    }
     return {"model": name} | digests | texts.text_fields(profile)
 
 
@@ -137,9 +139,7 @@ def train_layers(
     history_file = place / "history.csv"
     if not history_file.exists():
         model = model_store.load(name, profile)
-        saes, history = train_saes(
-            model, text, profile.sae_config, seeds_of(name, profile), layers, place / "training"
-        )
+        saes, history = train_saes(model, text, profile.sae_config, seeds_of(name, profile), layers, place / "training")
         evaluate_saes(model, saes, held_out, profile.batch_blocks)
         for sae in saes:
             sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:02d}")
@@ -198,7 +198,7 @@ def _encode(name: str, profile: Profile, seed: int, folder: Path) -> None:
 def capture(
     name: str, profile: Profile, saes_folder: Path, seed: int, shards: Sequence[tuple[int, Blocks]], folder: Path
 ) -> None:
-    """Write the feature activations of some shards, given with their numbers, unless their files are there and whole."""
+    """Write feature activations of some shards, given with their numbers, unless their files are there and whole."""
     saes = _load_saes(saes_folder, profile, seed)
     layers = [k for k in range(len(saes)) if not is_whole(layer_file(folder, k))]  # the others' shards are joined
     files = {number: [shard_file(folder / "checkpoint", k, number) for k in layers] for number, _ in shards}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from lib.plots.style import save_table
+from lib.workbook.outputs import save_table
 from lib.workbook.profiles import Profile
 
+CHECKS = "table_checks"
 HOLDS, FAILS, LEFT_OUT = "holds", "does not hold at this scale", "left out"
 
 Claim = tuple[str, str, bool | None, str]
@@ -37,8 +38,17 @@ def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame
     return recorded.drop(columns="id")
 
 
+def check(id: str, words: str, holds: bool, profile: Profile) -> None:
+    """Print whether what a notebook checks of its own method holds, and record it under its id in `CHECKS`."""
+    print(f"{words}: {bool(holds)}")
+    path = profile.figures_dir / f"{CHECKS}.csv"
+    others = pd.read_csv(path).query("id != @id") if path.exists() else None
+    row = pd.DataFrame([{"id": id, "check": words, "verdict": HOLDS if holds else FAILS}])
+    save_table(pd.concat([others, row]).sort_values("id"), CHECKS, profile)
+
+
 def recorded(id: str, name: str, profile: Profile) -> pd.DataFrame:
-    """The row of one claim in the table `name`. Raises `Missing` where it has not been recorded."""
+    """The row of one claim or check in the table `name`. Raises `Missing` where it has not been recorded."""
     path = profile.figures_dir / f"{name}.csv"
     if not path.exists():
         raise Missing(f"{path.name} has not been written.")

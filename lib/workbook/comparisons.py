@@ -149,7 +149,7 @@ def near_zero(differences: pd.Series, widths: Sequence[float] = (0.02, 0.05, 0.1
 
 
 def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[ndarray, "layers match_layers"]:
-    """Share of each layer's features whose best match lies in each layer of the other model (W, Fig. 3c); rows sum to 1."""
+    """Share of each layer's features whose match lies in each layer of the other model (W, Fig. 3c); rows sum to 1."""
     found = frame[frame["match_layer"] >= 0]
     counts = np.zeros((n_layers, n_match_layers))
     np.add.at(counts, (found["layer"], found["match_layer"]), 1)
@@ -186,5 +186,7 @@ def mppc_by_layer(direction: Direction) -> pd.DataFrame:
     rows = []
     for layer, frame in direction.frame.groupby("layer"):
         low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
-        rows.append({"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()})
+        rows.append(
+            {"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()}
+        )
     return pd.DataFrame(rows)

@@ -70,9 +70,11 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
 
 
 def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profile) -> dict[str, ndarray]:
-    """Which rows of each model's frame are shown: features that fire; where they are too many, a sample and its matches."""
+    """Which rows of each model's frame are shown: features that fire; of too many, a sample and its matches."""
     own = next(iter(frames.values()))[0]
-    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()}
+    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {
+        page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()
+    }
     if sum(int(keep.sum()) for keep in wanted.values()) <= MOST:
         return wanted
     rng = np.random.default_rng(profile.seed)
@@ -89,7 +91,10 @@ def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profi
 def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
     """The stand-in's, for all: a language model is not asked about every feature."""
     judge = RuleJudge()
-    examples = (examples_of(places[layer].snippets(index), words) for layer, index in tqdm(features.tolist(), "explorer", mininterval=5))
+    examples = (
+        examples_of(places[layer].snippets(index), words)
+        for layer, index in tqdm(features.tolist(), "explorer", mininterval=5)
+    )
     return [(s.complexity or 0, s.monosemanticity or 0) for e in examples for s in judge.score([e])]
 
 
@@ -117,11 +122,13 @@ def _packed(model: Shown) -> dict[str, Any]:
     rows = [(layer, index) for layer, index in model.features.tolist()]
     return {
         "name": model.name, "label": model.label, "n": n,
-        "layer": packed([layer for layer, _ in rows], np.uint8), "index": packed([index for _, index in rows], np.uint16),
+        "layer": packed([layer for layer, _ in rows], np.uint8),
+        "index": packed([index for _, index in rows], np.uint16),
         "tokens": packed(tokens), "activations": packed(activations), "centre": packed(centre), "top": packed(top),
         "rate": packed([rates[layer][index] for layer, index in rows], np.float32),
         "histogram": packed(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
-        "complexity": packed([s[0] for s in model.scores], np.uint8), "consistency": packed([s[1] for s in model.scores], np.uint8),
+        "complexity": packed([s[0] for s in model.scores], np.uint8),
+        "consistency": packed([s[1] for s in model.scores], np.uint8),
         "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},
     }  # fmt: skip
 
@@ -135,7 +142,7 @@ def _packed_matches(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _histograms(features: SparseFeatures) -> tuple[ndarray, ndarray]:
-    """Per feature: counts of its activations in equal bins up to its maximum, log-scaled to 0…255; and its firing rate."""
+    """Per feature: counts of its activations in equal bins up to its maximum, log-scaled to 0…255; its firing rate."""
     index = features.indices.astype(np.int64)
     top = np.zeros(features.d_sae, np.float32)
     np.maximum.at(top, index, features.values)

@@ -1,8 +1,8 @@
 """Notebook cells that need a model which the run is made without: they say so, and the rest of the notebook goes on.
 
-A cell that needs a model says so in a comment of its own, such as ``# needs: mamba, pythia_seed`` or ``# needs: mamba or
-rwkv``. Where the profile has none, the cell prints one sentence instead of running, and so does every later cell that reads
-a name which would have been made there. With all models, the comments do nothing.
+A cell that needs a model says so in a comment of its own, such as ``# needs: mamba, pythia_seed`` or
+``# needs: mamba or rwkv``. Where the profile has none, the cell prints one sentence instead of running, and so does
+every later cell that reads a name which would have been made there. With all models, the comments do nothing.
 """
 
 from __future__ import annotations
@@ -75,5 +75,10 @@ def _uses(code: CodeType) -> Iterator[tuple[str, bool]]:
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "STORE_NAME", "STORE_GLOBAL"):
             yield step.argval, step.opname.startswith("STORE")
-        elif isinstance(step.argval, CodeType) and step.argval.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"):
+        elif isinstance(step.argval, CodeType) and step.argval.co_name in (
+            "<listcomp>",
+            "<setcomp>",
+            "<dictcomp>",
+            "<genexpr>",
+        ):
             yield from _uses(step.argval)

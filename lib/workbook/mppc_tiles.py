@@ -28,14 +28,14 @@ def correlate_in_tiles(folders: tuple[Path, Path], shift: int, profile: Profile,
     columns = split(range(len(sizes_b)), workers.pieces)
     rows = split(range(len(sizes_a)), -(-workers.pieces // len(columns)))
     places = list(product(rows, columns))
-    pieces = {
-        f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in places
-    }
+    pieces = {f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in places}
     tiles = workers.each(_correlate_tile, pieces, what)
     return merge_tiles(zip(places, tiles, strict=True), sizes_a, sizes_b)
 
 
-def _correlate_tile(folders: tuple[Path, Path], layers: tuple[Layers, Layers], shift: int, profile: Profile) -> Directions:
+def _correlate_tile(
+    folders: tuple[Path, Path], layers: tuple[Layers, Layers], shift: int, profile: Profile
+) -> Directions:
     a, b = ([open_layer(layer_file(folder, k)) for k in some] for folder, some in zip(folders, layers))
     return max_pairwise_correlations(a, b, shift=shift, device=device_of(profile))
 
@@ -43,7 +43,7 @@ def _correlate_tile(folders: tuple[Path, Path], layers: tuple[Layers, Layers], s
 def merge_tiles(
     tiles: Iterable[tuple[tuple[Layers, Layers], Directions]], sizes_a: Sequence[int], sizes_b: Sequence[int]
 ) -> Directions:
-    """Put tiles together, each given with its layers, in the layers' order; `sizes_…` are all layers' numbers of features."""
+    """Put tiles together, each given with its layers, in the layers' order; `sizes_…`: features of every layer."""
     whole = MaxCorrelation.undefined(sizes_a), MaxCorrelation.undefined(sizes_b)
     for layers, tile in tiles:
         for found, part, own, other in zip(whole, tile, layers, layers[::-1]):

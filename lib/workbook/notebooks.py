@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -20,6 +17,7 @@ from nbformat import NotebookNode
 
 from lib.workbook.checks import CannotRun
 from lib.workbook.left_out import LeavingOut
+from lib.workbook.outputs import Place
 from lib.workbook.profiles import HOME, Profile
 from lib.workbook.store import atomic_write
 
@@ -44,23 +42,6 @@ ADVICE = {  # what an error of the system says → what to do
 
 class NotebookFailed(Exception):
     """Which cell of which notebook failed, with its last lines."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the workbook something is made: a notebook's name and the heading above the cell."""
-
-    notebook: str
-    heading: str
-
-    @property
-    def anchor(self) -> str:
-        """The heading's anchor, as JupyterLab and nbconvert make it, in the form for a link."""
-        return quote(re.sub(r"[`*]", "", self.heading).replace(" ", "-"), safe="?/:@!$&'()*+,;=")
-
-    def in_notebook(self) -> str:
-        """Link from a notebook in the same folder; "" for no place."""
-        return f"{self.notebook}.ipynb#{self.anchor}" if self.notebook else ""
 
 
 class ThisPython(AsyncKernelManager):
@@ -118,22 +99,6 @@ def profile_of(notebook: Path) -> str | None:
     return found[-1] if found and all(cell.execution_count for cell in cells) else None
 
 
-def printed_lines(notebook: Path) -> list[str]:
-    """All lines that an executed notebook printed."""
-    printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in code_cells(notebook)]
-    return [line for text in printed for line in text.splitlines()]  # a line may be spread over several outputs
-
-
-def place_of(text: str, folder: Path = FOLDER) -> Place | None:
-    """The first cell whose code has the text, as a whole string if any has it as one; None if no notebook has it."""
-    cells = [pair for pairs in cells_with_places(folder).values() for pair in pairs]
-    for wanted in (f'"{text}"', text):
-        for source, place in cells:
-            if wanted in source:
-                return place
-    return None
-
-
 def left_out_places(profile: Profile, folder: Path = FOLDER) -> dict[Place, tuple[str, ...]]:
     """Sections of the notebooks of which a cell is left out, in their order, and for want of which models."""
     found: dict[Place, tuple[str, ...]] = {}
@@ -145,10 +110,9 @@ def left_out_places(profile: Profile, folder: Path = FOLDER) -> dict[Place, tupl
     return found
 
 
-@cache
-def cells_with_places(folder: Path = FOLDER) -> dict[str, tuple[tuple[str, Place], ...]]:
+def cells_with_places(folder: Path = FOLDER) -> dict[str, list[tuple[str, Place]]]:
     """By notebook, the source of every code cell and its place."""
-    return {path.stem: tuple(_walk(path)) for path in find_notebooks(folder)}
+    return {path.stem: list(_walk(path)) for path in find_notebooks(folder)}
 
 
 def _walk(path: Path) -> Iterator[tuple[str, Place]]:

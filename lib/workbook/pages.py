@@ -33,6 +33,7 @@ def packed(values: Any, dtype: type | None = None) -> str:
 def linked_page(pairs: pd.DataFrame, left: str, right: str, profile: str) -> str:
     """A page of its own: two maps, and hovering over a feature shows its match on the other."""
     columns = ["ax", "ay", "bx", "by", "rho", "a", "b"]
-    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": packed(pairs[columns], np.float32),
-            "token": list(pairs["token"]), "concept": list(pairs["concept"])}  # fmt: skip
+    words = {column: list(pairs[column]) for column in ("token", "concept")}
+    values = packed(pairs[columns], np.float32)
+    data = {"left": left, "right": right, "columns": columns, "n": len(pairs), "values": values, **words}
     return page_of("spaces.html", profile, data)

@@ -80,7 +80,9 @@ class Profile(BaseModel):
     cache_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         description="where artifacts are kept; data/cache/<name> unless set"
     )
-    ray: str | None = Field(None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine")
+    ray: str | None = Field(
+        None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine"
+    )
 
     corpus: Literal["docstrings", "openwebtext"] = Field(description="which text is read")
     context_length: int = Field(ge=8, description="tokens per block, BOS included")
@@ -107,7 +109,9 @@ class Profile(BaseModel):
     sae_decay: float = Field(0.2, ge=0, lt=1, description="share of the steps over which the rate falls to zero")
     sae_seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="SAE seeds; the second is the skyline's")
     sae_group_layers: int | None = Field(
-        None, ge=1, description="layers whose SAEs train at a time; None: as many as memory holds. Each group rereads the text"
+        None,
+        ge=1,
+        description="layers whose SAEs train at a time; None: as many as memory holds. Each group rereads the text",
     )
     buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
     batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
@@ -151,7 +155,9 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Profile:
         if self.buffer_tokens < 4 * self.sae_batch_size:
-            raise ValueError(f"buffer_tokens={self.buffer_tokens} holds less than four of sae_batch_size={self.sae_batch_size}")
+            raise ValueError(
+                f"buffer_tokens={self.buffer_tokens} holds less than four of sae_batch_size={self.sae_batch_size}"
+            )
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -193,8 +199,8 @@ class Profile(BaseModel):
     def lacking(self, needs: str) -> tuple[str, ...]:
         """The roles for want of which something is left out; none if nothing is wanting.
 
-        `needs` names what it needs: "mamba, rwkv" both, "mamba or rwkv" one of them, "" none. Raises `ValueError` for a role that
-        cannot be none.
+        `needs` names what it needs: "mamba, rwkv" both, "mamba or rwkv" one of them, "" none. Raises `ValueError` for
+        a role that cannot be none.
         """
         groups = [[role.strip() for role in group.split(" or ")] for group in needs.split(",") if needs]
         others = list(self.roles)[1:]

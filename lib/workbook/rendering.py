@@ -6,7 +6,7 @@ import html
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
+
+from lib.workbook.outputs import register
 
 FORBIDDEN = ("script", "iframe", "object", "embed", "link", "base", "form", "meta")
 
@@ -56,9 +58,7 @@ def _exporter() -> _Exporter:
     return exporter
 
 
-def rendered(
-    notebook: Path, source: Path, folder: Path, pages: Collection[str], captions: Mapping[str, str]
-) -> tuple[str, list[tuple[str, str]]]:
+def rendered(notebook: Path, source: Path, folder: Path, pages: Collection[str]) -> tuple[str, list[tuple[str, str]]]:
     """A notebook as HTML for a page in `folder`, without what it printed to stderr; and its headings (anchor, text).
 
     Relative links start from the folder `source`. Those to notebooks in `pages` (names) lead to their pages; links and
@@ -69,7 +69,7 @@ def rendered(
     if any("injected-parameters" in _tags(cell) for cell in node.cells):
         node.cells = [cell for cell in node.cells if "parameters" not in _tags(cell)]  # the defaults were overwritten
     for cell in node.cells:
-        _prepare(cell, captions)
+        _prepare(cell)
     soup = BeautifulSoup(_exporter().from_notebook_node(node)[0], "html.parser")
     _clean(soup)
     _relink_all(soup, partial(_relink, source=source, folder=folder, pages=pages))
@@ -83,14 +83,18 @@ def _tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _prepare(cell: NotebookNode, captions: Mapping[str, str]) -> None:
+def _prepare(cell: NotebookNode) -> None:
     if cell.cell_type != "code":
         return
     names = re.findall(r'"((?:lan_)?fig_\w+)"', cell.source)
     cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
-            output.metadata = {"image/png": {"alt": captions.get(names[-1], names[-1]) if names else "a figure"}}
+            output.metadata = {"image/png": {"alt": _caption(names[-1]) if names else "a figure"}}
+
+
+def _caption(name: str) -> str:
+    return register()[name].caption if name in register() else name
 
 
 def _clean(soup: BeautifulSoup) -> None:

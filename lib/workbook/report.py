@@ -1,4 +1,4 @@
-"""The report: one page with the scorecard and every figure and table of a run, and its notebooks as pages (no network)."""
+"""The report: a page with the scorecard and every figure and table of a run, and its notebooks as pages."""
 
 from __future__ import annotations
 
@@ -11,30 +11,22 @@ import pandas as pd
 from markupsafe import Markup
 
 from lib.workbook import rendering, scorecard
-from lib.workbook.notebooks import FOLDER, Place, executed_copy, find_notebooks, left_out_places, place_of, title_of
+from lib.workbook.notebooks import FOLDER, executed_copy, find_notebooks, left_out_places, title_of
+from lib.workbook.outputs import Entry, Place, register
 from lib.workbook.pages import TEMPLATES
 from lib.workbook.profiles import Profile
-from lib.workbook.reference import REFERENCE
 from lib.workbook.store import atomic_write
 
 TOP = ("fig_03a_mppc_density", "fig_05_complexity", "fig_03c_depth_map", "fig_circuit_maps")
 ROWS = 12  # of a table that are shown; all are in its file
-OWN_PAGES = {  # file → its caption, and the call that writes it
-    "explorer.html": ("The explorer: every feature, its snippets and its matches", "explorer.write("),
-    "lan_umap.html": ("Two feature spaces side by side: point at a feature to see its match", "lan_umap.html"),
-}
 
 
 @dataclass(frozen=True)
 class Output:
     """A figure, table or page that a notebook wrote."""
 
-    name: str
+    entry: Entry
     file: str
-    paper: str
-    caption: str
-    notebook: str
-    anchor: str
     table: Markup | None = None
     rows: int = 0
 
@@ -55,9 +47,8 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
 
     What has not been run is said to be missing. `folder` holds the workbook's notebooks.
     """
-    captions = pd.read_csv(REFERENCE / "captions.csv", dtype=str, keep_default_na=False).set_index("name")
-    outputs = _outputs(profile, captions, folder)
-    pages = _pages(profile, folder, outputs, dict(captions["caption"]))
+    outputs = _outputs(profile)
+    pages = _pages(profile, folder, outputs)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     common = {"profile": profile, "pages": pages}
@@ -74,14 +65,14 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
 def _overview(profile: Profile, pages: list[Page], outputs: list[Output], folder: Path) -> dict[str, Any]:
     """What the index shows beside the pages."""
     there = {page.name for page in pages if page.body is not None}
-    placed = {output.name for page in pages for output in page.outputs}
+    placed = {page.name for page in pages}
     card = scorecard.card(profile)
 
     def address(place: Place) -> str:
         return f"notebooks/{place.notebook}.html#{place.anchor}" if place.notebook in there else ""
 
     return {
-        "top": [output for name in TOP for output in outputs if output.name == name],
+        "top": [output for name in TOP for output in outputs if output.entry.name == name],
         "card": Markup(scorecard.as_html(card, address)),
         "counts": scorecard.counts(card).to_dict(),
         "marks": scorecard.MARKS,
@@ -91,11 +82,11 @@ def _overview(profile: Profile, pages: list[Page], outputs: list[Output], folder
         "n_left_out": sum(item.test != "none" for item in scorecard.items()) - scorecard.stated(card),
         "models": [name for name in (profile.pythia, profile.mamba, profile.rwkv) if name],
         "rows": ROWS,
-        "others": [output for output in outputs if output.name not in placed],
+        "others": [output for output in outputs if output.entry.place.notebook not in placed],
     }
 
 
-def _pages(profile: Profile, folder: Path, outputs: list[Output], captions: dict[str, str]) -> list[Page]:
+def _pages(profile: Profile, folder: Path, outputs: list[Output]) -> list[Page]:
     notebooks = find_notebooks(folder)
     copies = {path.stem: executed_copy(path.stem, profile, folder) for path in notebooks}
     there = {name for name, copy in copies.items() if copy}
@@ -103,33 +94,27 @@ def _pages(profile: Profile, folder: Path, outputs: list[Output], captions: dict
     for path in notebooks:
         body, found = None, []
         if copy := copies[path.stem]:
-            text, found = rendering.rendered(copy, folder, profile.figures_dir / "notebooks", there, captions)
+            text, found = rendering.rendered(copy, folder, profile.figures_dir / "notebooks", there)
             body = Markup(text)
-        own = [output for output in outputs if output.notebook == path.stem]
+        own = [output for output in outputs if output.entry.place.notebook == path.stem]
         pages.append(Page(path.stem, title_of(path), body, found, own))
     return pages
 
 
-def _outputs(profile: Profile, captions: pd.DataFrame, folder: Path) -> list[Output]:
-    """Everything in the profile's folder, in the order of the captions; what has none comes last, under its name."""
+def _outputs(profile: Profile) -> list[Output]:
+    """Everything in the profile's folder, in the register's order; what does not stand there comes last."""
     files = [*profile.figures_dir.glob("*fig_*.png"), *profile.figures_dir.glob("table_*.csv")]
-    files += [path for name in OWN_PAGES if (path := profile.figures_dir / name).exists()]
-    order = {name: number for number, name in enumerate(captions.index)}
-    files.sort(key=lambda path: (order.get(path.stem, len(order)), path.name))
-    return [_output(path, captions, folder) for path in files]
+    files += [path for path in profile.figures_dir.glob("*.html") if path.stem in register()]
+    order = {name: number for number, name in enumerate(register())}
+    return [_output(path) for path in sorted(files, key=lambda path: (order.get(path.stem, len(order)), path.name))]
 
 
-def _output(path: Path, captions: pd.DataFrame, folder: Path) -> Output:
-    own_caption, written_by = OWN_PAGES.get(path.name, ("", path.stem))
-    place = place_of(written_by, folder)
-    known = captions.loc[path.stem] if path.stem in captions.index else None
-    caption = own_caption or (known["caption"] if known is not None else path.stem)
-    table = pd.read_csv(path) if path.suffix == ".csv" else None
-    return Output(
-        path.stem, path.name, known["paper"] if known is not None else "", caption,
-        place.notebook if place else "", place.anchor if place else "",
-        Markup(_table(table)) if table is not None else None, len(table) if table is not None else 0,
-    )  # fmt: skip
+def _output(path: Path) -> Output:
+    entry = register().get(path.stem) or Entry(path.stem, Place("", ""), "", path.stem)
+    if path.suffix != ".csv":
+        return Output(entry, path.name)
+    table = pd.read_csv(path)
+    return Output(entry, path.name, Markup(_table(table)), len(table))
 
 
 def _table(table: pd.DataFrame) -> str:

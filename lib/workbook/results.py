@@ -1,7 +1,7 @@
 """What a run wrote and what the papers print, found by name: the values behind the scorecard.
 
-A source is `table_…` (figures/<profile>), `paper_…` and `released_…` (data/reference), `profile` (its settings),
-`printed:<notebook>` (lines that an executed notebook printed) or `derived:…` (computed here from the others).
+A source is `table_…` (figures/<profile>), `paper_…` and `released_…` (data/reference), `profile` (its settings) or
+`derived:…` (computed here from the others).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pandas as pd
 from lib.circuits import effect_tables
 from lib.workbook import reference
 from lib.workbook.claims import Missing
-from lib.workbook.notebooks import executed_copy, printed_lines
 from lib.workbook.profiles import Profile
 
 
@@ -25,8 +24,6 @@ def frame(source: str, profile: Profile) -> pd.DataFrame:
         return pd.DataFrame([profile.settings()])
     if kind == "derived":
         return pd.DataFrame([DERIVED[name](profile)])
-    if kind == "printed":
-        return _printed(name, profile)
     folder = profile.figures_dir if source.startswith(("table_", "mppc_")) else reference.REFERENCE
     path = folder / (f"{source}.parquet" if source.startswith("mppc_") else f"{source}.csv")
     if not path.exists():
@@ -61,14 +58,6 @@ def reduced(values: pd.Series, how: str) -> Any:
     if how != "first" and len(values) > 1:
         raise ValueError(f"{len(values)} rows where one was asked for")
     return values.iloc[0]
-
-
-def _printed(notebook: str, profile: Profile) -> pd.DataFrame:
-    path = executed_copy(notebook, profile)
-    if path is None:
-        raise Missing(f"{notebook} has not been run.")
-    lines = [line.rpartition(": ") for line in printed_lines(path)]
-    return pd.DataFrame([(text, value) for text, _, value in lines], columns=["printed", "value"])
 
 
 # ------------------------------------------------------------------------------------------- derived

@@ -23,7 +23,7 @@ import pandas as pd
 
 from lib.workbook import claims, reference, results
 from lib.workbook.claims import Missing
-from lib.workbook.notebooks import Place, place_of
+from lib.workbook.outputs import Place, register
 from lib.workbook.profiles import Profile
 
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
@@ -40,8 +40,8 @@ TESTS: dict[str, Callable[[Any, Any, float], bool]] = {
     "below": lambda ours, paper, _: bool(ours < paper),
     "setting": lambda ours, paper, _: bool(ours == paper),
     "equals": lambda ours, paper, _: str(ours) == str(paper),
-    "claim": lambda ours, *_: ours == "holds",
-    "true": lambda ours, *_: ours == "True",
+    "claim": lambda ours, *_: ours == claims.HOLDS,
+    "check": lambda ours, *_: ours == claims.HOLDS,
     "none": lambda *_: False,
 }
 
@@ -84,14 +84,14 @@ def card(profile: Profile, chosen: Sequence[Item] | None = None) -> pd.DataFrame
 
 def _row(item: Item, profile: Profile) -> tuple[str, ...]:
     paper, said = _paper(item, profile)
-    place = place_of(item.figure or item.place) or Place("", "")
+    place = place_of(item)
     ours, interval, why = "", "", ""
     if lacking := profile.lacking(item.needs):
         mark, why = LEFT_OUT, profile.left_out(lacking).removeprefix("left out: ")
     else:
         try:
             found = _found(item, profile)
-            value = results.reduced(found[item.column], item.reduce or ("all" if item.test == "true" else ""))
+            value = results.reduced(found[item.column], item.reduce)
             ours, interval = _shown(item, found, value), _interval(item, found)
             mark, why = verdict(item, value, paper, profile)
         except Missing as error:
@@ -102,15 +102,20 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def place_of(item: Item) -> Place:
+    """Where the workbook measures an item: where its figure stands, else the place of its row, `notebook#heading`."""
+    return register()[item.figure].place if item.figure else Place(*item.place.split("#", 1))
+
+
 def _found(item: Item, profile: Profile) -> pd.DataFrame:
-    if item.table.startswith("table_claims_"):
+    if item.table.startswith("table_claims_") or item.table == claims.CHECKS:
         return claims.recorded(item.id, item.table, profile)
     return results.rows(item.table, item.where, profile)
 
 
 def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, str]:
     """The verdict on a measured value, and why, where the test fails. The rule stands at the top of this module."""
-    if not profile.meaningful and item.test not in ("setting", "true"):
+    if not profile.meaningful and item.test not in ("setting", "check"):
         return RANDOM, ""
     if item.test == "none":
         return UNSTATED, ""
@@ -163,7 +168,7 @@ def _shown(item: Item, found: pd.DataFrame, value: Any) -> str:
         return f"{found['shown'].iloc[0]} ({_number(value)})"
     if "effect" in found and item.column == "verdict":
         return f"{value.removesuffix(' at this scale')}: {found['effect'].iloc[0]}"
-    return {"True": "yes", "False": "no"}.get(str(value), _number(value))
+    return _number(value)
 
 
 def _interval(item: Item, found: pd.DataFrame) -> str:
@@ -180,14 +185,15 @@ def _tolerance(item: Item, paper: Any) -> str:
     if item.test in ("within", "above", "below"):
         bounds = {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}
         return bounds[item.test]
-    printed = item.where.partition("=")[2]
-    return {"setting": "the same", "equals": "the same", "claim": "as worded", "true": printed, "none": ""}[item.test]
+    return {"setting": "the same", "equals": "the same", "claim": "as worded", "check": item.where, "none": ""}[
+        item.test
+    ]
 
 
 def _source(name: str) -> str:
     """What was read, for a reader: a file, or what it was taken from."""
     kind, _, rest = name.partition(":")
-    kinds = {"profile": "setting", "printed": "printed by the cell", "derived": f"computed: {rest.replace('_', ' ')}"}
+    kinds = {"profile": "setting", "derived": f"computed: {rest.replace('_', ' ')}"}
     return kinds.get(kind, f"{name}.csv")
 
 

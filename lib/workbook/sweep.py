@@ -38,7 +38,9 @@ def variants(profile: Profile) -> list[tuple[str, float, Profile]]:
     found = []
     for choice, factors in FACTORS.items():
         kind = type(getattr(base, choice))
-        values = dict.fromkeys(kind(max(1, getattr(base, choice) * factor)) for factor in factors)  # small ones may coincide
+        values = dict.fromkeys(
+            kind(max(1, getattr(base, choice) * factor)) for factor in factors
+        )  # small ones may coincide
         found += [(choice, value, base.model_copy(update={choice: value})) for value in values]
     return found
 
@@ -108,7 +110,9 @@ def _squares(x: Tensor) -> float:
 @torch.no_grad()
 def _sparse(sae: SAE, x: Float[Tensor, "tokens d_model"]) -> scipy.sparse.csr_array:
     """Feature activations, in memory; a few tokens are dense at a time."""
-    return scipy.sparse.vstack([scipy.sparse.csr_array(sae.encode(part).cpu().numpy()) for part in x.split(4096)], "csr")
+    return scipy.sparse.vstack(
+        [scipy.sparse.csr_array(sae.encode(part).cpu().numpy()) for part in x.split(4096)], "csr"
+    )
 
 
 TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -120,7 +124,7 @@ def _similarity_fields(profile: Profile) -> dict[str, Any]:
 
 
 def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
-    """Mean MPPC with Mamba, if there is one, and with another SAE seed, over shorter and shorter parts of the held-out text.
+    """Mean MPPC with Mamba, if there is one, and with another SAE seed, over shorter parts of the held-out text.
 
     Columns comparison, value (tokens), mppc.
     """
@@ -145,7 +149,7 @@ def _by_tokens(profile: Profile, folder: Path) -> None:
 
 
 def similarity_by_l0(profile: Profile) -> pd.DataFrame:
-    """Mean MPPC of the middle layers, with Mamba's and another SAE seed's, with sparser and denser SAEs (`sweep_tokens`).
+    """Mean MPPC of the middle layers, with Mamba's and another SAE seed's, for sparser and denser SAEs.
 
     Columns comparison, value (target_l0), l0 (what the SAEs of the Transformer reached), mppc.
     """

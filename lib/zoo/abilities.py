@@ -98,8 +98,13 @@ def _logit(logits: Logits, tokens: Tensor, target: Int[Tensor, "samples"]) -> Fl
 
 
 def abilities(
-    logits: Logits, tokenizer, vocabulary: int, blocks: Blocks, gaps: Sequence[int] = GAPS,
-    periods: Sequence[int] = PERIODS, n_samples: int = 64,
+    logits: Logits,
+    tokenizer,
+    vocabulary: int,
+    blocks: Blocks,
+    gaps: Sequence[int] = GAPS,
+    periods: Sequence[int] = PERIODS,
+    n_samples: int = 64,
 ) -> dict:
     """All of the above, rounded as it is kept beside a model (`training.json`)."""
     return {

@@ -107,21 +107,39 @@ def rate(step: int, recipe: Recipe) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - start) / (recipe.steps - start)))
 
 
-def _optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
-    decayed = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)]
-    decayed = list({id(p): p for p in decayed}.values())  # tied embeddings once
-    plain = [p for p in model.parameters() if id(p) not in {id(d) for d in decayed}]
+def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters, or, where the recipe says so, Muon for the layers' matrices and AdamW for the rest.
+
+    Only matrices decay. Each group of parameters keeps the peak of its learning rate as `peak`.
+    """
+    ends = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)]
+    matrices = list({id(p): p for p in matrices}.values())  # tied embeddings once
+    plain = [p for p in model.parameters() if id(p) not in {id(m) for m in matrices}]
+    by_muon = [p for p in matrices if recipe.muon_learning_rate and id(p) not in ends]
+    decayed = [p for p in matrices if id(p) not in {id(m) for m in by_muon}]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimizers = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)]
+    if by_muon:
+        how = dict(weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(torch.optim.Muon(by_muon, lr=recipe.muon_learning_rate, **how))
+    for group in _groups(optimizers):
+        group["peak"] = group["lr"]
+    return optimizers
 
 
-def _save_checkpoint(folder: Path, step: int, model, optimizer, losses: list) -> None:
+def _groups(optimizers: list[torch.optim.Optimizer]) -> list[dict]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def _save_checkpoint(folder: Path, step: int, model, optimizers, losses: list) -> None:
     """Written beside the old one, then renamed: a kill leaves one of the two."""
     new = folder.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     by_id = {id(p): name for name, p in model.named_parameters()}
-    state = {f"{by_id[id(p)]}|{k}": v for p, s in optimizer.state.items() for k, v in s.items()}
+    states = [item for optimizer in optimizers for item in optimizer.state.items()]
+    state = {f"{by_id[id(p)]}|{k}": v for p, moments in states for k, v in moments.items()}
     save_file({name: p.detach().clone() for name, p in model.named_parameters()}, new / "model.safetensors")
     save_file({k: v.clone() for k, v in state.items()}, new / "optimizer.safetensors")
     (new / "state.json").write_text(json.dumps({"step": step, "losses": losses}))
@@ -129,18 +147,27 @@ def _save_checkpoint(folder: Path, step: int, model, optimizer, losses: list) ->
     new.rename(folder)
 
 
-def _load_checkpoint(folder: Path, model, optimizer) -> tuple[int, list]:
+def _load_checkpoint(folder: Path, model, optimizers) -> tuple[int, list]:
     state = json.loads((folder / "state.json").read_text())
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     moments = load_file(folder / "optimizer.safetensors")
-    for name, p in model.named_parameters():
-        optimizer.state[p] = {k.split("|")[1]: v for k, v in moments.items() if k.split("|")[0] == name}
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    for optimizer in optimizers:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[p] = {k.split("|")[1]: v for k, v in moments.items() if k.split("|")[0] == name_of[id(p)]}
     return state["step"], state["losses"]
 
 
 def train(
-    recipe: Recipe, documents: list[Int[np.ndarray, " n"]], checkpoint: Path, *, tokenizer=None, device: str = "cpu",
-    every: int = 200, stop_at: int | None = None, measure: Callable[[PreTrainedModel], dict] | None = None,
+    recipe: Recipe,
+    documents: list[Int[np.ndarray, " n"]],
+    checkpoint: Path,
+    *,
+    tokenizer=None,
+    device: str = "cpu",
+    every: int = 200,
+    stop_at: int | None = None,
+    measure: Callable[[PreTrainedModel], dict] | None = None,
 ) -> tuple[PreTrainedModel, list[dict]]:
     """Train by the recipe on token ids of documents; resumes from `checkpoint`, written every `every` steps.
 
@@ -150,22 +177,23 @@ def train(
     """
     scans.install()
     model = build(recipe).to(device).train()
-    optimizer = _optimizer(model, recipe)
+    optimizers = _optimizers(model, recipe)
     batches = Batches(documents, recipe, tokenizer)
     step, losses = 0, []
     if (checkpoint / "state.json").exists():
-        step, losses = _load_checkpoint(checkpoint, model, optimizer)
+        step, losses = _load_checkpoint(checkpoint, model, optimizers)
     dtype = models.fast_dtype(device)
     recent, last = [], stop_at or recipe.steps
     for step in (bar := tqdm(range(step, last), initial=step, total=last, mininterval=10)):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate(step, recipe)
+        for group in _groups(optimizers):
+            group["lr"] = group["peak"] * rate(step, recipe)
         tokens, targets = (x.to(device) for x in batches(step))
         loss = loss_of(model, tokens, targets, dtype)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         recent.append(loss.item())
         if (step + 1) % 50 == 0:
             losses.append({"step": step + 1, "loss": round(float(np.mean(recent)), 4)})
@@ -175,7 +203,7 @@ def train(
                 losses[-1] |= measure(model.eval())
                 model.train()
         if (step + 1) % every == 0 or step + 1 == last:
-            _save_checkpoint(checkpoint, step + 1, model, optimizer, losses)
+            _save_checkpoint(checkpoint, step + 1, model, optimizers, losses)
     return model.eval(), losses
 
 
@@ -210,8 +238,12 @@ def make_next(name: str, profile: Profile) -> dict:
         return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
 
     model, losses = train(
-        recipe, documents, CHECKPOINTS / NEXT.name / name,
-        tokenizer=tokenizer.backend_tokenizer, device=device, measure=measure,
+        recipe,
+        documents,
+        CHECKPOINTS / NEXT.name / name,
+        tokenizer=tokenizer.backend_tokenizer,
+        device=device,
+        measure=measure,
     )
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
     export(model, NEXT / name, record | {"training_losses": losses}, tokenizer_folder)
@@ -254,4 +286,3 @@ def main(
         raise typer.Exit(2)
     for name in names:
         print(name, build_one(name, get_profile("mini")))
-

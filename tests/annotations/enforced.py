@@ -1,4 +1,4 @@
-"""``python -m pytest -p tests.annotations.enforced``: whatever science's functions take and give is held to their annotations.
+"""``python -m pytest -p tests.annotations.enforced``: what science's functions take and give fits their annotations.
 
 Functions that Numba or Triton compile stay as they are: a check around them cannot be compiled.
 """

@@ -38,8 +38,10 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
     for name in names:
         print(f"{name} …", flush=True)
-        found = import_module(f"tests.benchmarks.{name}").measure().assign(
-            threads=numba.get_num_threads(), machine=machine(), module=name
+        found = (
+            import_module(f"tests.benchmarks.{name}")
+            .measure()
+            .assign(threads=numba.get_num_threads(), machine=machine(), module=name)
         )
         shown = found[["case", "value", "unit"]].to_string(index=False) if len(found) else "nothing to measure it on"
         print(shown, flush=True)

@@ -22,7 +22,8 @@ from matplotlib.ticker import LogLocator
 
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures
-from lib.plots.style import PALETTE, save_figure, use_theme
+from lib.plots.style import PALETTE, use_theme
+from lib.workbook.outputs import save_figure
 from lib.workbook.profiles import get_profile
 from tests.benchmarks.mppc import power_law_features
 

@@ -72,7 +72,9 @@ def scatter_limit(d_sae: int, threads: int, adds: int = 1 << 24) -> float:
     index = np.tile(np.random.default_rng(0).integers(d_sae, size=8192).astype(np.uint16), adds // 8192)
     _scatter_add(index[:1], np.zeros(d_sae, np.float32))
     with ThreadPoolExecutor(threads) as pool:
-        spent = seconds(lambda: list(pool.map(lambda _: _scatter_add(index, np.zeros(d_sae, np.float32)), range(threads))))
+        spent = seconds(
+            lambda: list(pool.map(lambda _: _scatter_add(index, np.zeros(d_sae, np.float32)), range(threads)))
+        )
     return threads * len(index) / spent
 
 

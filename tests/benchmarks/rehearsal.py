@@ -48,16 +48,24 @@ def hardware() -> str:
 def stages(p: Profile) -> dict[str, Callable[[], object]]:
     """What is run, in order; each finds what it needs in the cache."""
     names = {"pythia": p.pythia, "pythia-seed1": p.pythia_seed, "mamba": p.mamba, "rwkv": p.rwkv}
-    found = {f"{short}: checkpoint built": lambda name=name: model_store.folder_of(name, p) for short, name in names.items()}
+    found = {
+        f"{short}: checkpoint built": lambda name=name: model_store.folder_of(name, p) for short, name in names.items()
+    }
     for short, name in names.items():
-        found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(name, p, p.sae_seeds[0])
+        found[f"{short}: SAEs trained and evaluated"] = lambda name=name: artifacts.trained_saes(
+            name, p, p.sae_seeds[0]
+        )
         for seed in artifacts.seeds_of(name, p):
-            found[f"{short}: features captured, SAE seed {seed}"] = lambda name=name, seed=seed: artifacts.features(name, p, seed)
+            found[f"{short}: features captured, SAE seed {seed}"] = lambda name=name, seed=seed: artifacts.features(
+                name, p, seed
+            )
     known = comparisons.comparisons(p).values()
     for c in (c for c in known if not c.neurons):
         found[f"{c.label}: MPPC, both directions"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b)
         found[f"{c.label}: null"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b, null=True)
-        found[f"{c.label}: bootstrap and summary"] = lambda c=c: [*map(comparisons.summarise, comparisons.compare(c, p))]
+        found[f"{c.label}: bootstrap and summary"] = lambda c=c: [
+            *map(comparisons.summarise, comparisons.compare(c, p))
+        ]
     for short in ("pythia", "mamba", "rwkv"):
         found[f"{short}: circuits"] = lambda name=names[short]: induction.path_effects(name, p)
     for c in (c for c in known if c.neurons):
@@ -94,7 +102,8 @@ def describe(p: Profile, table: pd.DataFrame, n_stages: int) -> str:
         f"- hardware: {hardware()}; {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s), "
         f"{os.getloadavg()[1]:.0f} threads wanting to run on average (processor_seconds are this program's own)\n"
         f"- profile `{p.name}`, models={p.models}, d_sae {p.expansion * 768:,}; {settings}\n"
-        f"- {len(table)} of {n_stages} stages done, {hours:.2f} hours, largest process {table['peak_gib'].max():.1f} GiB\n\n"
+        f"- {len(table)} of {n_stages} stages done, {hours:.2f} hours, "
+        f"largest process {table['peak_gib'].max():.1f} GiB\n\n"
         f"```\n{table.round(2).to_string(index=False)}\n```\n"
     )
 

@@ -1,6 +1,7 @@
 """One training step of another library's SAE for every line read: runs in that library's environment, not in ours.
 
-Started by `tests.benchmarks.sae_libraries`, which takes turns with it. Each line that begins with SECONDS answers one: on the clock, and of all threads.
+Started by `tests.benchmarks.sae_libraries`, which takes turns with it. Each line that begins with SECONDS answers one:
+on the clock, and of all threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Speed of one SAE training step on the CPU, dense autograd against active features: `python -m tests.benchmarks.sae_step`.
+"""``python -m tests.benchmarks.sae_step``: one SAE training step on the CPU, dense autograd against active features.
 
 Both steps get the same SAE, whose bias is set so that about `--l0` features are active. They take turns, and each
 shows its best time: other programs may be busy.

@@ -1,0 +1,37 @@
+"""Figures and tables are the same bytes every time they are saved."""
+
+import pandas as pd
+import pytest
+
+from lib import plots
+from lib.workbook import outputs
+
+
+def figure():
+    return plots.fig_mppc_density({"SAE seed": [0.2, 0.8]})
+
+
+@pytest.fixture
+def here(smoke, tmp_path, monkeypatch):
+    """A profile whose figures go to a temporary folder."""
+    monkeypatch.setattr(type(smoke), "figures_dir", property(lambda self: tmp_path))
+    return smoke
+
+
+def test_saved_twice_gives_the_same_bytes(here, tmp_path):
+    saved = []
+    for _ in range(2):
+        outputs.save_figure(figure(), "fig", here)
+        saved.append([(tmp_path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
+    assert saved[0] == saved[1] and all(len(data) > 1000 for data in saved[0])
+
+
+def test_random_weights_are_written_across_the_picture(here):
+    words = lambda profile: [text.get_text() for text in outputs.save_figure(figure(), "fig", profile).texts]  # noqa: E731
+    assert words(here) == ["random weights"]
+    assert words(here.model_copy(update={"meaningful": True})) == []
+
+
+def test_tables_keep_six_digits(here, tmp_path):
+    outputs.save_table(pd.DataFrame({"a": [1 / 3], "b": ["x"]}), "table", here)
+    assert (tmp_path / "table.csv").read_text() == "a,b\n0.333333,x\n"
