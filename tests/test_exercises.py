@@ -42,14 +42,14 @@ def exercise_cells():
 
 CELLS = exercise_cells()
 UNREAD = SimpleNamespace(lacking=lambda needs: ())  # a profile of which nothing is read but that no model is wanting
-each_exercise = pytest.mark.parametrize("name", list(exercises.EXERCISES))
+each_exercise = pytest.mark.parametrize("name", list(exercises.known()))
 
 
 # ------------------------------------------------------------------------------------------- the notebooks
 
 
 def test_notebooks_and_checkers_have_the_same_exercises():
-    assert sorted(CELLS) == sorted(exercises.EXERCISES)
+    assert sorted(CELLS) == sorted(exercises.known())
     numbers = pd.Series([name[:2] for name in CELLS]).value_counts()
     assert numbers.between(3, 5).all() and set(NOTEBOOKS) - set(numbers.index) <= {"11", "99"}
 
@@ -62,7 +62,7 @@ def test_exercise_is_set_as_all_are(name):
     assert code == f'# NBVAL_CHECK_OUTPUT\nanswer = None\nexercises.check("{name}", answer, settings)'
 
 
-@pytest.mark.parametrize("number", sorted({name[:2] for name in exercises.EXERCISES}))
+@pytest.mark.parametrize("number", sorted({name[:2] for name in exercises.known()}))
 def test_last_sections(number):
     text = "\n".join(c.source for c in nbformat.read(NOTEBOOKS[number], 4).cells if c.cell_type == "markdown")
     sections = re.findall(r"^## (.*)$", text, re.M)
@@ -218,10 +218,10 @@ def once(answer):
 def test_every_mistake_is_recognised(name, smoke, request, monkeypatch):
     if name.startswith(MADE_UP):
         request.getfixturevalue("made_up_artifacts")
-    known = exercises.EXERCISES[name]
+    known = exercises.known()[name]
     mistakes = {why: once(mistake) if callable(mistake) else mistake for why, mistake in known.mistakes.items()}
     exercise = replace(known, right=once(known.right), mistakes=mistakes)
-    monkeypatch.setitem(exercises.EXERCISES, name, exercise)
+    monkeypatch.setitem(exercises.known(), name, exercise)
     right = plain(exercise.right(smoke))
     assert exercises.verdict(name, right, smoke).right and len(exercise.mistakes) >= 2
     for why in exercise.mistakes:
@@ -239,7 +239,7 @@ def test_every_mistake_is_recognised(name, smoke, request, monkeypatch):
 def test_no_answer_is_a_reminder_and_costs_nothing(name, nothing, capsys):
     exercises.check(name, nothing, UNREAD)
     said = capsys.readouterr().out
-    asks = exercises.EXERCISES[name].asks
+    asks = exercises.known()[name].asks
     assert said == f"Exercise {name}: put {asks} in the place of None and run this cell again.\n"
 
 
@@ -248,7 +248,7 @@ def toy(monkeypatch):
     """Checks an answer against a given right one."""
 
     def check(answer, right):
-        monkeypatch.setitem(exercises.EXERCISES, "00.0", exercises.Exercise("it", lambda profile: right, {}))
+        monkeypatch.setitem(exercises.known(), "00.0", exercises.Exercise("it", lambda profile: right, {}))
         verdict = exercises.verdict("00.0", answer, UNREAD)
         return verdict.right or verdict.text
 
@@ -299,7 +299,7 @@ def test_what_is_said_of_an_answer(answer, right, said, toy):
 @pytest.mark.parametrize("answer, right", [(0.7424, True), (0.742, True), (0.7434, False), (0.743, True), (0.5, False)])
 def test_a_mistake_near_the_right_answer_is_no_rounding(answer, right, monkeypatch):
     near = exercises.Exercise("it", lambda profile: 0.7424, {"dead features count": lambda profile: 0.7434})
-    monkeypatch.setitem(exercises.EXERCISES, "00.0", near)
+    monkeypatch.setitem(exercises.known(), "00.0", near)
     verdict = exercises.verdict("00.0", answer, UNREAD)
     assert verdict.right is right and ("Dead features count" in verdict.text) == (answer == 0.7434)
 
@@ -314,12 +314,11 @@ def test_an_unknown_exercise_is_an_error():
 
 @each_exercise
 def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
-    exercise = exercises.EXERCISES[name]
+    exercise = exercises.known()[name]
     others = list(smoke.roles)[1:]
     fewest = smoke.changed(**{role: None for role in others if role not in exercise.needs.replace(",", "").split()})
-    assert (
-        exercises.verdict(name, float("inf"), fewest).right is False
-    )  # known mistakes that need another model are no trouble
+    said = exercises.verdict(name, float("inf"), fewest)
+    assert said.right is False  # known mistakes that need another model are no trouble
     for role in set(others) - set(fewest.without):
         without = smoke.changed(**{role: None})
         if without.lacking(exercise.needs):

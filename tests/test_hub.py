@@ -238,9 +238,8 @@ def asked(repositories, cache, monkeypatch):
     monkeypatch.setattr(hub, "CACHE", cache)
     with serving(repositories) as (env, asked):
         monkeypatch.setattr(hub.constants, "ENDPOINT", env["HF_ENDPOINT"])
-        template = (
-            env["HF_ENDPOINT"] + "/{repo_id}/resolve/{revision}/{filename}"
-        )  # made of ENDPOINT when it is imported
+        path = "/{repo_id}/resolve/{revision}/{filename}"
+        template = env["HF_ENDPOINT"] + path  # made of ENDPOINT when it is imported
         monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", env["HF_ENDPOINT"])
         yield asked

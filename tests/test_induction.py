@@ -99,9 +99,8 @@ def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
     mixer, c = model.original_model.backbone.layers[5].mixer, architecture.inputs(architecture.run(tokens), 5)
     with torch.no_grad():
         dt, B, C = time_step(mixer, c)
-        alone = torch.eye(c.shape[1])[:, :, None].expand(
-            -1, -1, c.shape[2]
-        )  # one run per position: an input of 1 there
+        one = torch.eye(c.shape[1])[:, :, None]  # one run per position: an input of 1 there
+        alone = one.expand(-1, -1, c.shape[2])
         shared = [x.expand(len(alone), -1, -1) for x in (dt, B, C)]
         alpha = scans.selective_scan(alone, shared[0], -mixer.A_log.exp(), *shared[1:])[:, -1].abs()
     expected = (alpha / alpha.sum(0)).mean(1)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from lib.exercises import circuits, foundations, matching, meaning
 from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.exercises.exercise import Exercise
-from lib.exercises.foundations import reconstructions
 from lib.workbook.profiles import LeftOut, Profile
 
-__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "reconstructions", "verdict"]
-
-EXERCISES: dict[str, Exercise] = foundations.EXERCISES | matching.EXERCISES | meaning.EXERCISES | circuits.EXERCISES
+__all__ = ["Exercise", "Verdict", "check", "known", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,14 @@ class Verdict:
     text: str
 
 
+@cache
+def known() -> dict[str, Exercise]:
+    """All exercises by their names. Their files are imported when one is asked for: they need most of the library."""
+    from lib.exercises import circuits, foundations, matching, meaning
+
+    return foundations.EXERCISES | matching.EXERCISES | meaning.EXERCISES | circuits.EXERCISES
+
+
 def check(name: str, answer: Any, profile: Profile) -> None:
     """Print what is right or wrong with an answer to the exercise `name`, such as "03.1"."""
     print(verdict(name, answer, profile).text)
@@ -37,9 +42,9 @@ def check(name: str, answer: Any, profile: Profile) -> None:
 
 def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
     """What `check` prints. Raises `ValueError` for an exercise that does not exist."""
-    if name not in EXERCISES:
-        raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(EXERCISES)}.")
-    exercise = EXERCISES[name]
+    if name not in known():
+        raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(known())}.")
+    exercise = known()[name]
     if lacking := profile.lacking(exercise.needs):
         return Verdict(None, f"Exercise {name}: {profile.left_out(lacking)}.")
     if answer is None or answer is ...:
@@ -52,11 +57,11 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
     for why in exercise.mistakes:
         with suppress(LeftOut):  # a mistake that this run has no model for
             mistakes[why] = plain(exercise.wrong(why, profile))
-    known = _equal_to(given, mistakes, EXACT)
-    if not known and same(given, expected):
+    recognised = _equal_to(given, mistakes, EXACT)
+    if not recognised and same(given, expected):
         return right
-    known = known or _equal_to(given, mistakes, TOLERANCE)  # one may have another form than the right answer
-    said = "; or ".join(known) or fault_of_form(given, expected) or fault_of_value(given, expected)
+    recognised = recognised or _equal_to(given, mistakes, TOLERANCE)  # one may have another form than the right answer
+    said = "; or ".join(recognised) or fault_of_form(given, expected) or fault_of_value(given, expected)
     return Verdict(False, f"Exercise {name}: not yet. {said[0].upper()}{said[1:]}.")
 
 

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 from tqdm import tqdm
 
-from lib.mppc import gpu as mppc_gpu
 from lib.mppc.features import SparseFeatures, require_same_text, rolled
 from lib.mppc.sparse_pearson import best_matches, transpose, varying_features
 
@@ -120,10 +119,10 @@ class _Engine(NamedTuple):
 def _engine(device: torch.device, threads: int) -> _Engine:
     if device.type == "cpu":
         return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
-    by_feature, by_token = (partial(mppc_gpu.place, device=device, by_feature=side) for side in (True, False))
-    return _Engine(
-        by_feature, by_token, mppc_gpu.ahead, mppc_gpu.best_matches
-    )  # the CPU is free to make the next layer ready
+    from lib.mppc import gpu  # where there is one: who computes on the CPU need not read it
+
+    by_feature, by_token = (partial(gpu.place, device=device, by_feature=side) for side in (True, False))
+    return _Engine(by_feature, by_token, gpu.ahead, gpu.best_matches)  # `ahead`: the CPU makes the next layer ready
 
 
 def _features(layer: Sparse) -> SparseFeatures:

@@ -21,9 +21,8 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
     for column, (label, table) in enumerate(scores.items()):
         table = table[table["measure"] == measure]
         for axes, (value, (colours, low, high)) in zip(grid[:, column], ROWS.items(), strict=True):
-            cells = (
-                table.pivot(index="layer_b", columns="layer_a", values=value).sort_index().round(2) + 0.0
-            )  # no −0.00
+            cells = table.pivot(index="layer_b", columns="layer_a", values=value).sort_index()
+            cells = cells.round(2) + 0.0  # no −0.00
             style = dict(
                 cmap=colours, vmin=low, vmax=high, annot=cells.size <= 100, fmt=".2f", annot_kws={"fontsize": 7}
             )

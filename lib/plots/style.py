@@ -133,10 +133,8 @@ def _densities(
     axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
 ) -> None:
     """A density per label, in the label's own colour and dashes if it has some, else in order."""
-    colours, room = (
-        sns.color_palette(),
-        1.05 + 0.085 * (len(values) + bool(intervals)),
-    )  # the legend lies above what is drawn
+    colours = sns.color_palette()
+    room = 1.05 + 0.085 * (len(values) + bool(intervals))  # the legend lies above what is drawn
     for k, (label, mppc) in enumerate(values.items()):
         colour, style = LOOKS.get(label, (k, k))
         look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}

@@ -38,9 +38,8 @@ def variants(profile: Profile) -> list[tuple[str, float, Profile]]:
     found = []
     for choice, factors in FACTORS.items():
         kind = type(getattr(base, choice))
-        values = dict.fromkeys(
-            kind(max(1, getattr(base, choice) * factor)) for factor in factors
-        )  # small ones may coincide
+        scaled = (kind(max(1, getattr(base, choice) * factor)) for factor in factors)
+        values = dict.fromkeys(scaled)  # small ones may coincide
         found += [(choice, value, base.model_copy(update={choice: value})) for value in values]
     return found
 
