@@ -56,7 +56,7 @@ def test_sums_of_all_groups_give_the_mppc_itself():
     group = rng.integers(0, 5, 400).astype(np.int32)
     sums = uncertainty.matched_sums(a, b, matches, group)
     sizes = np.bincount(group)
-    whole = uncertainty._correlation(sums.sum(1)[None], np.array([[400.0]]))[0]
+    whole = uncertainty.correlation(sums.sum(1)[None], np.array([[400.0]]))[0]
     assert np.isnan(whole[4])
     np.testing.assert_allclose(np.delete(whole, 4), matches["mppc"].drop(4), atol=1e-6)
     x = a[1].to_scipy().toarray()[:, 3].astype(float)

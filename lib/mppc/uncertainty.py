@@ -127,11 +127,12 @@ def bootstrap(
     found = np.empty((n_resamples, len(sums)), np.float32)
     for first in range(0, len(sums), 512):  # 512 features at a time bound the memory
         part = sums[first : first + 512]
-        found[:, first : first + 512] = _correlation(np.tensordot(weights.astype(float), part, (1, 1)), n)
+        found[:, first : first + 512] = correlation(np.tensordot(weights.astype(float), part, (1, 1)), n)
     return found
 
 
-def _correlation(sums: Float64[ndarray, "resamples features 5"], n: Float64[ndarray, "resamples 1"]) -> ndarray:
+def correlation(sums: Float64[ndarray, "... 5"], n: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:
+    """Pearson correlation from Σx, Σy, Σx², Σy², Σxy over n tokens; NaN where one of the two does not vary."""
     x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     variance = (n * xx - x**2) * (n * yy - y**2)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,0 +1,98 @@
+"""Controls of MPPC that the papers lack: pools of one size, matches scored on other text, features matched one to one.
+
+A maximum grows with the number of candidates, so a model with more features looks more similar; and it is chosen on the
+very tokens on which it is then read, so it is too high by what is chance in the choice. `fair_pools` measures the first
+and `cross_scored` the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from lib.mppc.correlation import max_pairwise_correlation
+from lib.mppc.features import SparseFeatures, feature_statistics
+from lib.mppc.uncertainty import correlation, matched_sums
+
+
+def kept(features: SparseFeatures, keep: Bool[ndarray, " d_sae"]) -> SparseFeatures:
+    """The same features, of which those that are not kept never fire: their indices stay, and nothing matches them."""
+    there = keep[features.indices]
+    ends = np.concatenate([[0], np.cumsum(there)])[features.indptr]
+    return SparseFeatures(ends, features.indices[there], features.stored[there], features.shape, features.text)
+
+
+def varying(layers: Sequence[SparseFeatures]) -> list[Bool[ndarray, " d_sae"]]:
+    """Which features of each layer can have a match: those that are not the same on every token."""
+    return [~feature_statistics(layer).constant for layer in layers]
+
+
+def fair_pools(
+    a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], size: int, n_draws: int, seed: int, **options
+) -> Float[ndarray, "draws features"]:
+    """MPPC of the features of `a` with random subsets of b's, all of one size; NaN where undefined.
+
+    A subset is drawn without replacement from the features of all layers of `b` that vary. `options` are those of
+    `max_pairwise_correlations`. Raises `ValueError` where `b` has fewer than `size` such features.
+    """
+    candidates = varying(b)
+    places = np.flatnonzero(np.concatenate(candidates))
+    if size > len(places):
+        raise ValueError(f"a pool of {size:,} features was asked for, and only {len(places):,} vary.")
+    ends = np.cumsum([layer.d_sae for layer in b])[:-1]
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(n_draws):
+        keep = np.zeros(sum(layer.d_sae for layer in b), bool)
+        keep[rng.choice(places, size, replace=False)] = True
+        pool = [kept(layer, part) for layer, part in zip(b, np.split(keep, ends), strict=True)]
+        draws.append(max_pairwise_correlation(a, pool, **options).value)
+    return np.stack(draws)
+
+
+def cross_scored(
+    a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], group: Int[ndarray, " n_tokens"], **options
+) -> pd.DataFrame:
+    """Matches chosen on half of the documents and scored on the other half, both ways, a row per feature of `a`.
+
+    Columns layer, index, chosen (mean MPPC on the halves where the match was chosen) and scored (mean correlation of
+    the same pairs on the other halves); `chosen` − `scored` is the optimism of the maximum. NaN where a feature does
+    not vary on both halves. `group` gives every token's group of documents (`uncertainty.document_groups`); even and
+    odd groups are the halves. `options` are those of `max_pairwise_correlations`.
+    """
+    chosen, scored = [], []
+    for half in (0, 1):
+        here, there = ([_some(layers, group % 2 == side) for layers in (a, b)] for side in (half, 1 - half))
+        frame = max_pairwise_correlation(*here, **options).to_frame()
+        sums = matched_sums(*there, frame, np.zeros(there[0][0].n_tokens, np.int32))
+        chosen.append(frame["mppc"].to_numpy(float))
+        scored.append(correlation(sums[:, 0], np.array(float(there[0][0].n_tokens))))
+    both = np.stack([chosen, scored]).mean(1)
+    both[:, np.isnan(both).any(0)] = np.nan
+    return frame[["layer", "index"]].assign(chosen=both[0], scored=both[1])
+
+
+def _some(layers: Sequence[SparseFeatures], tokens: Bool[ndarray, " n_tokens"]) -> list[SparseFeatures]:
+    """The tokens that are chosen, in their order."""
+    return [SparseFeatures.from_scipy(layer.to_scipy()[tokens]) for layer in layers]
+
+
+def pairwise_mcc(
+    W_dec_a: Float[Tensor, "n d_model"], W_dec_b: Float[Tensor, "m d_model"]
+) -> tuple[Float[ndarray, " n"], Int[ndarray, " n"]]:
+    """Cosine of every decoder direction with its partner where partners are assigned one to one, and the partner.
+
+    The assignment has the largest sum of cosines; their mean is the pairwise dictionary mean correlation coefficient
+    (PW-MCC) of two SAEs of the same activations. Directions without a partner get NaN and −1.
+    """
+    unit_a, unit_b = (W.double() / W.double().norm(dim=1, keepdim=True) for W in (W_dec_a, W_dec_b))
+    cosine = (unit_a @ unit_b.T).cpu().numpy()
+    rows, columns = linear_sum_assignment(cosine, maximize=True)
+    value, partner = np.full(len(cosine), np.nan), np.full(len(cosine), -1)
+    value[rows], partner[rows] = cosine[rows, columns], columns
+    return value, partner
