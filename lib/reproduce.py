@@ -139,9 +139,10 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
     """The settings as the notebooks get them, which run in another working directory."""
     pairs = (pair.partition("=") for pair in ",".join(settings).split(",") if pair)
     overrides = {field.strip(): value.strip() for field, _, value in pairs}
-    if "cache_dir" in overrides:
-        overrides["cache_dir"] = str(profile.cache_dir.resolve())
-    return overrides
+    folders = {
+        field: str(getattr(profile, field).resolve()) for field in ("cache_dir", "figures") if field in overrides
+    }
+    return overrides | folders
 
 
 def show_plan(profile: Profile) -> None:

@@ -20,7 +20,8 @@ if not torch.cuda.is_available():
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
-    return get_profile("smoke", cache_dir=tmp_path_factory.mktemp("cache"), device="cpu")
+    folders = {"cache_dir": tmp_path_factory.mktemp("cache"), "figures": tmp_path_factory.mktemp("figures")}
+    return get_profile("smoke", folders, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +29,9 @@ def executed(smoke, tmp_path_factory):
     """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
     from tests import running  # here: it imports Triton, which reads the environment above
 
-    figures = tmp_path_factory.mktemp("figures")
-    running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu"}, figures)
-    return figures
+    figures = tmp_path_factory.mktemp("executed")
+    running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu", "figures": str(figures)})
+    return figures / "smoke"
 
 
 @pytest.fixture(scope="session")

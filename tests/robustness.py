@@ -33,7 +33,7 @@ from lib.plots import circuits as circuit_plots, complexity as complexity_plots,
 from lib.sae import training as sae_training  # noqa: F401
 from lib.workbook import explorer, outputs, sweep, two_names  # noqa: F401
 from lib.workbook.notebooks import code_cells, find_notebooks
-from lib.workbook.profiles import HOME, Profile
+from lib.workbook.profiles import HOME
 
 TABLE = HOME / "figures" / "robustness" / "table_robustness.csv"
 QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the table in ROBUSTNESS_ROOT
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def figures(self) -> Path:
-        return self.root / "figures"
+        return self.root / "figures" / "smoke"
 
     def copy(self, root: Path, kinds: tuple[str, ...] = ("",)) -> Place:
         """A place that begins with this one's artifacts of some kinds."""
@@ -115,7 +115,6 @@ def _execute(notebook: Path, place: Place, threads: int) -> None:
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     matplotlib.use("Agg")
-    Profile.figures_dir = property(lambda self: place.figures)
     outputs.save_figure = lambda *_: None  # tables and artifacts are compared, not pictures
     for module in (plots, circuit_plots, complexity_plots, space_plots):
         for name in (name for name in getattr(module, "__all__", dir(module)) if name.startswith("fig_")):
@@ -125,7 +124,8 @@ def _execute(notebook: Path, place: Place, threads: int) -> None:
     for cell in code_cells(notebook):
         exec(compile(cell.source, notebook.name, "exec"), scope)
         if "parameters" in cell.metadata.get("tags", []):
-            scope |= {"profile": "smoke", "overrides": {"cache_dir": str(place.cache)} | SETTINGS}
+            folders = {"cache_dir": str(place.cache), "figures": str(place.figures.parent)}
+            scope |= {"profile": "smoke", "overrides": folders | SETTINGS}
 
 
 def start(notebook: Path, place: Place, threads: int = 2):

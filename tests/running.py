@@ -13,20 +13,19 @@ from lib.spaces import semantic
 from lib.workbook import left_out
 from lib.workbook.notebooks import FOLDER, cells_with_places, find_notebooks
 from lib.workbook.outputs import Place
-from lib.workbook.profiles import Profile
+from lib.workbook.profiles import get_profile
 
 
-def execute_all(overrides: dict[str, Any], figures: Path) -> dict[Place, None]:
-    """Run all notebooks under `smoke` and write figures, tables and what was printed to a folder.
+def execute_all(overrides: dict[str, Any]) -> dict[Place, None]:
+    """Run all notebooks under `smoke`; they write figures, tables and executed copies to the profile's folder.
 
     Returns, in order, where a cell said that it is left out. Maps of features are drawn without UMAP.
     """
-    found = {}
+    found, copies = {}, get_profile("smoke", overrides).figures_dir / "notebooks"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Profile, "figures_dir", property(lambda self: figures))
         patch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
         for path in find_notebooks(FOLDER):
-            found |= execute(path, overrides, figures / "notebooks" / path.name, patch)
+            found |= execute(path, overrides, copies / path.name, patch)
             plt.close("all")
     return found
 

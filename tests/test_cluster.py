@@ -168,19 +168,15 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_local_artifacts(clus
     (tmp_path / "notebooks").mkdir()
     cells = [new_code_cell(CELLS[0], metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS[1:])]
     nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "00_one.ipynb")
-    settings = [f"{field}={value}" for field, value in (SMALL | {"cache_dir": there}).items()]
+    folders = {"cache_dir": there, "figures": tmp_path / "figures"}
+    settings = [f"{field}={value}" for field, value in (SMALL | folders).items()]
     options = ["--profile", "smoke", "--ray", cluster.address, "--notebooks", str(tmp_path / "notebooks")]
     options += [word for setting in settings for word in ("--set", setting)]
-    code = (
-        "import pathlib, sys; from lib import reproduce; from lib.workbook.profiles import Profile\n"
-        f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path / 'figures')!r}))\n"
-        "reproduce.app(sys.argv[1:])"
-    )
     training = lambda: any(there.glob("saes-*.partial/checkpoint/groups.json")) and piece_at_work()  # noqa: E731
     killed = when(training, psutil.Process.kill)
     capturing = lambda: any(there.glob("features-*.partial/checkpoint/layer_*/shard_*.safetensors"))  # noqa: E731
     lost = when(capturing, lambda _: cluster.remove_node(cluster.second, allow_graceful=False))
-    run = subprocess.run([sys.executable, "-c", code, *options], cwd=HOME, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "lib.reproduce", *options], cwd=HOME, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert killed and lost
     found, expected = files_of_artifacts(there), files_of_artifacts(here)

@@ -133,8 +133,7 @@ def cells_of(number):
 
 
 @each_exercise
-def test_solution_passes(name, smoke, workbench, tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(type(smoke), "figures_dir", property(lambda self: tmp_path_factory.getbasetemp()))
+def test_solution_passes(name, smoke, workbench, monkeypatch):
     monkeypatch.setattr(outputs, "save_figure", lambda figure, *_: plots.plt.close(figure))
     verdict = exercises.verdict(name, workbench(name), smoke)
     assert verdict.right, verdict.text

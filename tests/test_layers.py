@@ -11,7 +11,8 @@ from tests.imported_lines import IMPORTS, imported_lines
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess:
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(config_filename='.importlinter', no_cache=True))"
+    options = "config_filename='.importlinter', no_cache=True"
+    code = f"import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports({options}))"
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 

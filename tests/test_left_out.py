@@ -18,7 +18,7 @@ from lib.workbook.notebooks import (
     executed_copy,
     left_out_places,
 )
-from lib.workbook.profiles import HOME, LeftOut, Profile, ProfileError, get_profile
+from lib.workbook.profiles import HOME, LeftOut, ProfileError, get_profile
 from tests import running
 
 ROLES = ("pythia_seed", "mamba", "rwkv")  # those that can be none
@@ -163,9 +163,8 @@ def test_sections_that_are_left_out(capsys):
 # ------------------------------------------------------------------------------------------- claims, scorecard
 
 
-def test_claims_that_are_left_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path))
-    profile = without("mamba")
+def test_claims_that_are_left_out(tmp_path):
+    profile = get_profile("smoke", mamba=None, figures=tmp_path)
     rows = [("x-a", "a", True, "1"), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
             claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
     table = claims.record(rows, "table_claims_x", profile)
@@ -210,15 +209,16 @@ SLOWER = [pytest.param(roles, marks=pytest.mark.slow) for roles in (("pythia_see
 
 @pytest.mark.parametrize("roles", [*SLOWER, tuple(ROLES)], ids="-".join)
 def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
-    overrides = {"cache_dir": str(smoke.cache_dir), "device": "cpu"} | dict.fromkeys(roles, "none")
+    folders = {"cache_dir": str(smoke.cache_dir), "figures": str(tmp_path)}
+    overrides = folders | {"device": "cpu"} | dict.fromkeys(roles, "none")
     profile = get_profile("smoke", overrides)
-    found = running.execute_all(overrides, tmp_path)
+    found = running.execute_all(overrides)
     assert list(found) == list(left_out_places(profile))
-    card = pd.read_csv(tmp_path / "table_scorecard.csv").set_index("id")
+    card = pd.read_csv(profile.figures_dir / "table_scorecard.csv").set_index("id")
     assert card[card.verdict == scorecard.NOT_RUN].why.to_dict() == {}
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
-    claimed = pd.concat(map(pd.read_csv, tmp_path.glob("table_claims_*.csv")))
+    claimed = pd.concat(map(pd.read_csv, profile.figures_dir.glob("table_claims_*.csv")))
     assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)

@@ -5,6 +5,7 @@ import pytest
 
 from lib import plots
 from lib.workbook import outputs
+from lib.workbook.profiles import get_profile
 
 
 def figure():
@@ -12,17 +13,16 @@ def figure():
 
 
 @pytest.fixture
-def here(smoke, tmp_path, monkeypatch):
+def here(tmp_path):
     """A profile whose figures go to a temporary folder."""
-    monkeypatch.setattr(type(smoke), "figures_dir", property(lambda self: tmp_path))
-    return smoke
+    return get_profile("smoke", figures=tmp_path)
 
 
-def test_saved_twice_gives_the_same_bytes(here, tmp_path):
+def test_saved_twice_gives_the_same_bytes(here):
     saved = []
     for _ in range(2):
         outputs.save_figure(figure(), "fig", here)
-        saved.append([(tmp_path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
+        saved.append([(here.figures_dir / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
     assert saved[0] == saved[1] and all(len(data) > 1000 for data in saved[0])
 
 
@@ -32,6 +32,6 @@ def test_random_weights_are_written_across_the_picture(here):
     assert words(here.model_copy(update={"meaningful": True})) == []
 
 
-def test_tables_keep_six_digits(here, tmp_path):
+def test_tables_keep_six_digits(here):
     outputs.save_table(pd.DataFrame({"a": [1 / 3], "b": ["x"]}), "table", here)
-    assert (tmp_path / "table.csv").read_text() == "a,b\n0.333333,x\n"
+    assert (here.figures_dir / "table.csv").read_text() == "a,b\n0.333333,x\n"

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from lib.workbook import rendering, report, scorecard
 from lib.workbook.notebooks import find_notebooks
-from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.profiles import HOME, get_profile
 
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
 PAGES = ("explorer.html", "lan_umap.html")  # that notebooks write
@@ -59,18 +59,15 @@ def site(tmp_path_factory):
     )
     for name in PAGES:
         (folder / name).write_text("<!doctype html><title>a page of its own</title>")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Profile, "figures_dir", property(lambda self: folder))
-        report.build(get_profile("mini"))
+    report.build(get_profile("mini", figures=folder.parent))
     return folder
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
+def small(tmp_path):
     """A workbook of one notebook, made from its outputs, that nobody should trust."""
-    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "figures"))
     (tmp_path / "notebooks").mkdir()
-    profile = get_profile("smoke", cache_dir=tmp_path / "cache")
+    profile = get_profile("smoke", cache_dir=tmp_path / "cache", figures=tmp_path / "figures")
 
     def write(cells):
         nbformat.write(
@@ -78,7 +75,7 @@ def small(tmp_path, monkeypatch):
         )
 
     write([new_code_cell('profile = "smoke"', execution_count=1)])
-    return SimpleNamespace(profile=profile, notebooks=tmp_path / "notebooks", out=tmp_path / "figures", write=write)
+    return SimpleNamespace(profile=profile, notebooks=tmp_path / "notebooks", out=profile.figures_dir, write=write)
 
 
 def pages(site):
@@ -210,7 +207,7 @@ def test_text_stays_text_and_nothing_runs_or_is_fetched(small, screen):
         new_code_cell("1", outputs=[table, new_output("stream", name="stderr", text="noise")], execution_count=2),
     ]
     small.write(cells)
-    small.out.mkdir()
+    small.out.mkdir(parents=True)
     pd.DataFrame({EVIL: [EVIL]}).to_csv(small.out / "table_evil.csv", index=False)
     index = report.build(small.profile, small.notebooks)
     for path, shown in ((index, 2), (small.out / "notebooks" / "01_small.html", 1)):
@@ -262,7 +259,7 @@ def test_a_formula_that_cannot_be_converted_is_shown_as_it_is():
 
 
 def test_files_without_captions_are_shown_all_the_same(small):
-    small.out.mkdir()
+    small.out.mkdir(parents=True)
     pd.DataFrame({"a": range(20)}).to_csv(small.out / "table_new.csv", index=False)
     page = soup(report.build(small.profile, small.notebooks))
     assert "12 of 20 rows" in page.select_one("#table_new").get_text() and Path(small.out / "index.html").exists()

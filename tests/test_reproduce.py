@@ -19,7 +19,7 @@ from lib import reproduce
 from lib.workbook import checks, report
 from lib.workbook.checks import CannotRun
 from lib.workbook.notebooks import find_notebooks, refresh_notebook, run_notebook, title_of
-from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.profiles import HOME, get_profile
 
 PARAMETERS = 'profile = "mini"\noverrides = {}'
 
@@ -31,17 +31,22 @@ def write(path, *sources, title="A title"):
 
 
 @pytest.fixture
-def workbook(tmp_path, monkeypatch):
+def workbook(tmp_path):
     """Two notebooks, and figures and cache in a folder of the test's own."""
     folder = tmp_path / "notebooks"
     write(folder / "00_first.ipynb", "print(profile, overrides)", "import os; print(os.getcwd())", title="The first")
     write(folder / "03_second.ipynb", "import sys; print('noise', file=sys.stderr)", "sys.executable", title="The next")
-    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "figures" / self.name))
-    return SimpleNamespace(folder=folder, cache=tmp_path / "cache", out=tmp_path / "figures" / "smoke" / "notebooks")
+    return SimpleNamespace(
+        folder=folder,
+        cache=tmp_path / "cache",
+        figures=tmp_path / "figures",
+        out=tmp_path / "figures" / "smoke" / "notebooks",
+    )
 
 
 def command(workbook, *options):
-    always = ["--notebooks", str(workbook.folder), "--profile", "smoke", "--set", f"cache_dir={workbook.cache}"]
+    always = ["--notebooks", str(workbook.folder), "--profile", "smoke"]
+    always += ["--set", f"cache_dir={workbook.cache}", "--set", f"figures={workbook.figures}"]
     return CliRunner().invoke(reproduce.app, [*always, *options])
 
 
@@ -59,7 +64,8 @@ def test_runs_in_order_with_parameters_in_the_notebooks_folder_and_this_python(w
     result = command(workbook, "--set", "sae_seeds=3+4")
     assert result.exit_code == 0, result.output
     said, where = texts(workbook.out / "00_first.ipynb")
-    assert said == f"smoke {{'cache_dir': '{workbook.cache}', 'sae_seeds': '3+4'}}\n"
+    folders = f"'cache_dir': '{workbook.cache}', 'figures': '{workbook.figures}'"
+    assert said == f"smoke {{{folders}, 'sae_seeds': '3+4'}}\n"
     assert where.strip() == str(workbook.folder)
     assert texts(workbook.out / "03_second.ipynb")[-1] == repr(sys.executable)
     assert result.output.index("[1/2] 00_first done in") < result.output.index("[2/2] 03_second done in")
@@ -201,11 +207,11 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     pid = tmp_path / "pid"
     wait = f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
     write(tmp_path / "notebooks" / "00_slow.ipynb", wait)
+    options = ["--notebooks", str(tmp_path / "notebooks")]
+    options += ["--set", f"cache_dir={tmp_path}", "--set", f"figures={tmp_path}"]
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job would ignore it
-        "import sys, pathlib; from lib import reproduce; from lib.workbook.profiles import Profile\n"
-        f"Profile.figures_dir = property(lambda self: pathlib.Path({str(tmp_path)!r}))\n"
-        f"reproduce.app(['--notebooks', {str(tmp_path / 'notebooks')!r}, '--set', 'cache_dir={tmp_path}'])"
+        f"from lib import reproduce; reproduce.app({options!r})"
     )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -244,9 +250,10 @@ def test_a_terminal_shows_papermill_s_bar(workbook, monkeypatch):
 
 def test_settings_survive_the_way_into_a_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = ["layers=1+2,blocks_per_document=none", "cache_dir=here", "meaningful=false"]
+    settings = ["layers=1+2,blocks_per_document=none", "cache_dir=here", "meaningful=false", "figures=there"]
     profile = get_profile("mini", ",".join(settings))
     overrides = reproduce.overrides_for(profile, settings)
-    expected = {"layers": (1, 2), "blocks_per_document": None, "cache_dir": tmp_path / "here", "meaningful": False}
+    expected = {"layers": (1, 2), "blocks_per_document": None, "meaningful": False}
+    expected |= {"cache_dir": tmp_path / "here", "figures": tmp_path / "there"}
     inside = get_profile("mini", overrides)
     assert {field: getattr(inside, field) for field in expected} == expected

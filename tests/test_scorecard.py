@@ -10,7 +10,7 @@ import pytest
 from lib.workbook import results, scorecard
 from lib.workbook.notebooks import cells_with_places
 from lib.workbook.outputs import register
-from lib.workbook.profiles import HOME, Profile, get_profile
+from lib.workbook.profiles import HOME, get_profile
 from lib.workbook.scorecard import DIFFERS, NOT_RUN, RANDOM, REPRODUCED, SCALE, UNSTATED
 
 MINI = HOME / "figures" / "mini"
@@ -19,13 +19,12 @@ ITEMS = {item.id: item for item in scorecard.items()}
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """The mini profile with copies of its committed tables, to be altered."""
     shutil.copytree(
         MINI, tmp_path / "mini", ignore=lambda _, names: [name for name in names if not name.endswith(".csv")]
     )
-    monkeypatch.setattr(Profile, "figures_dir", property(lambda self: tmp_path / "mini"))
-    return get_profile("mini")
+    return get_profile("mini", figures=tmp_path)
 
 
 def alter(profile, table, where, **values):

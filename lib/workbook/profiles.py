@@ -80,6 +80,9 @@ class Profile(BaseModel):
     cache_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         description="where artifacts are kept; data/cache/<name> unless set"
     )
+    figures: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        HOME / "figures", description="where figures and tables go, each profile's into a folder of its own"
+    )
     ray: str | None = Field(
         None, description="auto or HOST:PORT of a Ray cluster that does the work; None: this machine"
     )
@@ -222,7 +225,7 @@ class Profile(BaseModel):
     @property
     def figures_dir(self) -> Path:
         """Folder of this profile's figures and tables; those of random weights, or without a model, lie apart."""
-        return HOME / "figures" / "-without-".join([_folder(self.name, self.models), *self.without])
+        return self.figures / "-without-".join([_folder(self.name, self.models), *self.without])
 
 
 def _cast(roles: dict[str, Role], names: dict[str, str | None]) -> dict[str, Role]:
