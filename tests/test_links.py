@@ -1,6 +1,7 @@
 """Links between the texts of the repository lead somewhere."""
 
 import re
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -23,17 +24,24 @@ def broken_links(text, folder):
     broken = []
     for link in LINK.findall(re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)):
         file, _, heading = link.partition("#")
-        target = (folder / file).resolve() if file else None
         if re.match(r"[a-z]+:", link):
             continue  # another site
-        if target and not target.exists() or heading and target and heading not in headings(target.read_text("utf-8")):
+        target = (folder / file).resolve() if file else None
+        if target and not target.exists() or heading and unquote(heading) not in headings(text, target):
             broken.append(link)
     return broken
 
 
-def headings(text):
-    """Names under which a forge's web page can link to the headings."""
+def headings(text, target=None):
+    """Names under which the headings of a text, or of the page `target`, can be linked to.
+
+    A notebook's are Jupyter's, which keep capitals and signs; a page's are a forge's.
+    """
+    if target:
+        text = TEXTS.get(target) or target.read_text("utf-8")
     found = re.findall(r"^#+ (.*)$", text, re.M)
+    if target and target.suffix == ".ipynb":
+        return {heading.replace("`", "").replace(" ", "-") for heading in found}
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
@@ -73,7 +81,32 @@ def test_the_pages_for_teaching_have_pictures_and_every_notebook():
         ("README.md#layout", False),
         ("README.md#gone", True),
         ("https://a.b/gone", False),
+        ("#a-heading", False),
+        ("#gone", True),
+        ("notebooks/03_feature_similarity.ipynb#All-pairs,-exactly", False),
+        ("notebooks/03_feature_similarity.ipynb#all-pairs-exactly", True),
     ],
 )
 def test_broken_links_are_found(link, broken):
-    assert broken_links(f"[x]({link})", HOME) == ([link] if broken else [])
+    assert broken_links(f"# A heading\n[x]({link})", HOME) == ([link] if broken else [])
+
+
+def ways(names, number):
+    """The last line of a notebook: the one before it, all of them, the scorecard, the glossary, the one after it."""
+    beside = [f"[{name.replace('_', ' ')}]({name}.ipynb)" for name in names]
+    beside.append("[after the papers](after_the_papers.md)")
+    pages = ["[all notebooks](README.md)", "[scorecard](99_scorecard.ipynb)", "[glossary](glossary.md)"]
+    before = [f"← {beside[number - 1]}"] if number else []
+    return " · ".join([*before, *pages, f"{beside[number + 1]} →"])
+
+
+def test_every_notebook_ends_with_the_ways_to_the_others():
+    notebooks = [path for path in TEXTS if path.suffix == ".ipynb"]
+    for number, path in enumerate(notebooks):
+        last = nbformat.read(path, 4).cells[-1]
+        assert (last.id, last.source) == ("ways", ways([path.stem for path in notebooks], number))
+
+
+def test_the_glossary_is_in_alphabetical_order():
+    terms = re.findall(r"^### (.*)$", TEXTS[HOME / "notebooks" / "glossary.md"], re.M)
+    assert len(terms) > 60 and terms == sorted(terms, key=lambda term: re.sub(r"\W", "", term.lower()))

@@ -248,7 +248,7 @@ def test_links_of_a_notebook_hold_in_the_report(tmp_path):
     (source / "README.md").write_text("x")
     relink = lambda address: rendering._relink(address, source, folder, {"03_x"})  # noqa: E731
     assert relink("03_x.ipynb#A-heading") == "03_x.html#A-heading"
-    assert relink("README.md") == "../../../notebooks/README.md"
+    assert relink("README.md#a-heading") == "../../../notebooks/README.md#a-heading"
     assert relink("04_y.ipynb") is None and relink("//example.org/x") is None and relink("JavaScript:x") is None
     assert relink("https://arxiv.org/abs/2410.06672") == "https://arxiv.org/abs/2410.06672"
 

@@ -132,4 +132,4 @@ def _relink(address: str, source: Path, folder: Path, pages: Collection[str]) ->
     if path.suffix == ".ipynb" and path.stem in pages:
         return f"{path.stem}.html{fragment}"
     target = source / path
-    return Path(os.path.relpath(target, folder)).as_posix() if target.exists() else None
+    return Path(os.path.relpath(target, folder)).as_posix() + fragment if target.exists() else None
