@@ -1,6 +1,7 @@
 """The explorer in a real headless browser: Chromium, from Debian's packages or wherever it is on the PATH."""
 
 import base64
+import dataclasses
 import json
 import re
 import time
@@ -59,15 +60,16 @@ def made_up(n_features=30, n_layers=2, seed=0):
                 features,
                 {other: match},
                 [(1 + k % 5, 5 - k % 5) for k in range(len(features))],
+                words,
             )
         )
-    return shown, words
+    return shown
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "explorer.html"
-    path.write_text(explorer.page_of(*made_up(), "test"), encoding="utf-8")
+    path.write_text(explorer.page_of(made_up(), "test"), encoding="utf-8")
     return path.as_uri()
 
 
@@ -91,25 +93,33 @@ def search(browser, text):
 
 
 def test_packed_arrays_hold_what_was_given():
-    shown, words = made_up()
-    text = re.search(
-        r'<script type="application/json" id="data">(.*?)</script>', explorer.page_of(shown, words, "test"), re.S
-    )[1]
-    data = json.loads(text)
-    assert data["words"] == words
+    shown = made_up()
+    page = explorer.page_of(shown, "test")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    words = data["words"]
+    assert words[0] == "" and set(words[1:]) <= set(shown[0].words)
     model = data["models"][0]
     read = lambda key, dtype: np.frombuffer(base64.b64decode(model[key]), dtype)  # noqa: E731
     tokens = read("tokens", "<u2").reshape(60, explorer.SHOWN, 17)
     centres = read("centre", "u1").reshape(60, explorer.SHOWN)
     snippet = shown[0].places[0].snippets(0, 1)[0]
-    assert (
-        tokens[0, 0, : len(snippet.tokens)].tolist() == snippet.tokens.tolist()
-        and words[tokens[0, 0, centres[0, 0]]] == EVIL
-    )
+    said = [shown[0].words[token] for token in snippet.tokens]
+    assert [words[number] for number in tokens[0, 0]] == said + [""] * (17 - len(said))
+    assert words[tokens[0, 0, centres[0, 0]]] == EVIL
     assert read("top", "<f4")[0] == 9
     matrix = shown[0].places[1].features.to_scipy()
     assert read("rate", "<f4")[30 + 7] == pytest.approx((matrix[:, [7]] != 0).mean())
     assert read("histogram", "u1").reshape(60, 12).max(1).min() == 255
+
+
+def test_models_of_two_tokenizers_show_their_own_words():
+    one, other = made_up()
+    other = dataclasses.replace(other, words=[f"{word}!" for word in other.words])
+    page = explorer.page_of([one, other], "test")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    for model, end in zip(data["models"], (False, True), strict=True):
+        numbers = np.frombuffer(base64.b64decode(model["tokens"]), "<u2")
+        assert {data["words"][k].endswith("!") for k in numbers if k} == {end}
 
 
 def test_it_lists_all_features_best_first_without_errors(browser, page):
@@ -184,9 +194,9 @@ def test_a_phone_shows_it_in_one_column(browser, page):
 
 
 def test_a_page_of_full_size_is_there_in_two_seconds(browser, tmp_path):
-    shown, words = made_up(n_features=5_000, n_layers=4)
+    shown = made_up(n_features=5_000, n_layers=4)
     path = tmp_path / "large.html"
-    path.write_text(explorer.page_of(shown, words, "large"), encoding="utf-8")
+    path.write_text(explorer.page_of(shown, "large"), encoding="utf-8")
     assert 5e6 < path.stat().st_size < 15e6  # 40,000 features, as at mini scale
     spent = []
     for _ in range(3):

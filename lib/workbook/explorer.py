@@ -26,7 +26,6 @@ from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
 SHOWN, BINS = 3, 12  # snippets and histogram bins per feature
-NO_TOKEN = 0xFFFF
 MOST = 45_000  # features that fit into 15 MB
 PAIRS = {"mamba": "mamba", "rwkv": "rwkv", "other": "model_seed"}  # the page's name → the comparison with Pythia
 
@@ -44,6 +43,8 @@ class Shown:
     """Other model's name on the page → mppc, match_layer, match_index of each of `features`."""
     scores: list[tuple[int, int]]
     """Complexity and monosemanticity, 0 where there is none."""
+    words: Sequence[str]
+    """The tokens of the model's tokenizer as text (`interpret.vocabulary`)."""
 
 
 def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[TopPlaces] | None) -> Path:
@@ -62,10 +63,11 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
         keep = wanted[page]
         matches = {other: frame[keep].reset_index(drop=True) for other, frame in to.items()}
         features = next(iter(to.values()))[["layer", "index"]].to_numpy()[keep]
-        shown.append(Shown(page, name, all_places[page], features, matches, _scores(all_places[page], features, words)))
+        scores = _scores(all_places[page], features, words)
+        shown.append(Shown(page, name, all_places[page], features, matches, scores, words))
     profile.figures_dir.mkdir(parents=True, exist_ok=True)
     target = profile.figures_dir / "explorer.html"
-    atomic_write(target, page_of(shown, words, profile.name, profile.meaningful).encode())
+    atomic_write(target, page_of(shown, profile.name, profile.meaningful).encode())
     return target
 
 
@@ -101,16 +103,25 @@ def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]
 # ------------------------------------------------------------------------------------------- packing
 
 
-def page_of(shown: Sequence[Shown], words: Sequence[str], profile: str, meaningful: bool = True) -> str:
-    """The whole page."""
+def page_of(shown: Sequence[Shown], profile: str, meaningful: bool = True) -> str:
+    """The whole page; models may have different tokenizers."""
+    words: dict[str, int] = {"": 0}
+    models = [_packed(model, words) for model in shown]
     data = {"profile": profile, "judge": RuleJudge.name, "meaningful": meaningful, "words": list(words), "width": WIDTH,
-            "shown": SHOWN, "bins": BINS, "models": [_packed(model) for model in shown]}  # fmt: skip
+            "shown": SHOWN, "bins": BINS, "models": models}  # fmt: skip
     return pages.page_of("explorer.html", profile, data)
 
 
-def _packed(model: Shown) -> dict[str, Any]:
+def _numbered(tokens: Int[ndarray, "..."], vocabulary: Sequence[str], words: dict[str, int]) -> ndarray:
+    """The page's numbers of tokens (0 for −1), of which those that are new are put into `words`."""
+    used, place = np.unique(tokens, return_inverse=True)
+    numbers = [words.setdefault(vocabulary[token], len(words)) if token >= 0 else 0 for token in used]
+    return np.array(numbers, np.uint16)[place].reshape(tokens.shape)
+
+
+def _packed(model: Shown, words: dict[str, int]) -> dict[str, Any]:
     n = len(model.features)
-    tokens, activations = np.full((n, SHOWN, WIDTH), NO_TOKEN, np.uint16), np.zeros((n, SHOWN, WIDTH), np.uint8)
+    tokens, activations = np.full((n, SHOWN, WIDTH), -1), np.zeros((n, SHOWN, WIDTH), np.uint8)
     centre, top = np.zeros((n, SHOWN), np.uint8), np.zeros(n, np.float32)
     for k, (layer, index) in enumerate(model.features.tolist()):
         for j, snippet in enumerate(model.places[layer].snippets(index, SHOWN)):
@@ -124,7 +135,8 @@ def _packed(model: Shown) -> dict[str, Any]:
         "name": model.name, "label": model.label, "n": n,
         "layer": packed([layer for layer, _ in rows], np.uint8),
         "index": packed([index for _, index in rows], np.uint16),
-        "tokens": packed(tokens), "activations": packed(activations), "centre": packed(centre), "top": packed(top),
+        "tokens": packed(_numbered(tokens, model.words, words)),
+        "activations": packed(activations), "centre": packed(centre), "top": packed(top),
         "rate": packed([rates[layer][index] for layer, index in rows], np.float32),
         "histogram": packed(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
         "complexity": packed([s[0] for s in model.scores], np.uint8),
