@@ -56,7 +56,7 @@ def made_up(n_features=30, n_layers=2, seed=0):
             explorer.Shown(
                 name,
                 f"mini-{name}",
-                layers,
+                dict(enumerate(layers)),
                 features,
                 {other: match},
                 [(1 + k % 5, 5 - k % 5) for k in range(len(features))],

@@ -10,6 +10,7 @@ __getattr__, __all__ = lazily(
             "fig_depth_map",
             "fig_forward_and_reverse",
             "fig_hierarchy",
+            "fig_layer_map",
             "fig_mppc_density",
             "fig_mppc_difference",
             "fig_sae_quality",

@@ -214,6 +214,16 @@ def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str) -> None:
     axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
 
 
+def fig_layer_map(shares: pd.DataFrame, own: str, other: str) -> Figure:
+    """For some layers (rows), the share of features whose best match lies in each of the other's (columns)."""
+    figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 3.8), layout="constrained")
+    look = dict(cmap="viridis", vmin=0, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 8})
+    sns.heatmap(shares.T, ax=axes, cbar_kws={"label": "share of the layer's features"}, **look)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
+    return figure
+
+
 def fig_depth_map(shares: np.ndarray, own: str, other: str) -> Figure:
     """In which layer of the other model each layer's features find their best match (W, Figs. 3c and 10)."""
     figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 4.2))

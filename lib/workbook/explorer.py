@@ -5,7 +5,7 @@ What is drawn travels as packed arrays in the page; text is put in as text only,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Shown:
 
     name: str
     label: str
-    places: Sequence[TopPlaces]
+    places: Mapping[int, TopPlaces]
+    """By layer."""
     features: Int[ndarray, "n 2"]
     """Layer and index, sorted."""
     matches: dict[str, pd.DataFrame]
@@ -63,8 +64,8 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
         keep = wanted[page]
         matches = {other: frame[keep].reset_index(drop=True) for other, frame in to.items()}
         features = next(iter(to.values()))[["layer", "index"]].to_numpy()[keep]
-        scores = _scores(all_places[page], features, words)
-        shown.append(Shown(page, name, all_places[page], features, matches, scores, words))
+        by_layer = dict(enumerate(all_places[page]))
+        shown.append(Shown(page, name, by_layer, features, matches, scores_of(by_layer, features, words), words))
     profile.figures_dir.mkdir(parents=True, exist_ok=True)
     target = profile.figures_dir / "explorer.html"
     atomic_write(target, page_of(shown, profile.name, profile.meaningful).encode())
@@ -90,8 +91,8 @@ def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profi
     return wanted
 
 
-def _scores(places: Sequence[TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
-    """The stand-in's, for all: a language model is not asked about every feature."""
+def scores_of(places: Mapping[int, TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Complexity and monosemanticity by the stand-in: a language model is not asked about every feature."""
     judge = RuleJudge()
     examples = (
         examples_of(places[layer].snippets(index), words)
@@ -129,7 +130,7 @@ def _packed(model: Shown, words: dict[str, int]) -> dict[str, Any]:
             tokens[k, j, : len(snippet.tokens)] = snippet.tokens
             activations[k, j, : len(snippet.tokens)] = np.clip(255 * snippet.activations / top[k], 0, 255)
             centre[k, j] = snippet.centre
-    histograms, rates = zip(*(_histograms(places.features) for places in model.places), strict=True)
+    seen = {layer: _histograms(places.features) for layer, places in model.places.items()}
     rows = [(layer, index) for layer, index in model.features.tolist()]
     return {
         "name": model.name, "label": model.label, "n": n,
@@ -137,8 +138,8 @@ def _packed(model: Shown, words: dict[str, int]) -> dict[str, Any]:
         "index": packed([index for _, index in rows], np.uint16),
         "tokens": packed(_numbered(tokens, model.words, words)),
         "activations": packed(activations), "centre": packed(centre), "top": packed(top),
-        "rate": packed([rates[layer][index] for layer, index in rows], np.float32),
-        "histogram": packed(np.array([histograms[layer][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
+        "rate": packed([seen[layer][1][index] for layer, index in rows], np.float32),
+        "histogram": packed(np.array([seen[layer][0][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
         "complexity": packed([s[0] for s in model.scores], np.uint8),
         "consistency": packed([s[1] for s in model.scores], np.uint8),
         "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},

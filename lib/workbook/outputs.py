@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from urllib.parse import quote
 
 import matplotlib.pyplot as plt
@@ -65,9 +66,14 @@ def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
     if not profile.meaningful:
         look = dict(fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)
         figure.text(0.5, 0.5, "random weights", **look)
-    profile.figures_dir.mkdir(parents=True, exist_ok=True)
-    figure.savefig(profile.figures_dir / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(profile.figures_dir / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    return write_figure(figure, profile.figures_dir / name)
+
+
+def write_figure(figure: Figure, path: Path) -> Figure:
+    """Write a figure as `path`.png and .pdf, the same bytes for the same figure; returns and closes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(f"{path}.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(f"{path}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
     plt.close(figure)
     return figure
 

@@ -1,0 +1,197 @@
+"""``python -m lib.compare MODEL_A MODEL_B``: how alike two models of one's own are, and whose feature is whose match.
+
+A model is a name of the mini zoo, a folder, or an id of the hub. Without SAEs of one's own, SAEs are trained as the
+workbook's are. Everything goes into one folder: a page to read, an explorer, tables, and what the run was made of.
+Nothing of the text leaves this computer.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import jinja2
+import pandas as pd
+import typer
+from markupsafe import Markup
+
+from lib import plots
+from lib.interpret.snippets import vocabulary
+from lib.models.hub import ModelNotFound
+from lib.workbook import comparisons, explorer
+from lib.workbook.comparisons import Direction
+from lib.workbook.outputs import write_figure
+from lib.workbook.pages import TEMPLATES
+from lib.workbook.profiles import HOME
+from lib.workbook.store import atomic_write
+from lib.workbook.two_models import CannotCompare, Comparison, Request, pairs_with_snippets
+
+PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    a: Annotated[str, typer.Argument(help="A mini model's name, a folder, or an id of the hub.")],
+    b: Annotated[str, typer.Argument(help="The other model.")],
+    saes_a: Annotated[
+        list[str],
+        typer.Option(
+            help="SAE of the first model: a SAELens folder, a folder of several, or org/repo:path; repeatable."
+        ),
+    ] = [],
+    saes_b: Annotated[list[str], typer.Option(help="The same of the other model.")] = [],
+    text: Annotated[
+        str | None, typer.Option(help="A file (.txt, .jsonl) or a dataset of the hub; else documentation.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers of the first model, as 5+15+25; the other is read at the same relative depths."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1_000, help="Positions over which features are correlated.")] = 200_000,
+    sae_tokens: Annotated[int, typer.Option(min=1_024, help="Tokens on which SAEs are trained.")] = 1_000_000,
+    context: Annotated[int, typer.Option(min=16, help="Tokens that a model reads at once, if it can.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results.", show_default="figures/compare/A--B")
+    ] = None,
+) -> None:
+    """Compare two models' features."""
+    try:
+        chosen = None if layers is None else tuple(sorted({int(layer) for layer in layers.split("+")}))
+        request = Request(a, b, tuple(saes_a), tuple(saes_b), text, chosen, tokens, sae_tokens, context, device)
+        folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
+        typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
+    except (CannotCompare, ModelNotFound, ValueError, FileNotFoundError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. What was finished is kept; the same command goes on where you were.", err=True)
+        raise typer.Exit(130)
+
+
+def run(request: Request, folder: Path) -> Path:
+    """Do what is asked, or what is left of it; returns the page. Raises as `Comparison` does."""
+    began = time.monotonic()
+    comparison = Comparison(request, folder)
+    for line in announced(comparison):
+        typer.echo(line)
+    both = comparison.directions()
+    skyline = None if request.saes_a else comparison.directions(skyline=True)
+    page = write(comparison, both, skyline, folder)
+    typer.echo(f"Done in {timedelta(seconds=round(time.monotonic() - began))}.")
+    return page
+
+
+def announced(comparison: Comparison) -> list[str]:
+    """What the run will do, before the long part of it."""
+    lines = []
+    for side in (comparison.a, comparison.b):
+        found = (
+            f"{len(side.given)} SAEs given"
+            if side.given
+            else f"SAEs are trained on {comparison.request.sae_tokens:,} tokens"
+        )
+        lines.append(f"{side.name}: layers {', '.join(map(str, side.layers))}; {found}.")
+    shares = comparison.blocks.shares
+    lines.append(
+        f"{comparison.blocks.a.n_positions:,} positions, {shares[0]:.0%} and {shares[1]:.0%} of the models' tokens."
+    )
+    return lines
+
+
+def write(
+    comparison: Comparison, both: tuple[Direction, Direction], skyline: tuple[Direction, Direction] | None, folder: Path
+) -> Path:
+    """Write tables, pictures, the explorer, `run.json` and the page; returns the page."""
+    plots.use_theme()
+    a, b = comparison.a, comparison.b
+    directions = {f"{d.source} → {d.target}": d for d in both} | (
+        {f"SAE seed, {a.name}": skyline[0]} if skyline else {}
+    )
+    summary = pd.DataFrame([{"comparison": label} | comparisons.summarise(d) for label, d in directions.items()])
+    places = comparison.places(a), comparison.places(b)
+    tokenizers = a.model.tokenizer, b.model.tokenizer
+    pairs = pairs_with_snippets(both[0].frame, places, tokenizers)
+    folder.mkdir(parents=True, exist_ok=True)
+    for direction, name in zip(both, ("a_to_b", "b_to_a"), strict=True):
+        direction.frame.to_parquet(folder / f"{name}.parquet", index=False)
+    summary.to_csv(folder / "summary.csv", index=False, float_format="%.6g")
+    pairs.to_csv(folder / "pairs.csv", index=False, float_format="%.6g")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    atomic_write(folder / "run.json", json.dumps(comparison.about() | {"versions": versions}, indent=1, default=str))
+    pictures = [
+        _picture(figure, name, caption, folder) for name, (figure, caption) in _figures(directions, both).items()
+    ]
+    atomic_write(folder / "explorer.html", explorer.page_of(_shown(comparison, both, places), f"{a.name} and {b.name}"))
+    return _page(comparison, summary, pairs, pictures, bool(skyline), folder)
+
+
+def _figures(directions: dict[str, Direction], both: tuple[Direction, Direction]) -> dict[str, tuple]:
+    values = {label: d.frame["mppc"] for label, d in directions.items()}
+    intervals = {label: comparisons.mean_interval(d) for label, d in directions.items()}
+    first = both[0]
+    nulls = {f"null: {label}": d.frame["null_mppc"] for label, d in directions.items() if d is first}
+    found = first.frame[first.frame["match_layer"] >= 0]
+    shares = pd.crosstab(found["layer"], found["match_layer"], normalize="index")
+    return {
+        "densities": (plots.fig_mppc_density(values, intervals), "Densities of MPPC, with means and their intervals."),
+        "null": (plots.fig_share_above(values | nulls), "Share of features above each MPPC, beside what chance gives."),
+        "layers": (plots.fig_layer_map(shares, first.source, first.target), "In which layer the best matches lie."),
+    }
+
+
+def _picture(figure, name: str, caption: str, folder: Path) -> dict[str, str]:
+    write_figure(figure, folder / name)
+    return {"file": f"{name}.png", "caption": caption}
+
+
+def _shown(comparison: Comparison, both: tuple[Direction, Direction], places: Sequence) -> list[explorer.Shown]:
+    shown = []
+    for k, (side, name, other) in enumerate(((comparison.a, "a", "b"), (comparison.b, "b", "a"))):
+        alive = both[k].frame[both[k].frame["mppc"].notna()].reset_index(drop=True)
+        words, features = vocabulary(side.model.tokenizer), alive[["layer", "index"]].to_numpy()
+        scores = explorer.scores_of(places[k], features, words)
+        shown.append(explorer.Shown(name, side.name, places[k], features, {other: alive}, scores, words))
+    return shown
+
+
+def _page(
+    comparison: Comparison, summary: pd.DataFrame, pairs: pd.DataFrame, pictures: list[dict[str, str]], skyline: bool,
+    folder: Path,
+) -> Path:  # fmt: skip
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    shown = summary[
+        ["comparison", "n_features", "n_dead", "mean", "low", "high", "median", "share_above_0.95", "null_99"]
+    ]
+    table = shown.to_html(index=False, border=0, float_format=lambda x: f"{x:.3f}", justify="left")
+    shares = comparison.blocks.shares
+    same = (
+        "Both read the same tokens."
+        if shares == (1.0, 1.0)
+        else (
+            f"The models have different tokenizers: they are compared where both have read the same, "
+            f"at {shares[0]:.0%} of the first one's tokens and {shares[1]:.0%} of the other's."
+        )
+    )
+    kinds = {"best": "The best matches", "worst": "The worst"}
+    text = comparison.request.text or "documentation of Python packages"
+    page = environment.get_template("compare.html").render(
+        profile={"meaningful": True}, a=comparison.a.name, b=comparison.b.name, text=text, shares=same,
+        positions=f"{comparison.blocks.a.n_positions:,}", summary=Markup(table), pictures=pictures, skyline=skyline,
+        pairs=[(kinds[kind], rows.to_dict("records")) for kind, rows in pairs.groupby("kind", sort=False)],
+    )  # fmt: skip
+    target = folder / "index.html"
+    atomic_write(target, page)
+    return target
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,367 @@
+"""The paper's question of any two models: what `python -m lib.compare` makes, every stage kept in its folder.
+
+Two models may have different tokenizers: they are compared at the positions where both have read the same
+(`lib.pairing`). SAEs are the user's own, or are trained here as the workbook's are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from lib import corpus, models
+from lib.interpret.snippets import TopPlaces, top_places
+from lib.models import devices, hub, recipes
+from lib.mppc import uncertainty
+from lib.mppc.capture import capture_features
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures, feature_statistics
+from lib.mppc.files import layer_file, open_features, save_features
+from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_level, null_offset
+from lib.pairing import PairedBlocks, paired_blocks
+from lib.sae import SAE, SAEConfig, load, train_saes, training as sae_training
+from lib.workbook import texts
+from lib.workbook.comparisons import Direction
+from lib.workbook.store import Store, sha256_of
+
+SEEDS = (0, 1)  # of the SAEs that are trained of the first model; the second is the skyline's
+DEPTHS = (0.25, 0.5, 0.75)  # relative depths of the layers that are compared, where none are named
+CHARACTERS_PER_TOKEN = 6  # at most, on average: how much text is read for so many tokens
+SHORTEST = 500  # characters of a piece of a text file that counts as a document
+
+
+class CannotCompare(ValueError):
+    """Why two models cannot be compared as was asked, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    a: str
+    b: str
+    saes_a: tuple[str, ...] = ()
+    saes_b: tuple[str, ...] = ()
+    text: str | None = None
+    layers: tuple[int, ...] | None = None
+    tokens: int = 200_000
+    sae_tokens: int = 1_000_000
+    context: int = 256
+    device: str = "auto"
+    seed: int = 0
+
+    def sae_config(self, tokens: int) -> SAEConfig:
+        """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
+        return SAEConfig(expansion=8, target_l0=32, tokens=tokens, batch_size=256, batch_blocks=16, seed=self.seed)
+
+
+# ------------------------------------------------------------------------------------------- text
+
+
+def documents(text: str | None) -> Iterator[str]:
+    """The documents of the shipped text (None), of a file of plain text or JSONL, or of a dataset of the hub.
+
+    Plain text is cut into documents at blank lines, each of 500 characters or more. JSONL and datasets have a column
+    `text`. Raises `CannotCompare` for a text that is not there.
+    """
+    if text is None:
+        return iter(texts.documents())
+    path = Path(text)
+    if path.is_file():
+        return _from_json_lines(path) if path.suffix in (".jsonl", ".json") else _from_plain_text(path)
+    if path.suffix in (".txt", ".jsonl", ".json") or not text.count("/") == 1:
+        raise CannotCompare(f"there is no text {text}: name a file, or a dataset of the hub as org/name.")
+    return _from_hub(text)
+
+
+def _from_plain_text(path: Path) -> Iterator[str]:
+    pieces: list[str] = []
+    for piece in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+        pieces.append(piece)
+        if sum(map(len, pieces)) >= SHORTEST:
+            yield "\n\n".join(pieces)
+            pieces = []
+    if pieces:
+        yield "\n\n".join(pieces)
+
+
+def _from_json_lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield str(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError):
+                raise CannotCompare(f"line {number} of {path} is no JSON object with a `text`.") from None
+
+
+def _from_hub(name: str) -> Iterator[str]:
+    from datasets import load_dataset
+
+    try:
+        yield from (row["text"] for row in load_dataset(name, split="train", streaming=True))
+    except (*hub.UNREACHABLE, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CannotCompare(f"cannot read the dataset {name}: {type(error).__name__}: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents for training SAEs and, apart from them, for comparing."""
+
+    train: list[str]
+    held_out: list[str]
+
+    @property
+    def digest(self) -> str:
+        """Of all of it."""
+        content = "\0".join(itertools.chain(self.train, ["\1"], self.held_out))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_text(source: Iterable[str], train_tokens: int, tokens: int) -> Text:
+    """As many documents as so many tokens may take; a document's own text decides on which side it is.
+
+    Raises `CannotCompare` for a text in which nothing is left for one of the sides.
+    """
+    wanted = {"train": train_tokens * CHARACTERS_PER_TOKEN, "held_out": tokens * CHARACTERS_PER_TOKEN}
+    found: dict[str, list[str]] = {"train": [], "held_out": []}
+    for document in source:
+        split = corpus.split_of(document)
+        if wanted[split] > 0:
+            found[split].append(document)
+            wanted[split] -= len(document)
+        if max(wanted.values()) <= 0:
+            break
+    if not found["held_out"] or (train_tokens and not found["train"]):
+        raise CannotCompare(
+            "the text is too short: it takes some dozens of documents, of which one in ten is held out."
+        )
+    return Text(found["train"], found["held_out"])
+
+
+# ------------------------------------------------------------------------------------------- one model
+
+
+class Side:
+    """One of the two models, with what is read of it."""
+
+    def __init__(self, name: str, given: Sequence[str], request: Request) -> None:
+        self.name, self.given, self.request = name, given, request
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its files are: of the mini zoo, the user's own, or the hub's cache. Raises `ModelNotFound`."""
+        shipped = recipes.MODELS / self.name
+        if (shipped / "config.json").exists():
+            return shipped
+        return Path(self.name) if Path(self.name).is_dir() else hub.fetch_model(self.name)
+
+    @cached_property
+    def model(self) -> TransformerBridge:
+        """Loaded when it is first asked for. Raises `ModelNotFound`."""
+        return models.load(self.folder, devices.resolve(self.request.device), name=self.name)
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What identifies it."""
+        files = {file.name: sha256_of(file) for file in (hub.weights_in(self.folder), self.folder / "config.json")}
+        return {"model": self.name, "files": files}
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens of a block, BOS included: what was asked for, or what the model can read."""
+        config = self.model.original_model.config
+        lengths = (getattr(config, name, None) for name in ("max_position_embeddings", "context_length"))
+        return min([self.request.context, *(length for length in lengths if length)])
+
+    @cached_property
+    def saes_given(self) -> list[SAE]:
+        """The user's SAEs, by layer. Raises `CannotCompare` for SAEs of another model's width or of no layer of it."""
+        device = devices.resolve(self.request.device)
+        saes = sorted((load(source, device) for given in self.given for source in _sae_folders(given)), key=_layer_of)
+        for sae in saes:
+            if sae.d_model != self.model.cfg.d_model:
+                raise CannotCompare(
+                    f"an SAE in {', '.join(self.given)} reads {sae.d_model} numbers, and the residual stream of "
+                    f"{self.name} has {self.model.cfg.d_model}."
+                )
+            if not 0 <= sae.info.layer < models.n_layers(self.model):
+                raise CannotCompare(f"{self.name} has no layer {sae.info.layer}, of which an SAE is given.")
+        chosen = self.request.layers
+        return saes if chosen is None else [sae for sae in saes if sae.info.layer in chosen] or saes
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers that are compared."""
+        if self.given:
+            return [sae.info.layer for sae in self.saes_given]
+        n = models.n_layers(self.model)
+        if self.request.layers is None:
+            return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
+        return sorted(self.request.layers)
+
+
+def _layer_of(sae: SAE) -> int:
+    return sae.info.layer
+
+
+def _sae_folders(given: str) -> list[str]:
+    """An SAE, or a folder of several."""
+    inside = [str(path.parent) for path in sorted(Path(given).rglob("cfg.json"))] if Path(given).is_dir() else []
+    return inside or [given]
+
+
+# ------------------------------------------------------------------------------------------- the comparison
+
+
+class Comparison:
+    """Two models over one text, in a folder that keeps every stage."""
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        self.request, self.store = request, Store(folder / "cache")
+        self.a, self.b = Side(request.a, request.saes_a, request), Side(request.b, request.saes_b, request)
+        self._same_relative_depths()
+        trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
+        self.text = read_text(documents(request.text), trained, request.tokens)
+
+    def _same_relative_depths(self) -> None:
+        """Layers that were named are the first model's; the second is read at the same relative depths."""
+        chosen = self.request.layers
+        if chosen is None or self.b.given:
+            return
+        n_a, n_b = (models.n_layers(side.model) for side in (self.a, self.b))
+        if wrong := [layer for layer in chosen if not 0 <= layer < n_a]:
+            raise CannotCompare(f"{self.a.name} has no layer {wrong[0]}: its layers are 0 to {n_a - 1}.")
+        self.b.layers = sorted({max(0, round((layer + 1) / n_a * n_b) - 1) for layer in chosen})
+
+    @cached_property
+    def blocks(self) -> PairedBlocks:
+        """What both models read, and where they are compared. Raises `CannotCompare` where nothing is paired."""
+        sides = (self.a, self.b)
+        tokenizers, contexts = (tuple(getattr(s, what) for s in sides) for what in ("model", "context"))
+        tokenizers = tuple(model.tokenizer for model in tokenizers)
+        pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
+        if pair.a.n_positions < 1_000:
+            raise CannotCompare(
+                f"the text is too short: it has {pair.a.n_positions} shared positions, and 1,000 are the least."
+            )
+        return pair
+
+    def saes(self, side: Side, seed: int = 0) -> list[SAE]:
+        """The side's SAEs, by layer; trained where none are given."""
+        if side.given:
+            return side.saes_given
+        folder = self.store.get("saes", self._sae_fields(side), partial(self._train, side))
+        return [load(path, devices.resolve(self.request.device)) for path in sorted(folder.glob(f"seed{seed:02d}_*"))]
+
+    def _seeds(self, side: Side) -> tuple[int, ...]:
+        return SEEDS if side is self.a else SEEDS[:1]
+
+    def _sae_fields(self, side: Side) -> dict[str, Any]:
+        if side.given:
+            weights = [sorted(map(sha256_of, Path(source).glob("*.safetensors"))) for source in side.given]
+            return side.fields | {"saes": list(side.given), "weights": weights}
+        config = self.request.sae_config(self.request.sae_tokens)
+        made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
+        return side.fields | {"sae": config.model_dump()} | sae_training.constants(config) | made
+
+    def _train(self, side: Side, folder: Path) -> None:
+        tokenizer = side.model.tokenizer
+        ids = (tokenizer(document, add_special_tokens=False)["input_ids"] for document in self.text.train)
+        blocks = corpus.cut(ids, tokenizer, side.context, n_positions=self.request.sae_tokens)
+        config = self.request.sae_config(self.request.sae_tokens)
+        saes, history = train_saes(side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint")
+        for sae in saes:
+            sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:03d}")
+        history.to_csv(folder / "history.csv", index=False)
+
+    def features(self, side: Side, seed: int = 0) -> list[SparseFeatures]:
+        """Feature activations at the shared positions, by layer."""
+        blocks = self.blocks.a if side is self.a else self.blocks.b
+
+        def capture(folder: Path) -> None:
+            found = capture_features(side.model, self.saes(side, seed), blocks, batch_blocks=16)
+            for k, layer in enumerate(found):
+                save_features(layer, layer_file(folder, k))
+
+        fields = self._sae_fields(side) | {"seed": seed, "read": blocks.digest}
+        return open_features(self.store.get("features", fields, capture))
+
+    def directions(self, skyline: bool = False) -> tuple[Direction, Direction]:
+        """Matches of both models' features, with null and resamples; or of the first one's with another SAE seed's."""
+        sides = (self.a, self.a if skyline else self.b)
+        seed = SEEDS[1] if skyline else 0
+        fields = {"a": self._sae_fields(sides[0]), "b": self._sae_fields(sides[1]), "seed_b": seed}
+        fields |= uncertainty.constants() | {"read": self.blocks.a.digest, "seed": self.request.seed}
+        folder = self.store.get("matches", fields, partial(self._match, sides, seed))
+        names = [sides[0].name, f"{sides[1].name}, SAE seed {seed}" if skyline else sides[1].name]
+        found = []
+        for k, file in enumerate(("a_to_b", "b_to_a")):
+            frame = pd.read_parquet(folder / f"{file}.parquet")
+            frame["layer"] = np.array(sides[k].layers)[frame["layer"]]
+            matched = np.array([*sides[1 - k].layers, -1])[frame["match_layer"]]
+            frame = frame.assign(match_layer=matched, excess=frame["mppc"] - frame["null_level"])
+            resampled = np.load(folder / f"{file}.npy", mmap_mode="r")
+            found.append(Direction(names[k], names[1 - k], frame, resampled))
+        return found[0], found[1]
+
+    def _match(self, sides: tuple[Side, Side], seed: int, folder: Path) -> None:
+        a, b = self.features(sides[0]), self.features(sides[1], seed)
+        group = document_groups(self.blocks.a, self.request.seed)
+        device = devices.resolve(self.request.device)
+        found = max_pairwise_correlations(a, b, device=device, progress=True)
+        shift = null_offset(a[0].n_tokens, self.request.seed)
+        nulls = max_pairwise_correlations(a, b, shift=shift, device=device, progress=True)
+        for file, result, null, own, other in zip(("a_to_b", "b_to_a"), found, nulls, (a, b), (b, a), strict=True):
+            frame, null_frame = result.to_frame(), null.to_frame()
+            rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
+            frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
+            frame["null_mppc"], frame["null_level"] = null_frame["mppc"], null_level(frame, null_frame)
+            sums = matched_sums(own, other, frame, group)
+            np.save(folder / f"{file}.npy", bootstrap(sums, np.bincount(group), self.request.seed))
+            frame.to_parquet(folder / f"{file}.parquet", index=False)
+
+    def places(self, side: Side) -> dict[int, TopPlaces]:
+        """The highest places of the side's features, by layer of the model."""
+        blocks = self.blocks.a if side is self.a else self.blocks.b
+        features = tqdm(self.features(side), f"highest places of {side.name}", unit="layer", mininterval=5)
+        return {layer: top_places(found, blocks) for layer, found in zip(side.layers, features, strict=True)}
+
+    def about(self) -> dict[str, Any]:
+        """What the run was made of, for `run.json`."""
+        sides = {"a": self.a, "b": self.b}
+        found = {key: side.fields | {"layers": side.layers, "context": side.context} for key, side in sides.items()}
+        paired = dict(zip(("a", "b"), (round(share, 4) for share in self.blocks.shares), strict=True))
+        return {"request": asdict(self.request), **found, "text": self.text.digest, "share of tokens paired": paired,
+                "positions": self.blocks.a.n_positions}  # fmt: skip
+
+
+Places = Mapping[int, TopPlaces]
+
+
+def pairs_with_snippets(
+    frame: pd.DataFrame, places: tuple[Places, Places], tokenizers: tuple[Any, Any], n: int = 10
+) -> pd.DataFrame:
+    """The `n` best and the `n` worst matches of the first model's features that fire in ten documents or more.
+
+    Columns kind (best, worst), mppc, layer, index, match_layer, match_index, and the highest snippet of both in text.
+    """
+    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places[0].values()])
+    known = frame[enough & (frame["match_layer"] >= 0)].sort_values("mppc", ascending=False, kind="stable")
+    known = known.drop_duplicates(["match_layer", "match_index"])
+    rows = pd.concat([known.head(n).assign(kind="best"), known.tail(n).assign(kind="worst")])
+    for k, (name, at) in enumerate({"a": ("layer", "index"), "b": ("match_layer", "match_index")}.items()):
+        picked = [places[k][layer].snippets(index, 1) for layer, index in zip(rows[at[0]], rows[at[1]], strict=True)]
+        rows[f"snippet_{name}"] = [found[0].marked(tokenizers[k]) if found else "" for found in picked]
+    return rows[["kind", "mppc", "layer", "index", "match_layer", "match_index", "snippet_a", "snippet_b"]]
