@@ -10,7 +10,7 @@ import pytest
 import torch
 from selenium import webdriver
 
-from lib.models import hub
+from lib.models import families, hub, recipes
 from lib.workbook.profiles import get_profile
 
 if not torch.cuda.is_available():
@@ -61,6 +61,29 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+
+
+WINDOWS = {
+    "mistral": dict(sliding_window=17),
+    "qwen2": dict(use_sliding_window=True, sliding_window=17, max_window_layers=1),
+}
+"""Attention to the last 17 positions only: in all layers, and in all but the first."""
+
+
+def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -> Path:
+    """A small model of a family, as transformers writes it; every weight is random, biases and norms included.
+
+    `changes` are made to its configuration. The weights are large enough for a token to change the logits.
+    """
+    recipe = recipes.Recipe(family, n_layers=n_layers, d_model=32, context_length=64)
+    kind = families.families()[family]
+    torch.manual_seed(0)
+    model = kind.model_class(kind.config_class(**recipe.settings | WINDOWS.get(family, {}) | changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return folder
 
 
 def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:
