@@ -63,11 +63,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-WINDOWS = {
+LESS_USUAL = {
+    "gpt_neox": dict(use_parallel_residual=False),
     "mistral": dict(sliding_window=17),
     "qwen2": dict(use_sliding_window=True, sliding_window=17, max_window_layers=1),
+    "qwen3": dict(head_dim=16),
 }
-"""Attention to the last 17 positions only: in all layers, and in all but the first."""
+"""What a family's models may have and the small ones of `Family.settings` have not.
+
+Windows are of 17 positions, in all layers or in all but the first; Qwen3's heads are together wider than the stream.
+"""
 
 
 def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -> Path:
@@ -78,7 +83,7 @@ def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -
     recipe = recipes.Recipe(family, n_layers=n_layers, d_model=32, context_length=64)
     kind = families.families()[family]
     torch.manual_seed(0)
-    model = kind.model_class(kind.config_class(**recipe.settings | WINDOWS.get(family, {}) | changes))
+    model = kind.model_class(kind.config_class(**recipe.settings | LESS_USUAL.get(family, {}) | changes))
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)

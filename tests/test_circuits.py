@@ -79,7 +79,9 @@ def test_table_2_is_the_plain_one(mamba, prompts, layer):
     found = circuits.ssm_input_effects(
         mamba, prompts.clean, prompts.corrupt_b, prompts.target, layer, positions, per_sample=True
     )
-    torch.testing.assert_close(found, plain_effects(mamba, prompts, plain), atol=1e-4, rtol=1e-4)
+    expected = plain_effects(mamba, prompts, plain)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("corrupt", ["corrupt_a", "corrupt_b"])
@@ -90,7 +92,9 @@ def test_tables_3_and_4_are_the_plain_ones(mamba, prompts, corrupt):
     found = circuits.conv_input_effects(
         mamba, prompts.clean, other, prompts.target, 5, positions, through, per_sample=True
     )
-    torch.testing.assert_close(found, plain_effects(mamba, prompts, plain), atol=1e-4, rtol=1e-4)
+    expected = plain_effects(mamba, prompts, plain)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_nothing_corrupted_means_no_effect(mamba, prompts):
@@ -130,7 +134,7 @@ def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
 # ------------------------------------------------------------------------------------- the other architectures
 
 
-@pytest.fixture(scope="module", params=["mini-pythia", "gpt2", "llama", "mistral", "qwen2", "qwen3"])
+@pytest.fixture(scope="module", params=["mini-pythia", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"])
 def transformer(request, load):
     return load(request.param, n_layers=4)
 

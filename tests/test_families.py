@@ -97,6 +97,10 @@ def test_path_patching_is_offered_or_refused_by_name(both):
     asked = (model, prompts.clean, prompts.corrupt_b, prompts.target)
     if isinstance(models.family_of(model), Patchable):
         assert circuits.final_state_effects(*asked).abs().max() > 1e-3
+        if plain.config.model_type == "llama":  # all that the notebooks on circuits ask of a Transformer
+            frame, heads = circuits.path_frame(model, {8: prompts}, 8), circuits.head_frame(model, {8: prompts})
+            assert set(frame["measure"]) == {"logit", "state", "input"} and heads["head"].nunique() == 4
+            assert circuits.patterns(model, prompts.clean, 1).shape == (4, 11, 11)
         return
     said = "path patching is not offered for a mamba2, only for falcon_mamba, gpt2, gpt_neox, llama, "
     for ask in (circuits.final_state_effects, lambda *asked: circuits.mixer_input_effects(*asked, 0, [1])):

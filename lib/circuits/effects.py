@@ -2,7 +2,8 @@
 
 `model` is what `lib.models.load` returns or any `TransformerBridge` of a known family; token ids are
 Int[n_samples, n_tokens]; effects are mean differences of logits, negative where the path matters. With `per_sample` a
-function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all families.
+function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all
+families that path patching is offered for and raise `ValueError` for the others.
 """
 
 from __future__ import annotations

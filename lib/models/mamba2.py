@@ -33,6 +33,7 @@ class Mamba2(Family):
         def read(cache: Cache) -> Float[Tensor, "batch time n_neurons"]:
             width = mixer.intermediate_size
             gate, x, _ = cache[hook].split([width, mixer.conv_dim, mixer.num_heads], dim=-1)
+            # The convolution is repeated: transformers reads only its weights, so no hook sees what it gives.
             c = mixer.act(mixer.conv1d(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)[..., :width]
             return torch.cat([c, F.silu(gate)], dim=-1)
 

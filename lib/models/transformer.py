@@ -40,11 +40,8 @@ class Transformer(Patchable):
 
     def qkv(self, layer: int, resid: Float[Tensor, "... d_model"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [..., n_heads, d_head], keys and values [..., n_kv, d_head] of a residual stream before a block."""
-        block = self.blocks[layer]
-        x = block.ln1(resid)
-        return tuple(
-            part(x).unflatten(-1, (-1, block.attn.head_dim)) for part in (block.attn.q, block.attn.k, block.attn.v)
-        )
+        attn, x = self.blocks[layer].attn, self.blocks[layer].ln1(resid)
+        return tuple(part(x).unflatten(-1, (-1, self.model.cfg.d_head)) for part in (attn.q, attn.k, attn.v))
 
     def attend(self, cache: Cache, layer: int, q: Tensor, inputs: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
         """z at the last position, from queries and `inputs` (keys, values) of all positions."""
