@@ -12,6 +12,8 @@ from lib.models.transformer import Transformer
 
 @register
 class GPT2(Transformer):
+    """Nothing is rotated: what attention knows of positions, the embeddings brought."""
+
     model_type, config_class, model_class = "gpt2", GPT2Config, GPT2LMHeadModel
     rotary = False
 

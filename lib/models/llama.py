@@ -22,6 +22,8 @@ from lib.models.transformer import Transformer
 
 @register
 class Llama(Transformer):
+    """Several heads of queries share one of keys and values."""
+
     model_type, config_class, model_class = "llama", LlamaConfig, LlamaForCausalLM
 
     @classmethod
