@@ -10,7 +10,7 @@ import pytest
 import torch
 from selenium import webdriver
 
-from lib.models import hub
+from lib.models import families, hub, recipes
 from lib.workbook.profiles import get_profile
 
 if not torch.cuda.is_available():
@@ -62,6 +62,34 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+
+
+LESS_USUAL = {
+    "gpt_neox": dict(use_parallel_residual=False),
+    "mistral": dict(sliding_window=17),
+    "qwen2": dict(use_sliding_window=True, sliding_window=17, max_window_layers=1),
+    "qwen3": dict(head_dim=16),
+}
+"""What a family's models may have and the small ones of `Family.settings` have not.
+
+Windows are of 17 positions, in all layers or in all but the first; Qwen3's heads are together wider than the stream.
+"""
+
+
+def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -> Path:
+    """A small model of a family, as transformers writes it; every weight is random, biases and norms included.
+
+    `changes` are made to its configuration. The weights are large enough for a token to change the logits.
+    """
+    recipe = recipes.Recipe(family, n_layers=n_layers, d_model=32, context_length=64)
+    kind = families.families()[family]
+    torch.manual_seed(0)
+    model = kind.model_class(kind.config_class(**recipe.settings | LESS_USUAL.get(family, {}) | changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return folder
 
 
 def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:
