@@ -34,7 +34,7 @@ _types: dict[str, type[SAE]] = {}
 
 
 def register(architecture: str) -> Callable[[Registered], Registered]:
-    """Class decorator that makes an SAE type known by its name in `cfg.json`: to `load` and, with a loss, to training."""
+    """Class decorator that makes an SAE type known by its name in cfg.json to `load` and, with a loss, to training."""
 
     def known(cls: Registered) -> Registered:
         cls.architecture = architecture

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.models import hub
 from lib.models.safe_weights import check_file, check_values, read_header
-from lib.sae.autoencoder import BUILT_IN, CFG, WEIGHTS, SAE, SaeInfo, sae_type
+from lib.sae.autoencoder import CFG, SAE, WEIGHTS, SaeInfo, sae_type
 
 LARGEST = 1 << 20  # features of an SAE from a file: the largest published ones for small models have less
 SCALER = "activation_scaler.json"  # where a checkpoint of SAELens has the factor of `expected_average_only_in`

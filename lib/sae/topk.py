@@ -19,7 +19,8 @@ DEAD_AFTER = 500_000  # tokens without firing; Gao et al. wait 10 million, in fa
 class TopKSAE(SAE):
     """f = ReLU(TopK(x W_enc + b_enc)): of each token's pre-activations the k largest stay, λ is of no use.
 
-    With `relu=False` those of the k that are negative stay, too, as in some SAEs of others. Features that have not fired for `DEAD_AFTER` tokens learn to reconstruct what the others leave (AuxK).
+    With `relu=False` those of the k that are negative stay, too, as in some SAEs of others. Features that have not
+    fired for `DEAD_AFTER` tokens learn to reconstruct what the others leave (AuxK).
     """
 
     settings = ("k", "relu")
