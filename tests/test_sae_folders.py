@@ -114,7 +114,9 @@ def test_scaled_activations_and_decoder_norms_count(architecture, rescaled, give
         (tmp_path / given).write_text(json.dumps({"scaling_factor": SCALE}))
     factor = SCALE if given == "argument" else None
     if rescaled and architecture not in ("topk", "batchtopk"):
-        with pytest.raises(ValueError, match=f"has rescale_acts_by_decoder_norm, which {architecture} does not"):
+        with pytest.raises(
+            ValueError, match=f"it has rescale_acts_by_decoder_norm, which is not heeded for {architecture}"
+        ):
             load(tmp_path, norm_scaling_factor=factor)
         return
     f, x_hat = formula(architecture, SCALE * X, w, True, rescaled=rescaled)
@@ -127,6 +129,9 @@ def test_a_scale_that_is_nowhere_given_is_asked_for(tmp_path):
         load(tmp_path)
     write(tmp_path, cfg_of("standard", old=True, normalize_activations=True), weights_of("standard"))
     with pytest.raises(ValueError, match="expected_average_only_in"):
+        load(tmp_path)
+    (tmp_path / "activation_scaler.json").write_text('{"scaling_factor": null}')
+    with pytest.raises(ValueError, match="give norm_scaling_factor"):
         load(tmp_path)
 
 
@@ -170,7 +175,7 @@ def with_hook(name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (with_hook("blocks.0.hook_resid_pre"), "reads blocks.0.hook_resid_pre, which is not the residual stream after"),
+        (with_hook("blocks.0.hook_resid_pre"), "it reads blocks.0.hook_resid_pre, which is not the residual"),
         (with_hook("blocks.3.hook_mlp_out"), "reads blocks.3.hook_mlp_out, which is not"),
         (with_hook("blocks.3.attn.hook_z"), "reads blocks.3.attn.hook_z, which is not"),
         (with_hook(""), "reads a hook that is not named"),
@@ -180,17 +185,18 @@ def with_hook(name):
         (lambda cfg, w: cfg.update(normalize_activations="covariance_whitening"), "'covariance_whitening': "),
         (lambda cfg, w: cfg.update(activation_fn_str="tanh-relu"), "activation_fn 'tanh-relu': "),
         (lambda cfg, w: cfg.update(activation_fn_str="topk", activation_fn_kwargs={"k": 2, "postact_fn": "gelu"}),
-         "has the postact_fn gelu; relu and identity are"),
+         "it has the postact_fn gelu, and relu and identity are"),
         (lambda cfg, w: cfg["metadata"].update(model_from_pretrained_kwargs={"center_writing_weights": True}),
          "with center_writing_weights, whose residual stream is another"),
         (lambda cfg, w: cfg.update(architecture="transcoder"),
          "'transcoder' is no SAE type of this workbook; these are standard, topk, jumprelu, gated, batchtopk"),
-        (lambda cfg, w: w.update(scaling_factor=torch.full((D_SAE,), 2.0)), "has a finetuning_scaling_factor"),
+        (lambda cfg, w: w.update(scaling_factor=torch.full((D_SAE,), 2.0)), "finetuning_scaling_factor"),
         (lambda cfg, w: w.update(W_dec=w["W_dec"][:, :8].contiguous()), r"W_dec has shape \[64, 8\], not \[64, 16\]"),
         (lambda cfg, w: w.pop("b_dec"), "holds W_dec, W_enc, b_enc, not W_dec, W_enc, b_dec, b_enc"),
         (lambda cfg, w: cfg.pop("d_in"), "d_in: Field required"),
         (lambda cfg, w: cfg.update(d_sae="many"), "d_sae 'many': "),
         (lambda cfg, w: cfg.update(metadata=[1]), "cannot be read"),
+        (lambda cfg, w: cfg.update(activation_fn_str="topk"), "cfg.json says nothing of 'k'"),
     ],
 )  # fmt: skip
 def test_what_is_not_heeded_is_refused_by_name(change, words, tmp_path):

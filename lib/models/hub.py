@@ -131,7 +131,7 @@ def fetch_files(name: str, files: Sequence[str], revision: str | None = None) ->
             try:
                 found = Path(HfApi().hf_hub_download(name, file, cache_dir=CACHE, revision=commit))
             except RemoteEntryNotFoundError:
-                raise ModelNotFound(f"cannot load {name}: it has no {file} on the hub.") from None
+                raise ModelNotFound(f"cannot load {name}: it has no {file} on the hub; correct the path.") from None
             commit = found.relative_to(snapshots).parts[0]
     return snapshots / commit
 

@@ -8,6 +8,7 @@ than it was trained in still gives numbers. Pickles are not opened.
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +30,6 @@ BATCHTOPK = "batchtopk"  # as SAELens does at inference, a JumpReLU SAE whose th
 OLD_NAMES = {
     "activation_fn_str": "activation_fn",
     "hook_point": "hook_name",
-    "hook_point_layer": "layer",
-    "hook_layer": "layer",
     "hook_point_head_index": "hook_head_index",
 }
 
@@ -42,11 +41,12 @@ class _Cfg(BaseModel):
 
     architecture: str = "standard"
     d_in: int = Field(ge=1)
-    d_sae: int = Field(ge=1)
+    d_sae: int = Field(ge=1, le=LARGEST)
     apply_b_dec_to_input: bool = True
     normalize_activations: Literal["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"] = "none"
     norm_scaling_factor: float | None = Field(None, gt=0)
     rescale_acts_by_decoder_norm: bool = False
+    relu: bool = True  # after TopK
     reshape_activations: Literal["none"] = "none"
     activation_fn: Literal["relu", "topk"] = "relu"
     activation_fn_kwargs: dict[str, Any] = {}
@@ -71,11 +71,13 @@ def load(
     that are not heeded here, `lib.models.ModelNotFound` where the hub does not give it.
     """
     folder = _folder(source, revision)
-    cfg = _read_cfg(folder)
-    info = _info(folder, cfg)
-    factor = _factor(folder, cfg, norm_scaling_factor)
-    sae = _empty(folder, cfg, info)
-    weights = _read_weights(folder, sae, cfg)
+    try:
+        cfg = _read_cfg(folder)
+        sae = _empty(cfg)
+        factor = _factor(folder, cfg, norm_scaling_factor)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the SAE in {folder} cannot be read: {_reason(error)}.") from None
+    weights = _read_weights(folder / WEIGHTS, sae, cfg)
     weights["W_enc"] = weights["W_enc"].T.contiguous().T  # as the constructor has it
     sae.load_state_dict(weights, assign=True)
     for name, buffer in sae.named_buffers():  # of no meaning but in training, so that no file holds them
@@ -98,7 +100,7 @@ def check_fits(sae: SAE, model_name: str, d_model: int, n_layers: int) -> None:
     what = f"the SAE for {sae.info.hook_name or f'layer {sae.info.layer}'}{trained_on} does not fit {model_name}"
     if sae.d_model != d_model:
         raise ValueError(f"{what}: it reads activations of width {sae.d_model}, and the model's d_model is {d_model}.")
-    if sae.info.layer >= n_layers:
+    if not 0 <= sae.info.layer < n_layers:
         raise ValueError(f"{what}: it reads layer {sae.info.layer}, and the model's layers are 0 to {n_layers - 1}.")
 
 
@@ -119,64 +121,56 @@ def _folder(source: Path | str, revision: str | None) -> Path:
     return folder
 
 
-def _read_cfg(folder: Path) -> _Cfg:
-    """cfg.json in any of its layouts; raises `ValueError` for one that cannot be read or heeded."""
-    try:
-        found = json.loads((folder / CFG).read_text())
-        flat = dict(found.pop("metadata", None) or {}) | found  # so was it before version 6
-        cfg = {OLD_NAMES.get(name, name): value for name, value in flat.items()}
-        if cfg.get("normalize_activations") in (True, False, None):  # before version 3
-            cfg["normalize_activations"] = "expected_average_only_in" if cfg.get("normalize_activations") else "none"
-        cfg = {name: value for name, value in cfg.items() if value is not None}
-        cfg = _Cfg.model_validate(cfg)
-    except ValidationError as error:
+def _reason(error: Exception) -> str:
+    """What is wrong with cfg.json, in a part of a sentence."""
+    if isinstance(error, ValidationError):
         first = error.errors()[0]
-        where, value = ".".join(map(str, first["loc"])), "" if first["type"] == "missing" else f" {first['input']!r}"
-        raise ValueError(f"the SAE in {folder} cannot be read: {CFG}: {where}{value}: {first['msg']}.") from None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"the SAE in {folder} cannot be read: {CFG}: {type(error).__name__}: {error}.") from None
-    if cfg.d_sae > LARGEST:
-        raise ValueError(f"the SAE in {folder} claims {cfg.d_sae:,} features; this workbook opens at most {LARGEST:,}.")
-    if cfg.activation_fn == "topk":
-        _take_topk(folder, cfg)
+        value = "" if first["type"] == "missing" else f" {first['input']!r}"
+        return f"{CFG}: {'.'.join(map(str, first['loc']))}{value}: {first['msg']}"
+    return f"{CFG} says nothing of {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+
+
+def _read_cfg(folder: Path) -> _Cfg:
+    """cfg.json in any of its layouts, if all that it asks for is heeded."""
+    found = json.loads((folder / CFG).read_text())
+    flat = dict(found.pop("metadata", None) or {}) | found  # so was it before version 6
+    flat = {OLD_NAMES.get(name, name): value for name, value in flat.items() if value is not None}
+    if isinstance(scaled := flat.get("normalize_activations"), bool):  # before version 3
+        flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
+    cfg = _Cfg.model_validate(flat)
+    if cfg.activation_fn == "topk":  # before version 6 a function of standard SAEs, with another after it
+        after = str(cfg.activation_fn_kwargs.get("postact_fn", "relu")).removesuffix("()").lower()
+        if after not in ("relu", "identity"):
+            raise ValueError(f"it has the postact_fn {after}, and relu and identity are those that are heeded here")
+        cfg.architecture, cfg.relu, cfg.k = "topk", after == "relu", cfg.activation_fn_kwargs["k"]
     if cfg.rescale_acts_by_decoder_norm and cfg.architecture not in ("topk", BATCHTOPK):
-        raise ValueError(f"the SAE in {folder} has rescale_acts_by_decoder_norm, which {cfg.architecture} does not.")
+        raise ValueError(f"it has rescale_acts_by_decoder_norm, which is not heeded for {cfg.architecture}")
     if (cfg.model_from_pretrained_kwargs or {}).get("center_writing_weights"):
         raise ValueError(
-            f"the SAE in {folder} was trained on a model with center_writing_weights, whose residual stream is "
-            "another than the raw model's, which this workbook reads."
+            "it was trained on a model with center_writing_weights, whose residual stream is another than the raw "
+            "model's, which this workbook reads"
         )
     return cfg
 
 
-def _take_topk(folder: Path, cfg: _Cfg) -> None:
-    """Before version 6, TopK was an activation function of standard SAEs, with one of its own after it."""
-    after = str(cfg.activation_fn_kwargs.get("postact_fn", "relu")).removesuffix("()").lower()
-    if after not in ("relu", "identity"):
-        raise ValueError(f"the SAE in {folder} has the postact_fn {after}; relu and identity are those that are read.")
-    cfg.architecture, cfg.relu = "topk", after == "relu"
-    if "k" in cfg.activation_fn_kwargs:
-        cfg.k = cfg.activation_fn_kwargs["k"]
+def _empty(cfg: _Cfg) -> SAE:
+    """The SAE that cfg.json describes, without memory for its weights.
 
-
-def _info(folder: Path, cfg: _Cfg) -> SaeInfo:
-    """What an SAE belongs to; raises `ValueError` where that is not the residual stream after a block.
-
-    What goes into a block is what comes out of the one before.
+    Only the residual stream after a block is known here. What goes into a block is what comes out of the one before.
     """
-    more = cfg.model_extra
-    known = {name: more[name] for name in ("layer", "seed", "training", "metrics") if name in more}
+    said = cfg.model_dump()
+    of_info = {name: said[name] for name in SaeInfo.model_fields if name in said}
     if found := HOOK.fullmatch(cfg.hook_name):
-        known["layer"] = int(found[1]) - (found[2] == "hook_resid_pre")
-    if (cfg.hook_name and not found) or known.get("layer") == -1 or "layer" not in known:
+        of_info["layer"] = int(found[1]) - (found[2] == "hook_resid_pre")
+    if (cfg.hook_name and not found) or of_info.get("layer", -1) == -1:
         raise ValueError(
-            f"the SAE in {folder} reads {cfg.hook_name or 'a hook that is not named'}, which is not the residual "
-            "stream after a block: blocks.K.hook_resid_post, or hook_resid_pre of the block after it."
+            f"it reads {cfg.hook_name or 'a hook that is not named'}, which is not the residual stream after a block: "
+            "blocks.K.hook_resid_post, or hook_resid_pre of the block after it"
         )
-    try:
-        return SaeInfo(model_name=cfg.model_name, hook_name=cfg.hook_name, **known)
-    except ValidationError as error:
-        raise ValueError(f"{folder}/{CFG} has bad metadata: {error.errors()[0]['msg']}.") from None
+    cls = sae_type("jumprelu" if cfg.architecture == BATCHTOPK else cfg.architecture)
+    settings = {name: said[name] for name in cls.settings}
+    with torch.device("meta"):
+        return cls(cfg.d_in, cfg.d_sae, SaeInfo(**of_info), **settings)
 
 
 def _factor(folder: Path, cfg: _Cfg, given: float | None) -> float | None:
@@ -185,36 +179,17 @@ def _factor(folder: Path, cfg: _Cfg, given: float | None) -> float | None:
         return None
     factor = given or cfg.norm_scaling_factor
     if factor is None and (folder / SCALER).is_file():
-        try:
-            factor = float(json.loads((folder / SCALER).read_text())["scaling_factor"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"the SAE in {folder} cannot be read: {SCALER} gives no scaling_factor.") from None
-    if not factor or not 0 < factor < float("inf"):
+        factor = json.loads((folder / SCALER).read_text()).get("scaling_factor")
+    if not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
         raise ValueError(
-            f"the SAE in {folder} was trained on activations that were scaled (expected_average_only_in), and does not "
-            "say by how much: give norm_scaling_factor, which is sqrt(d_model) over their mean norm."
+            "it was trained on activations that were scaled (expected_average_only_in), and does not say by how much: "
+            "give norm_scaling_factor, which is sqrt(d_model) over their mean norm"
         )
     return factor
 
 
-def _empty(folder: Path, cfg: _Cfg, info: SaeInfo) -> SAE:
-    """The SAE that cfg.json describes, without memory for its weights."""
-    if cfg.architecture == "topk" and "relu" not in cfg.model_extra:
-        cfg.relu = True
-    try:
-        cls = sae_type("jumprelu" if cfg.architecture == BATCHTOPK else cfg.architecture)
-        settings = {name: cfg.model_extra[name] for name in cls.settings}
-        with torch.device("meta"):
-            return cls(cfg.d_in, cfg.d_sae, info, **settings)
-    except KeyError as error:
-        raise ValueError(f"the SAE in {folder} cannot be read: {CFG} says nothing of {error}.") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the SAE in {folder} is of another kind than can be read: {error}") from None
-
-
-def _read_weights(folder: Path, sae: SAE, cfg: _Cfg) -> dict[str, Tensor]:
+def _read_weights(path: Path, sae: SAE, cfg: _Cfg) -> dict[str, Tensor]:
     """The file's tensors as float32, by the names that the SAE has for them, after they were checked."""
-    path = folder / WEIGHTS
     expected = {name: tuple(value.shape) for name, value in sae.state_dict().items()}
     if cfg.architecture == BATCHTOPK:
         expected["topk_threshold"] = ()
@@ -224,7 +199,7 @@ def _read_weights(folder: Path, sae: SAE, cfg: _Cfg) -> dict[str, Tensor]:
     weights = {name: value.float() for name, value in load_file(path).items()}
     check_values(path, weights)
     if scaled and not torch.allclose(weights.pop("scaling_factor"), torch.ones(cfg.d_sae)):
-        raise ValueError(f"the SAE in {folder} has a finetuning_scaling_factor, which is not heeded here.")
+        raise ValueError(f"{path} has a scaling_factor (finetuning_scaling_factor), which is not heeded here.")
     if cfg.architecture == BATCHTOPK:
         weights["threshold"] = weights.pop("topk_threshold").repeat(cfg.d_sae)
     return weights
