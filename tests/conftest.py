@@ -10,11 +10,11 @@ import pytest
 import torch
 from selenium import webdriver
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as below: its kernels then run on the CPU
+
 from lib.models import families, hub, recipes
 from lib.workbook.profiles import get_profile
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def smoke(tmp_path_factory):
 @pytest.fixture(scope="session")
 def executed(smoke, tmp_path_factory):
     """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
-    from tests import running  # here: it imports Triton, which reads the environment above
+    from tests import running  # here: it imports most of the library
 
     figures = tmp_path_factory.mktemp("executed")
     running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu", "figures": str(figures)})

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib.models import hub
 from lib.models.safe_weights import check_file, check_values, read_header
 from lib.sae.autoencoder import CFG, SAE, WEIGHTS, SaeInfo, sae_type
 
@@ -111,6 +110,8 @@ def _folder(source: Path | str, revision: str | None) -> Path:
         repository, place = found[1], found[2].strip("/")
         if ".." in Path(place).parts:
             raise ValueError(f"{source} leads out of the repository: give the SAE's path in it.")
+        from lib.models import hub  # where one comes from there
+
         within = f"{place}/" if place else ""
         return hub.fetch_files(repository, [f"{within}{CFG}", f"{within}{WEIGHTS}"], revision) / place
     for name in (CFG, WEIGHTS):
