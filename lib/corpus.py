@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
 from numpy import ndarray
 
 HELD_OUT = 10  # one document in ten is held out, chosen by its hash
@@ -27,19 +27,22 @@ class Blocks:
     """Token blocks of one text, one document or piece of a document per row.
 
     tokens: ids, BOS first, padded at the end. mask: True where a position counts (not BOS, EOS or padding).
-    document: running number of the document a block comes from.
+    document: running number of the document a block comes from. places: of blocks that are paired with those of
+    another tokenizer (`lib.pairing`), a number for what of the document has been read at each position.
     """
 
     tokens: Int[ndarray, "blocks context"]
     mask: Bool[ndarray, "blocks context"]
     document: Int[ndarray, " blocks"]
+    places: Int64[ndarray, "blocks context"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Int[ndarray, " rows"]) -> Blocks:
         """Some of the blocks."""
-        return Blocks(self.tokens[rows], self.mask[rows], self.document[rows])
+        places = None if self.places is None else self.places[rows]
+        return Blocks(self.tokens[rows], self.mask[rows], self.document[rows], places)
 
     @property
     def n_positions(self) -> int:
@@ -48,8 +51,13 @@ class Blocks:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the tokens and of the positions that count: models read the same where it is the same."""
+        """Of the tokens and of the positions that count: models read the same where it is the same.
+
+        In paired blocks, of the places where blocks begin and where the positions that count end, not of the tokens.
+        """
         arrays = (np.array(self.tokens.shape), self.tokens, self.mask)
+        if self.places is not None:
+            arrays = (self.mask.sum(1), self.places[:, 0], self.places[self.mask])
         return hashlib.sha256(b"".join(np.ascontiguousarray(array, np.int64) for array in arrays)).hexdigest()
 
     def take(self, n_positions: int) -> Blocks:
@@ -101,6 +109,19 @@ def blocks_of(
     return Blocks(tokens, mask, np.array(owner, np.int32))
 
 
+def special_ids(tokenizer) -> tuple[int, int, set[int]]:
+    """Of a transformers tokenizer: what begins a block (BOS, or EOS where there is none), padding, what never counts.
+
+    Raises ValueError for a tokenizer that has neither BOS nor EOS.
+    """
+    eos = tokenizer.eos_token_id
+    bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        raise ValueError("the tokenizer has neither BOS nor EOS, so no block can begin with one: set its bos_token.")
+    pad = bos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return bos, pad, {bos, pad, eos} - {None}
+
+
 def cut(
     documents: Iterable[list[int]], tokenizer, context_length: int, *,
     n_positions: int | None = None, blocks_per_document: int | None = None,
@@ -110,9 +131,7 @@ def cut(
     They hold `n_positions` counted positions (None: all of the text); no more documents are read than that takes.
     A document fills at most `blocks_per_document` blocks (None: as many as it needs).
     """
-    bos = tokenizer.bos_token_id
-    pad = bos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    special = {bos, pad, tokenizer.eos_token_id}
+    bos, pad, special = special_ids(tokenizer)
     longest = None if blocks_per_document is None else blocks_per_document * (context_length - 1)
     wanted = documents if n_positions is None else _enough(documents, n_positions, longest)
     blocks = blocks_of(wanted, context_length, bos, pad, special, blocks_per_document)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from selenium import webdriver
 
-from lib.models import hub
-from lib.workbook.profiles import get_profile
-
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as below: its kernels then run on the CPU
+
+from lib.models import families, hub, recipes
+from lib.workbook.profiles import get_profile
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def smoke(tmp_path_factory):
 @pytest.fixture(scope="session")
 def executed(smoke, tmp_path_factory):
     """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
-    from tests import running  # here: it imports Triton, which reads the environment above
+    from tests import running  # here: it imports most of the library
 
     figures = tmp_path_factory.mktemp("executed")
     running.execute_all({"cache_dir": str(smoke.cache_dir), "device": "cpu", "figures": str(figures)})
@@ -62,6 +62,34 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+
+
+LESS_USUAL = {
+    "gpt_neox": dict(use_parallel_residual=False),
+    "mistral": dict(sliding_window=17),
+    "qwen2": dict(use_sliding_window=True, sliding_window=17, max_window_layers=1),
+    "qwen3": dict(head_dim=16),
+}
+"""What a family's models may have and the small ones of `Family.settings` have not.
+
+Windows are of 17 positions, in all layers or in all but the first; Qwen3's heads are together wider than the stream.
+"""
+
+
+def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -> Path:
+    """A small model of a family, as transformers writes it; every weight is random, biases and norms included.
+
+    `changes` are made to its configuration. The weights are large enough for a token to change the logits.
+    """
+    recipe = recipes.Recipe(family, n_layers=n_layers, d_model=32, context_length=64)
+    kind = families.families()[family]
+    torch.manual_seed(0)
+    model = kind.model_class(kind.config_class(**recipe.settings | LESS_USUAL.get(family, {}) | changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return folder
 
 
 def fill_hub_cache(cache: Path, repository: str, files: Iterable[tuple[str, Path]], kind: str = "model") -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPTJConfig, GPTJForCausalLM
 
 from lib import corpus, models
 from lib.models import families, hub, recipes, scans
@@ -73,12 +73,13 @@ def test_neurons_explain_what_the_layer_adds(role, loaded, tokens):
 
 
 def test_an_unknown_family_is_refused_wherever_its_parts_are_asked_for(tmp_path, smoke):
-    """A GPT-2, sound in itself; nothing of it may be taken for another family's."""
-    source = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    """A GPT-J, sound in itself; nothing of it may be taken for another family's."""
+    source = GPTJForCausalLM(GPTJConfig(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2, rotary_dim=2))
     source.save_pretrained(tmp_path)
     model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=source, tokenizer=texts.load_tokenizer(smoke))
     assert model(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 50)
-    said = "is a gpt2; the workbook knows gpt_neox, mamba, rwkv"
+    known = "falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, mistral, qwen2, qwen3, rwkv"
+    said = f"is a gptj; the workbook knows {known}."
     for ask in (models.family_of, lambda model: models.neurons(model, 0)):
         with pytest.raises(ValueError, match=said):
             ask(model)
@@ -88,24 +89,21 @@ def test_an_unknown_family_is_refused_wherever_its_parts_are_asked_for(tmp_path,
 
 
 def test_a_family_is_known_as_soon_as_it_is_registered(monkeypatch, tmp_path, smoke):
-    """GPT-NeoX under another name, which nothing else in the library has heard of."""
+    """GPT-J, which nothing else in the library has heard of."""
     known = families.families()
     assert all(kind == family.model_type == family.config_class.model_type for kind, family in known.items())
     monkeypatch.setattr(families, "_REGISTERED", dict(known))
-    source = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    source = GPTJForCausalLM(GPTJConfig(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2, rotary_dim=2))
     source.save_pretrained(tmp_path)
-    with pytest.raises(models.ModelNotFound, match="is a gpt2"):
+    with pytest.raises(models.ModelNotFound, match="is a gptj"):
         models.load(tmp_path, tokenizer=texts.load_tokenizer(smoke))
 
     @families.register
-    class GPT2(known["gpt_neox"]):
-        model_type, config_class, model_class = "gpt2", GPT2Config, GPT2LMHeadModel
-
-        def __init__(self, model):
-            self.model = model
+    class GPTJ(known["gpt2"]):
+        model_type, config_class, model_class = "gptj", GPTJConfig, GPTJForCausalLM
 
     model = models.load(tmp_path, tokenizer=texts.load_tokenizer(smoke))
-    assert isinstance(models.family_of(model), GPT2) and models.neurons(model, 0).hooks == ("blocks.0.mlp.out.hook_in",)
+    assert isinstance(models.family_of(model), GPTJ) and models.neurons(model, 0).hooks == ("blocks.0.mlp.out.hook_in",)
     assert model.cfg.model_name == str(tmp_path)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lib import models
 from lib.mppc.files import layer_file
-from lib.sae import SparseAutoencoder
+from lib.sae import load
 from lib.workbook import artifacts, model_store, sizes, sweep, texts
 from lib.workbook.profiles import HOME, ProfileError
 
@@ -192,7 +192,7 @@ def test_groups_of_layers_get_the_saes_of_all_layers_at_once(smoke, monkeypatch,
     artifacts._train(smoke.mamba, smoke.model_copy(update=few), tmp_path / "groups")
     assert trained == [[0, 1, 2, 3], [0, 1], [2, 3]]
     for path in sorted((tmp_path / "all").glob("seed*")):
-        one, other = (SparseAutoencoder.load(tmp_path / part / path.name) for part in ("all", "groups"))
+        one, other = (load(tmp_path / part / path.name) for part in ("all", "groups"))
         assert one.info.metrics == pytest.approx(other.info.metrics, abs=1e-4)
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -121,6 +121,10 @@ def test_batches_follow_from_the_step_alone_and_synthetic_rows_become_fewer(docu
 
 def test_the_sentences_are_listed_in_the_data():
     parts = json.loads(rows.IOI.read_text(encoding="utf-8"))
-    for template in parts["templates"] + parts["held_out_templates"]:
-        assert all(template.count(f"{{{slot}}}") == 1 for slot in ("A", "B", "S", "IO", "place", "object"))
-    assert not set(parts["templates"]) & set(parts["held_out_templates"])
+    rng = np.random.default_rng(0)
+    drawn = {rows.training_template(parts, rng) for _ in range(5_000)}
+    for template in (*drawn, *parts["held_out_templates"]):
+        assert all(template.count(f"{{{slot}}}") == 1 for slot in ("A", "B", "S", "IO", "place", "object")), template
+    assert len(drawn) > 3_000 and not drawn & set(parts["held_out_templates"])
+    openings = [opening for kind in parts["openings"].values() for opening in kind]
+    assert not [held for held in parts["held_out_templates"] if held.startswith(tuple(openings))]

@@ -166,7 +166,7 @@ def with_code(folder):
         (only_a_pickle, "pytorch_model.bin needs more than tensors"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors, nor a pytorch_model.bin"),
         (with_code, "cannot load"),
-        (lambda f: set_config(f, model_type="gpt2"), "is a gpt2; the workbook knows"),
+        (lambda f: set_config(f, model_type="gptj"), "is a gptj; the workbook knows"),
         (lambda f: (f / "config.json").write_text("{"), "cannot load"),
     ],
 )

@@ -2,7 +2,8 @@
 
 `model` is what `lib.models.load` returns or any `TransformerBridge` of a known family; token ids are
 Int[n_samples, n_tokens]; effects are mean differences of logits, negative where the path matters. With `per_sample` a
-function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all families.
+function returns Float[..., n_samples] instead of the mean. Functions without a word on it take all
+families that path patching is offered for and raise `ValueError` for the others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib.circuits.path_patching import Cache, patch_effects
 from lib.circuits.prompts import Tokens
-from lib.models.families import Transformer, family_of
+from lib.models.families import family_of, patchable
 from lib.models.mamba import Mamba
+from lib.models.transformer import Transformer
 
 Target = Int[Tensor, "samples"]
 
@@ -30,7 +32,7 @@ def final_state_effects(
     Mamba: the final state h, before the last token from the corrupted run, then the clean run's last update. RWKV: the
     WKV sums. Transformer: keys and values of all earlier tokens.
     """
-    architecture = family_of(model)
+    architecture = patchable(model)
 
     def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[Tensor]:
         own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
@@ -47,7 +49,7 @@ def mixer_input_effects(
 
     Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads.
     """
-    architecture = family_of(model)
+    architecture = patchable(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
         if at != layer:
@@ -82,7 +84,7 @@ def conv_input_effects(
 
     RWKV: the token shift's input, through key and value at `through`. Raises `ValueError` for a Transformer.
     """
-    architecture = family_of(model)
+    architecture = patchable(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
         if at != layer:

@@ -20,7 +20,7 @@ from lib.circuits import effects
 from lib.circuits.effect_tables import VALUE, induction_head, key_layer, key_position
 from lib.circuits.path_patching import clean_logits
 from lib.circuits.prompts import InductionPrompts, induction_prompts
-from lib.models.families import family_of
+from lib.models.families import patchable
 from lib.models.mamba import Mamba
 
 Prompts = Mapping[int, InductionPrompts]
@@ -49,7 +49,7 @@ def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) ->
     for distance, p in _watched(prompts, "inputs"):
         layers = range(models.n_layers(model)) if distance == map_distance else [layer]
         rows += [row for k in layers for row in _inputs(model, distance, p, k)]
-    architecture = family_of(model)
+    architecture = patchable(model)
     if architecture.conv_tokens:
         through = "B1+1" if isinstance(architecture, Mamba) else key_position(pd.DataFrame(rows))
         rows += [row for distance, p in prompts.items() for row in _local(model, distance, p, layer, through)]
@@ -105,7 +105,7 @@ def _local(
     model: TransformerBridge, distance: int, p: InductionPrompts, layer: int, position: str
 ) -> Iterator[dict[str, Any]]:
     through = p.positions[position]
-    width = family_of(model).conv_tokens
+    width = patchable(model).conv_tokens
     window = {role: at for role, at in p.positions.items() if 0 <= through - at < width}
     for corrupt in ("B′", "A′"):
         found = effects.conv_input_effects(

@@ -1,4 +1,4 @@
-"""Path patching over the last position, in a model of any family (W §6.1, App. G).
+"""Path patching over the last position, in a model of any family that it is offered for (W §6.1, App. G).
 
 A layer's mixer (SSM, WKV, attention) takes an *input* from every position and hands the last one its *output*. The
 sender is one layer's mixer output; those of all other layers stay what they were in the clean run, and so does
@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
-from lib.models.families import Cache, Family
+from lib.models.families import Cache, Patchable
 
 CHUNK = 16  # samples at a time, which bounds the memory
 Effects = Float[Tensor, "senders samples"]
@@ -29,7 +29,7 @@ Senders = Callable[[Cache, Cache, int], Iterable[Tensor]]
 
 @torch.no_grad()
 def patch_effects(
-    architecture: Family, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"], senders: Senders
+    architecture: Patchable, clean: Tokens, corrupt: Tokens, target: Int[Tensor, "samples"], senders: Senders
 ) -> Effects:
     """logit(target | patched) − logit(target | clean) at the last position, for every sender (by layer) and sample.
 
@@ -48,7 +48,7 @@ def patch_effects(
 
 
 def _last_position(
-    architecture: Family, clean: Cache, corrupt: Cache, target: Int[Tensor, "samples"], senders: Senders
+    architecture: Patchable, clean: Cache, corrupt: Cache, target: Int[Tensor, "samples"], senders: Senders
 ) -> Effects:
     """One pass for all senders, some samples.
 

@@ -88,9 +88,10 @@ class TopPlaces:
 def top_places(features: SparseFeatures, blocks: Blocks, n: int = N_SNIPPETS) -> TopPlaces:
     """The `n` places where each feature of a layer fires most, one per document, in one pass over the entries.
 
-    `features` are those of `blocks`: a row per counted position, in order. Ties go to the earlier place. Memory: n rows
-    and values per feature. Raises `ValueError` if they have another number of positions, if they are known to be of
-    another text, or if a document's blocks do not lie side by side.
+    `features` are those of `blocks`: a row per counted position, in order. At a token of a snippet that does not count,
+    such as one that is not paired with another tokenizer's (`lib.pairing`), the activation is given as 0. Ties go to
+    the earlier place. Memory: n rows and values per feature. Raises `ValueError` if they have another number of
+    positions, if they are known to be of another text, or if a document's blocks do not lie side by side.
     """
     if features.n_tokens != blocks.n_positions:
         raise ValueError(f"the features have {features.n_tokens} positions and the text {blocks.n_positions}.")

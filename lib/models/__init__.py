@@ -7,7 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post"],
         "devices": ["fast_dtype"],
-        "families": ["Family", "family_of", "n_layers", "neurons", "register"],
+        "families": ["Family", "Patchable", "family_of", "n_layers", "neurons", "patchable", "register"],
         "hub": ["ModelNotFound"],
         "loading": ["load"],
         "measures": ["held_out_loss", "induction_accuracy", "induction_gap", "quality", "repeated_tokens"],

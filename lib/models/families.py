@@ -1,7 +1,7 @@
 """Families of language models under one vocabulary: what the workbook has to know of one, and which it knows.
 
-A family is a file beside this one: a subclass of `Family`, registered, whose file's name stands in `MODULES`.
-A layer's *mixer* (SSM, WKV, attention) is the part of it that brings something from earlier positions to the last one.
+A family is a subclass of `Family` or, if path patching is offered for it, of `Patchable`; it is registered, in a file
+beside this one whose name stands in `MODULES`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lib.models import hub_kernels
 
 hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
 
-MODULES = ("gpt_neox", "mamba", "rwkv")
-"""The files that register a family."""
+MODULES = ("gpt2", "gpt_neox", "llama", "mamba", "mamba2", "rwkv")
+"""The files that register families."""
 
 Cache = Mapping[str, Tensor]
 """What hooks saw in one run, by their names."""
@@ -39,21 +39,12 @@ class Neurons:
 
 
 class Family(ABC):
-    """One model as a member of its family; class attributes and class methods hold for every member.
-
-    The methods from `hooks` on are what path patching needs (`lib.circuits.path_patching`).
-    """
+    """One model as a member of its family; class attributes and class methods hold for every member."""
 
     model_type: ClassVar[str]
     """transformers' name of the family."""
     config_class: ClassVar[type[PretrainedConfig]]
     model_class: ClassVar[type[PreTrainedModel]]
-
-    blocks: nn.ModuleList
-    norm: nn.Module
-    """The last norm, before the unembedding."""
-    conv_tokens: int = 0
-    """How many neighbouring positions a layer mixes before its mixer: Mamba's convolution, RWKV's token shift."""
 
     def __init__(self, model: TransformerBridge) -> None:
         self.model = model
@@ -71,6 +62,19 @@ class Family(ABC):
     @abstractmethod
     def neurons(self, layer: int) -> Neurons:
         """The neurons of a layer (W §4.3.1): its last values that are not linear in what follows."""
+
+
+class Patchable(Family):
+    """A family that says what path patching needs (`lib.circuits.path_patching`).
+
+    A layer's *mixer* (SSM, WKV, attention) is the part of it that brings something from earlier positions to the last.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+    """The last norm, before the unembedding."""
+    conv_tokens: int = 0
+    """How many neighbouring positions a layer mixes before its mixer: Mamba's convolution, RWKV's token shift."""
 
     @abstractmethod
     def hooks(self, layer: int) -> list[str]:
@@ -129,32 +133,6 @@ class Family(ABC):
         return (self.norm(rows) * head.weight[target]).sum(-1) + bias
 
 
-class Transformer(Family):
-    """A family whose mixers are attention heads. Input: keys and values. Mixer's output: the heads' outputs z."""
-
-    @abstractmethod
-    def qkv(self, layer: int, resid: Float[Tensor, "... d_model"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [..., n_heads, d_head], before the rotation, of a residual stream before a block."""
-
-    @abstractmethod
-    def attend(self, cache: Cache, layer: int, q: Tensor, inputs: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
-        """z at the last position, from queries and `inputs` (keys, values) of all positions."""
-
-    @abstractmethod
-    def attention_output(self, layer: int, z: Float[Tensor, "... n_heads d_head"]) -> Float[Tensor, "... d_model"]:
-        """What the heads add to the residual stream."""
-
-    @abstractmethod
-    def after(self, layer: int, resid: Float[Tensor, "... d_model"], attention: Tensor) -> Float[Tensor, "... d_model"]:
-        """The residual stream after a block, from the one before it and what attention adds."""
-
-    def mixer_output(self, cache: Cache, layer: int, inputs: Tensor) -> Float[Tensor, "samples n_heads d_head"]:
-        return self.attend(cache, layer, cache[f"blocks.{layer}.attn.hook_q"], inputs)
-
-    def step(self, cache: Cache, layer: int, rows: Rows, mixer_output: Float[Tensor, "samples n_heads d_head"]) -> Rows:
-        return self.after(layer, rows, self.attention_output(layer, mixer_output))
-
-
 # ------------------------------------------------------------------------------------------- which are known
 
 _REGISTERED: dict[str, type[Family]] = {}
@@ -185,11 +163,20 @@ def family_of(model: TransformerBridge) -> Family:
     return family_class(model.original_model.config.model_type, model.cfg.model_name)(model)
 
 
+def patchable(model: TransformerBridge) -> Patchable:
+    """The same for path patching. Raises `ValueError`, in one sentence, for a family that it is not offered for."""
+    family = family_of(model)
+    if not isinstance(family, Patchable):
+        known = ", ".join(sorted(name for name, kind in families().items() if issubclass(kind, Patchable)))
+        raise ValueError(f"path patching is not offered for a {family.model_type}, only for {known}.")
+    return family
+
+
 def neurons(model: TransformerBridge, layer: int) -> Neurons:
     """The neurons of a layer (W §4.3.1). Raises `ValueError` for a model of a family that is not known.
 
-    Pythia: MLP after its activation. Mamba: SSM input after conv and SiLU, then SiLU(gate). RWKV: channel-mix
-    after the squared ReLU.
+    Transformers: what the MLP's last matrix reads, so after the activation and, where there is one, the gate. Mamba:
+    SSM input after conv and SiLU, then SiLU(gate). RWKV: channel-mix after the squared ReLU.
     """
     return family_of(model).neurons(layer)
 

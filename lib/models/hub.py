@@ -10,12 +10,15 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import shlex
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import HfApi, constants, file_download
-from huggingface_hub.errors import HTTPError, RevisionNotFoundError
+from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 
 log = logging.getLogger("workbook.hub")
 
@@ -38,9 +41,11 @@ class TextNotFound(OSError):
     """OpenWebText is not in the hub's cache, and the hub cannot be reached."""
 
 
-def command(repository: str) -> str:
-    """What puts a repository into the hub's cache: of OpenWebText its first ten of eighty files."""
+def command(repository: str, files: Sequence[str] = ()) -> str:
+    """What puts a repository, or these files of it, into the hub's cache: of OpenWebText the first ten of eighty."""
     revision = f" --revision {pinned}" if (pinned := revision_of(repository)) else ""
+    if files:
+        return f"hf download {shlex.join([repository, *files])}{revision}"
     if repository == OPENWEBTEXT:
         return f'hf download {repository} --repo-type dataset{revision} --include "plain_text/train-0000*"'
     half = _snapshot(repository, "model")  # fetched without weights: they are a pickle
@@ -49,9 +54,9 @@ def command(repository: str) -> str:
     return f'hf download {repository}{revision} --include "*.json" --include "{weights}"'
 
 
-def how_to_get(repository: str) -> str:
-    """What to do, and type, to have a repository in the hub's cache."""
-    return f"with a network, run `{command(repository)}`; without, copy {CACHE} from a computer where that ran"
+def how_to_get(repository: str, files: Sequence[str] = ()) -> str:
+    """What to do, and type, to have a repository, or these files of it, in the hub's cache."""
+    return f"with a network, run `{command(repository, files)}`; without, copy {CACHE} from a computer where that ran"
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -96,13 +101,48 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
         return found
     log.warning("%s", announcement([name]))
     fetch = functools.partial(HfApi().snapshot_download, name, cache_dir=CACHE)
-    try:
+    with _failures_said(name, revision):
         folder = Path(fetch(revision=revision or revision_of(name), allow_patterns=WANTED))
         if WEIGHTS in needed and not (folder / WEIGHTS).exists():
             if conversion := _conversion(name, folder.name):
                 folder = Path(fetch(revision=conversion, allow_patterns=WANTED))
             else:
                 fetch(revision=folder.name, allow_patterns=[PICKLE])
+    if missing := [file for file in needed if not _has(folder, (file,))]:
+        or_pickle = f", nor a {PICKLE}" if WEIGHTS in missing else ""
+        raise ModelNotFound(
+            f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read."
+        )
+    return folder
+
+
+def fetch_files(name: str, files: Sequence[str], revision: str | None = None) -> Path:
+    """Folder with just these files of a repository, at their places in it, fetched if the cache does not have them.
+
+    The folder's name is the commit, the same for all files. Raises `ModelNotFound` as `fetch_model` does.
+    """
+    if found := cached_model(name, tuple(files), revision):
+        return found
+    log.warning("%s", announcement([name]))
+    commit = revision or revision_of(name)
+    snapshots = _repository(name, "model") / "snapshots"
+    with _failures_said(name, revision, files):
+        for file in files:
+            try:
+                found = Path(HfApi().hf_hub_download(name, file, cache_dir=CACHE, revision=commit))
+            except RemoteEntryNotFoundError:
+                raise ModelNotFound(f"cannot load {name}: it has no {file} on the hub; correct the path.") from None
+            commit = found.relative_to(snapshots).parts[0]
+    return snapshots / commit
+
+
+@contextmanager
+def _failures_said(name: str, revision: str | None, files: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what a download can raise into a `ModelNotFound` of one sentence."""
+    try:
+        yield
+    except ModelNotFound:
+        raise
     except RevisionNotFoundError:
         raise ModelNotFound(
             f"cannot load {name}: the hub has no revision {revision or revision_of(name)} of it; correct or empty its "
@@ -111,14 +151,8 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
     except (*UNREACHABLE, ValueError) as error:
         raise ModelNotFound(
             f"cannot load {name}: no folder of this name, not in the hub's cache, and {_why(error)}; "
-            f"{how_to_get(name)}."
+            f"{how_to_get(name, files)}."
         ) from None
-    if missing := [file for file in needed if not _has(folder, (file,))]:
-        or_pickle = f", nor a {PICKLE}" if WEIGHTS in missing else ""
-        raise ModelNotFound(
-            f"{name} has no {', '.join(missing)} on the hub{or_pickle}; weights in several files are not read."
-        )
-    return folder
 
 
 def _conversion(name: str, commit: str) -> str | None:

@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import MambaConfig, MambaForCausalLM, PretrainedConfig
+from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM, PretrainedConfig
 
-from lib.models.families import Cache, Family, Neurons, Rows, register
+from lib.models.families import Cache, Neurons, Patchable, Rows, register
 from lib.models.scans import final_state
 
 
 @register
-class Mamba(Family):
+class Mamba(Patchable):
     """Input: c, after convolution and SiLU; Δ and B follow from it. Mixer's output: the final state h (W eq. 5–7)."""
 
     model_type, config_class, model_class = "mamba", MambaConfig, MambaForCausalLM
@@ -88,7 +88,16 @@ class Mamba(Family):
         return f"blocks.{layer}.mixer.x_proj.hook_in"
 
 
+@register
+class FalconMamba(Mamba):
+    """Δ, B and C are normed before use."""
+
+    model_type, config_class, model_class = "falcon_mamba", FalconMambaConfig, FalconMambaForCausalLM
+
+
 def time_step(mixer: torch.nn.Module, c: Float[Tensor, "... d_inner"]) -> tuple[Tensor, Tensor, Tensor]:
     """Δ [..., d_inner], B and C [..., d_state] of SSM inputs."""
     low, B, C = mixer.x_proj(c).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], dim=-1)
+    if hasattr(mixer, "b_layernorm"):  # Falcon Mamba's
+        low, B, C = mixer.dt_layernorm(low), mixer.b_layernorm(B), mixer.c_layernorm(C)
     return F.softplus(mixer.dt_proj(low)), B, C

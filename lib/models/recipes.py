@@ -85,18 +85,18 @@ RECIPES = {
 
 _NEXT = dict(
     batch_rows=16, muon_learning_rate=5e-3,
-    synthetic_share_start=0.6, synthetic_share_end=0.3, recall_share=0.5, sentence_share=0.025,
+    synthetic_share_start=0.6, synthetic_share_end=0.25, recall_share=0.4, sentence_share=0.05,
 )  # fmt: skip
-_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=4_800, **_NEXT)
-_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=5_000, learning_rate=4e-3, **_NEXT)
+_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=6_000, **_NEXT)
+_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=6_000, learning_rate=4e-3, **_NEXT)
 _RWKV = partial(
-    Recipe, "rwkv", n_layers=4, steps=4_800, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_NEXT
+    Recipe, "rwkv", n_layers=4, steps=6_000, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_NEXT
 )
 
 NEXT_RECIPES = {
     "mini-pythia": _PYTHIA(),
     "mini-pythia-seed1": _PYTHIA(seed=1),
-    "mini-pythia-half": _PYTHIA(steps=2_400),
+    "mini-pythia-half": _PYTHIA(steps=3_000),
     "mini-mamba": _MAMBA(),
     "mini-mamba-seed1": _MAMBA(seed=1),
     "mini-rwkv": _RWKV(),

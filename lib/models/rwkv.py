@@ -10,11 +10,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import RwkvConfig, RwkvForCausalLM
 
-from lib.models.families import Cache, Family, Neurons, Rows, register
+from lib.models.families import Cache, Neurons, Patchable, Rows, register
 
 
 @register
-class Rwkv(Family):
+class Rwkv(Patchable):
     """Input: key and value, after the token shift.
 
     Mixer's output: the two sums of WKV before the last token T, and their scale:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numba import njit, prange
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.models.falcon_mamba import modeling_falcon_mamba
 from transformers.models.mamba import modeling_mamba
 from transformers.models.rwkv import modeling_rwkv
 
@@ -421,7 +422,8 @@ def _rwkv_linear_attention(time_decay, time_first, key, value, state=None, retur
 
 
 def install() -> None:
-    """Let Mamba and RWKV of transformers use what is here. Calling it again changes nothing."""
-    modeling_mamba.mamba_selective_scan = _mamba_selective_scan
-    modeling_mamba.causal_conv1d_fn = _causal_conv1d_fn
+    """Let Mamba, Falcon Mamba and RWKV of transformers use what is here. Calling it again changes nothing."""
+    for modeling in (modeling_mamba, modeling_falcon_mamba):
+        modeling.mamba_selective_scan = _mamba_selective_scan
+        modeling.causal_conv1d_fn = _causal_conv1d_fn
     modeling_rwkv.rwkv_linear_attention = _rwkv_linear_attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -22,7 +23,9 @@ def capture_features(
 ) -> list[SparseFeatures]:  # fmt: skip
     """Feature activations of several SAEs, each of one of the model's layers, over the positions of a text that count.
 
-    The model reads `batch_blocks` blocks at a time. Memory: 6 bytes (float16: 4) per SAE and feature that fires.
+    The model reads `batch_blocks` blocks at a time. The features keep the blocks' digest: MPPC refuses those of another
+    text, and takes those of two tokenizers if their blocks are paired (`lib.pairing`).
+    Memory: 6 bytes (float16: 4) per SAE and feature that fires.
     """
     parts: list[list[SparseFeatures]] = [[] for _ in saes]
     for batch in iterate_activations(model, blocks, [sae.info.layer for sae in saes], batch_blocks):
@@ -30,4 +33,4 @@ def capture_features(
             own += [
                 SparseFeatures.from_dense(sae.encode(x), dtype) for x in batch[sae.info.layer].split(ENCODED_AT_ONCE)
             ]
-    return [concatenated(own) for own in parts]
+    return [replace(concatenated(own), text=blocks.digest) for own in parts]

@@ -6,7 +6,8 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "config": ["SAEConfig"],
-        "autoencoder": ["SAE", "SaeInfo", "load", "register", "sae_type"],
+        "autoencoder": ["SAE", "SaeInfo", "register", "sae_type"],
+        "folders": ["check_fits", "load"],
         "standard": ["SparseAutoencoder"],
         "training": ["train_saes"],
         "evaluation": ["evaluate_saes"],

@@ -1,6 +1,7 @@
 """What all sparse autoencoders share: their weights, how training starts, their files; and the register of their types.
 
-Saved SAEs are folders in the SAELens format: `sae_lens.SAE.load_from_disk(folder)` opens them.
+Saved SAEs are folders in the SAELens format: `sae_lens.SAE.load_from_disk(folder)` opens them, and so does
+`lib.sae.load`.
 """
 
 from __future__ import annotations
@@ -14,31 +15,32 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lib.files import atomic_write
-from lib.models.safe_weights import check_file, check_values
+from lib.sae import config as sae_config
 from lib.sae.config import SAEConfig
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # SAELens' file names
 FORMAT_VERSION = 1
-LARGEST = 1 << 20  # features of an SAE from a file: the largest published ones for small models have less
 SAELENS_VERSION = "6.0.0"  # the release whose format this is; without it, SAELens reads the file as an older one
-BUILT_IN = ("standard", "topk", "jumprelu")  # SAE types of this package, each a module of its name
+BUILT_IN = (*sae_config.TRAINED, "gated")  # SAE types of this package, each a module of its name
+LAYER_NORM_EPS = 1e-5  # SAELens'
 
 Registered = TypeVar("Registered", bound="type[SAE]")
 _types: dict[str, type[SAE]] = {}
 
 
 def register(architecture: str) -> Callable[[Registered], Registered]:
-    """Class decorator that makes an SAE type known to training and to `load` by its name in `cfg.json`."""
+    """Class decorator that makes an SAE type known by its name in cfg.json to `load` and, with a loss, to training."""
 
     def known(cls: Registered) -> Registered:
         cls.architecture = architecture
         _types[architecture] = cls
+        if cls.loss is not SAE.loss and architecture not in sae_config.trainable:
+            sae_config.trainable.append(architecture)
         return cls
 
     return known
@@ -49,7 +51,7 @@ def sae_type(architecture: str) -> type[SAE]:
     if architecture in BUILT_IN:
         importlib.import_module(f"lib.sae.{architecture}")
     if architecture not in _types:
-        known = dict.fromkeys((*BUILT_IN, *_types))
+        known = dict.fromkeys((*sae_config.TRAINED, *sae_config.READ, *_types))
         raise ValueError(f"{architecture!r} is no SAE type of this workbook; these are {', '.join(known)}.")
     return _types[architecture]
 
@@ -78,8 +80,12 @@ class StepStats(NamedTuple):
 class SAE(nn.Module):
     """Base of all SAE types, which act on raw activations. Float32: W_enc [d_model, d_sae], W_dec [d_sae, d_model].
 
-    A type defines `encode` and `loss` and is made known by `register`. It may add parameters, and settings: arguments
-    of its constructor that are its attributes, too, and lie in `cfg.json` under the same name.
+    A type defines `encode`, which begins with `pre_activations`, and `loss`, if it can be trained, and is made known by
+    `register`. It may add parameters, and settings: arguments of its constructor that are its attributes, too, and lie
+    in `cfg.json` under the same name.
+
+    SAEs that others trained may normalise each token's activations (`normalize_activations`: none,
+    constant_norm_rescale or layer_norm) and then subtract b_dec (`apply_b_dec_to_input`) before they encode.
     """
 
     architecture: ClassVar[str]
@@ -100,6 +106,7 @@ class SAE(nn.Module):
         """
         super().__init__()
         self.info = info or SaeInfo()
+        self.normalize_activations, self.apply_b_dec_to_input = "none", False
         random = torch.Generator("cpu").manual_seed(self.info.seed * 1_000 + self.info.layer)
         W_dec = torch.rand(d_sae, d_model, generator=random) * 2 - 1
         W_dec *= math.sqrt(2 * d_model / d_sae) / W_dec.norm(dim=1, keepdim=True)
@@ -125,13 +132,37 @@ class SAE(nn.Module):
         """Feature activations of resid_post activations."""
         raise NotImplementedError
 
-    def decode(self, f: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_model"]:
-        """Reconstruction from feature activations."""
-        return f @ self.W_dec + self.b_dec
+    def encoder_input(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What W_enc multiplies: `x`, normalised and without b_dec where the SAE was trained so."""
+        if self.normalize_activations == "constant_norm_rescale":
+            x = x * (math.sqrt(self.d_model) / x.norm(dim=-1, keepdim=True))
+        elif self.normalize_activations == "layer_norm":
+            x = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + LAYER_NORM_EPS)
+        return x - self.b_dec if self.apply_b_dec_to_input else x
+
+    def pre_activations(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
+        """x W_enc + b_enc, of `x` as `encoder_input` has it."""
+        return self.encoder_input(x) @ self.W_enc + self.b_enc
+
+    def decode(
+        self, f: Float[Tensor, "... d_sae"], x: Float[Tensor, "... d_model"] | None = None
+    ) -> Float[Tensor, "... d_model"]:
+        """Reconstruction from feature activations; raises `ValueError` where it takes the `x` that was encoded, too.
+
+        An SAE that normalises its input needs `x` to undo that.
+        """
+        x_hat = f @ self.W_dec + self.b_dec
+        if self.normalize_activations == "none":
+            return x_hat
+        if x is None:
+            raise ValueError("this SAE normalises its input: give decode the activations, too, as in decode(f, x).")
+        if self.normalize_activations == "constant_norm_rescale":
+            return x_hat * (x.norm(dim=-1, keepdim=True) / math.sqrt(self.d_model))
+        return x_hat * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Reconstruction of resid_post activations."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
         """What training makes small, a mean over tokens, with λ = `l1`; and its parts, without gradients."""
@@ -145,27 +176,18 @@ class SAE(nn.Module):
         self.b_dec /= scale
 
     @torch.no_grad()
-    def fold_options(self, cfg: dict[str, Any]) -> None:
-        """Work SAELens' options into the weights of an SAE that was read with them, so that none is needed.
-
-        `apply_b_dec_to_input`: (x − b_dec) W_enc + b_enc = x W_enc + (b_enc − b_dec W_enc).
-        """
-        if cfg["apply_b_dec_to_input"]:
-            self.b_enc -= self.b_dec @ self.W_enc
+    def fold_decoder_norms(self) -> None:
+        """Let an SAE whose pre-activations count times ‖W_dec,i‖ do without: decoder rows get norm 1 (never from 0)."""
+        norms = self.W_dec.norm(dim=1)
+        self.W_enc *= norms
+        self.b_enc *= norms
+        self.W_dec /= norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
 
     def save(self, folder: Path | str) -> None:
         """Write the SAE as a SAELens folder: cfg.json and sae_weights.safetensors."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         atomic_write(Path(folder) / WEIGHTS, save(weights))
         atomic_write(Path(folder) / CFG, json.dumps(self._cfg(), indent=1))
-
-    @classmethod
-    def load(cls, folder: Path | str, device: str | torch.device = "cpu") -> Self:
-        """`load`, where the SAE is of this type; raises `ValueError` where it is not."""
-        sae = load(folder, device)
-        if not isinstance(sae, cls):
-            raise ValueError(f"the SAE in {folder} is of another kind than {cls.architecture}: {sae.architecture}.")
-        return sae
 
     def _cfg(self) -> dict[str, Any]:
         return {
@@ -175,8 +197,8 @@ class SAE(nn.Module):
             **{name: getattr(self, name) for name in self.settings},
             "dtype": "float32",
             "device": "cpu",
-            "apply_b_dec_to_input": False,
-            "normalize_activations": "none",
+            "apply_b_dec_to_input": self.apply_b_dec_to_input,
+            "normalize_activations": self.normalize_activations,
             "reshape_activations": "none",
             "metadata": {
                 "sae_lens_version": SAELENS_VERSION,
@@ -185,57 +207,3 @@ class SAE(nn.Module):
                 **self.info.model_dump(),
             },
         }
-
-
-def load(folder: Path | str, device: str | torch.device = "cpu") -> SAE:
-    """Read a folder written by `SAE.save`, or by SAELens for an SAE of a registered type without input normalisation.
-
-    Raises `FileNotFoundError` or `ValueError`, in one sentence, for a folder that is not such an SAE.
-    """
-    folder = Path(folder)
-    sae, cfg = _empty(folder)
-    check_file(folder / WEIGHTS, {name: tuple(value.shape) for name, value in sae.state_dict().items()})
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"the SAE in {folder} cannot be read: {error}.") from None
-    check_values(folder / WEIGHTS, weights)
-    weights = {name: value.float() for name, value in weights.items()}
-    weights["W_enc"] = weights["W_enc"].T.contiguous().T  # as the constructor has it
-    sae.load_state_dict(weights, assign=True)
-    for name, buffer in sae.named_buffers():  # of no meaning but in training, so that no file holds them
-        setattr(sae, name, torch.zeros_like(buffer, device="cpu"))
-    sae.fold_options(cfg)
-    return sae.to(device)
-
-
-def _empty(folder: Path) -> tuple[SAE, dict[str, Any]]:
-    """The SAE that a folder's cfg.json describes, without memory for its weights; and what stands in cfg.json."""
-    for name in (CFG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no SAE folder: {name} is missing.")
-    try:
-        cfg = json.loads((folder / CFG).read_text())
-        architecture, d_in, d_sae = str(cfg["architecture"]), int(cfg["d_in"]), int(cfg["d_sae"])
-        done = cfg["normalize_activations"], cfg.get("reshape_activations", "none")
-        cfg["apply_b_dec_to_input"] = bool(cfg["apply_b_dec_to_input"])
-        metadata = dict(cfg.get("metadata", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the SAE in {folder} cannot be read: {type(error).__name__}: {error}.") from None
-    if done != ("none", "none"):
-        raise ValueError(f"the SAE in {folder} normalises or reshapes its input ({', '.join(map(str, done))}), which "
-                         "this workbook does not: fold it into the weights with SAELens first.")  # fmt: skip
-    if d_sae > LARGEST:
-        raise ValueError(f"the SAE in {folder} claims {d_sae:,} features; this workbook opens at most {LARGEST:,}.")
-    try:
-        info = SaeInfo(**{field: metadata[field] for field in SaeInfo.model_fields if field in metadata})
-    except ValidationError as error:
-        raise ValueError(f"{folder}/{CFG} has bad metadata: {error.errors()[0]['msg']}.") from None
-    try:
-        cls = sae_type(architecture)
-        with torch.device("meta"):
-            return cls(d_in, d_sae, info, **{name: cfg[name] for name in cls.settings}), cfg
-    except KeyError as error:
-        raise ValueError(f"the SAE in {folder} cannot be read: {CFG} says nothing of {error}.") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the SAE in {folder} is of another kind than can be read: {error}") from None

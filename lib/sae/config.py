@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+TRAINED = ("standard", "topk", "jumprelu")  # SAE types of this package by SAELens' names, each a module of its name
+READ = ("gated", "batchtopk")  # types that are opened (`lib.sae.folders`) and cannot be trained here
+trainable = list(TRAINED)  # and those that `lib.sae.register` adds
+
+
+def _can_be_trained(architecture: str) -> str:
+    if architecture not in trainable:
+        why = "SAEs are read, not trained, by this workbook" if architecture in READ else "is no SAE type"
+        raise ValueError(f"{architecture!r} {why}; the types that can be trained are {', '.join(trainable)}")
+    return architecture
+
+
+TrainableType = Annotated[str, AfterValidator(_can_be_trained)]
 
 
 class SAEConfig(BaseModel):
@@ -14,7 +30,7 @@ class SAEConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str = Field("standard", description="SAE type, by SAELens' name: standard, topk, jumprelu")
+    architecture: TrainableType = Field("standard", description=f"SAE type: {', '.join(TRAINED)}")
     expansion: int = Field(ge=1, description="d_sae / d_model")
     l1_coefficient: float = Field(2.0, gt=0, description="λ, or where it starts if there is a target_l0")
     target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; for topk it is k")

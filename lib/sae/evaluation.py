@@ -46,7 +46,7 @@ def _reconstruction(
     layers = sorted({sae.info.layer for sae in saes})
     n, total, square = 0, dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     error, active = [0.0] * len(saes), [0] * len(saes)
-    fired = [torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.b_enc.device) for sae in saes]
+    fired = [torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.b_dec.device) for sae in saes]
     batches = iterate_activations(model, blocks, layers, batch_blocks)
     for batch in tqdm(batches, "SAEs: reconstruction", -(-len(blocks) // batch_blocks), mininterval=5):
         n += len(batch[layers[0]])
@@ -56,7 +56,7 @@ def _reconstruction(
         for k, sae in enumerate(saes):
             x = batch[sae.info.layer]
             f = sae.encode(x)
-            error[k] += (sae.decode(f) - x).double().square().sum()
+            error[k] += (sae.decode(f, x) - x).double().square().sum()
             active[k] += torch.count_nonzero(f)
             fired[k] |= (f > 0).any(0)
     means = {layer: total[layer] / n for layer in layers}

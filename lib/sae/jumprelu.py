@@ -42,15 +42,15 @@ class JumpReLUSAE(SAE):
 
     def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
         """Feature activations of resid_post activations."""
-        z = x @ self.W_enc + self.b_enc
+        z = self.pre_activations(x)
         return z.relu() * (z > self.threshold)
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
         """The loss above, of means over tokens; and its parts. No threshold stays below zero."""
         with torch.no_grad():
             self.threshold.clamp_(min=0)
-        z = x @ self.W_enc + self.b_enc
-        mse = (self.decode(_JumpReLU.apply(z, self.threshold)) - x).square().sum(1).mean()
+        z = self.pre_activations(x)
+        mse = (self.decode(_JumpReLU.apply(z, self.threshold), x) - x).square().sum(1).mean()
         l0 = _Fires.apply(z, self.threshold).sum(1).mean()
         sparsity = (l0 - self.target_l0).square() / self.target_l0 if self.target_l0 else l0
         return mse + l1 * sparsity, StepStats(mse.detach(), sparsity.detach(), l0.detach())

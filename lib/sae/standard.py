@@ -20,12 +20,12 @@ class SparseAutoencoder(SAE):
 
     def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
         """Feature activations of resid_post activations."""
-        return torch.relu(x @ self.W_enc + self.b_enc)
+        return torch.relu(self.pre_activations(x))
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
         """‖x − x̂‖² + l1 · Σ_i f_i·‖W_dec,i‖, a mean over tokens; and its parts."""
         f = self.encode(x)
-        mse = (self.decode(f) - x).square().sum(1).mean()
+        mse = (self.decode(f, x) - x).square().sum(1).mean()
         sparsity = (f * self.W_dec.norm(dim=1)).sum(1).mean()
         l0 = torch.count_nonzero(f) / len(x)
         return mse + l1 * sparsity, StepStats(mse.detach(), sparsity.detach(), l0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,19 +19,20 @@ DEAD_AFTER = 500_000  # tokens without firing; Gao et al. wait 10 million, in fa
 class TopKSAE(SAE):
     """f = ReLU(TopK(x W_enc + b_enc)): of each token's pre-activations the k largest stay, λ is of no use.
 
-    Features that have not fired for `DEAD_AFTER` tokens learn to reconstruct what the others leave (AuxK).
+    With `relu=False` those of the k that are negative stay, too, as in some SAEs of others. Features that have not
+    fired for `DEAD_AFTER` tokens learn to reconstruct what the others leave (AuxK).
     """
 
-    settings = ("k",)
+    settings = ("k", "relu")
     adapts_l1 = False
     constants = {"auxiliary_share": AUXILIARY_SHARE, "dead_after": DEAD_AFTER}
 
-    def __init__(self, d_model: int, d_sae: int, info: SaeInfo | None = None, *, k: int) -> None:
+    def __init__(self, d_model: int, d_sae: int, info: SaeInfo | None = None, *, k: int, relu: bool = True) -> None:
         """As `SAE`, with k active features; raises `ValueError` unless 1 ≤ k ≤ d_sae."""
         super().__init__(d_model, d_sae, info)
         if not 1 <= k <= d_sae:
             raise ValueError(f"k={k} features of a TopK SAE are to fire, but k must lie between 1 and d_sae={d_sae}.")
-        self.k = int(k)
+        self.k, self.relu = int(k), bool(relu)
         self.register_buffer("silent", torch.zeros(d_sae), persistent=False)  # tokens since each feature fired
 
     @classmethod
@@ -43,13 +44,13 @@ class TopKSAE(SAE):
 
     def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
         """Feature activations of resid_post activations."""
-        return _largest(x @ self.W_enc + self.b_enc, self.k)
+        return _largest(self.pre_activations(x), self.k, self.relu)
 
     def loss(self, x: Float[Tensor, "batch d_model"], l1: float) -> tuple[Float[Tensor, ""], StepStats]:
         """Mean ‖x − x̂‖², and 1/32 of what dead features leave of x − x̂; and the parts. It counts silence."""
-        pre = x @ self.W_enc + self.b_enc
-        f = _largest(pre, self.k)
-        residual = x - self.decode(f)
+        pre = self.pre_activations(x)
+        f = _largest(pre, self.k, self.relu)
+        residual = x - self.decode(f, x)
         mse = residual.square().sum(1).mean()
         fired = (f > 0).any(0)
         self.silent = torch.where(fired, 0, self.silent + len(x))
@@ -67,18 +68,8 @@ class TopKSAE(SAE):
         f = _largest(pre.where(dead, -torch.inf), k)
         return (f @ self.W_dec - residual).square().sum(1).mean()
 
-    @torch.no_grad()
-    def fold_options(self, cfg: dict[str, Any]) -> None:
-        """Also `rescale_acts_by_decoder_norm`: pre-activations count times ‖W_dec,i‖, as if decoder rows had norm 1."""
-        super().fold_options(cfg)
-        if cfg.get("rescale_acts_by_decoder_norm"):
-            norms = self.W_dec.norm(dim=1)
-            self.W_enc *= norms
-            self.b_enc *= norms
-            self.W_dec /= norms[:, None]
 
-
-def _largest(pre: Float[Tensor, "... d_sae"], k: int) -> Float[Tensor, "... d_sae"]:
-    """The k largest numbers of each row, if positive, and zeros."""
+def _largest(pre: Float[Tensor, "... d_sae"], k: int, relu: bool = True) -> Float[Tensor, "... d_sae"]:
+    """The k largest numbers of each row, with `relu` only if they are positive, and zeros."""
     values, index = pre.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre).scatter(-1, index, values.relu())
+    return torch.zeros_like(pre).scatter(-1, index, values.relu() if relu else values)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lib.sae.config import SAEConfig
+from lib.sae.config import TRAINED, SAEConfig, TrainableType
 
 HOME = Path(__file__).resolve().parents[2]
 DATA = HOME / "data"
@@ -101,7 +101,7 @@ class Profile(BaseModel):
         None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
     )
 
-    sae_type: str = Field("standard", description="SAE type by SAELens' name: standard, topk or jumprelu")
+    sae_type: TrainableType = Field("standard", description=f"SAE type by SAELens' name: {', '.join(TRAINED)}")
     expansion: int = Field(ge=1, description="d_sae / d_model")
     l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
     target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")

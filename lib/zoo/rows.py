@@ -9,7 +9,9 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,15 +119,22 @@ def is_held_out(a: str, b: str) -> bool:
     return int.from_bytes(digest, "big") % PAIRS_HELD_OUT == 0
 
 
+def training_template(parts: Mapping[str, Any], rng: np.random.Generator) -> str:
+    """An opening, a link and an action, drawn at random: with thousands of templates, no place tells IO from S."""
+    kind = rng.choice(list(parts["openings"]))
+    opening, link = (rng.choice(parts[what][kind]) for what in ("openings", "links"))
+    return f"{opening}{link} {rng.choice(parts['actions'])}."
+
+
 def sentences(n: int, rng: np.random.Generator, held_out: bool = False) -> list[Sentence]:
     """Sentences drawn at random; held-out ones have templates and pairs of names that no training sentence has."""
     parts = sentence_parts()
-    templates = parts["held_out_templates" if held_out else "templates"]
     found: list[Sentence] = []
     while len(found) < n:
         a, b = rng.choice(parts["names"], 2, replace=False)
         s, io = (a, b) if rng.random() < 0.5 else (b, a)
-        place, thing, template = (rng.choice(words) for words in (parts["places"], parts["objects"], templates))
+        place, thing = (rng.choice(parts[what]) for what in ("places", "objects"))
+        template = rng.choice(parts["held_out_templates"]) if held_out else training_template(parts, rng)
         if is_held_out(a, b) == held_out:
             text = str(template).format(A=a, B=b, S=s, IO=io, place=place, object=thing)
             found.append(Sentence(text, str(io), str(s)))

@@ -228,8 +228,9 @@ def make_next(name: str, profile: Profile) -> dict:
     recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", model_store.device_of(profile)
     documents = texts.document_tokens(profile, "train", tokenizer_folder)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    held_out_documents = texts.document_tokens(profile, "held_out", tokenizer_folder)
-    held_out = corpus.cut(held_out_documents, tokenizer, profile.context_length, n_positions=100_000)
+    unseen = texts.document_tokens(profile, "held_out", tokenizer_folder)
+    order = np.random.default_rng(profile.seed).permutation(len(unseen))  # as the notebooks read them
+    held_out = corpus.cut((unseen[i] for i in order), tokenizer, profile.context_length, n_positions=100_000)
 
     def measure(model: PreTrainedModel, few: bool = True) -> dict:
         logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731

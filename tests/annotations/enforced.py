@@ -11,7 +11,7 @@ import pytest
 from beartype import beartype
 from jaxtyping import _import_hook, install_import_hook
 
-SCIENCE = [f"lib.{part}" for part in ("corpus", "models", "sae", "mppc", "circuits", "interpret", "spaces")]
+SCIENCE = [f"lib.{part}" for part in ("corpus", "pairing", "models", "sae", "mppc", "circuits", "interpret", "spaces")]
 COMPILES = {"njit", "jit", "_kernel", "no_type_check"}
 
 
