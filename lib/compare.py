@@ -23,11 +23,14 @@ from markupsafe import Markup
 
 from lib import plots
 from lib.interpret.snippets import vocabulary
+from lib.models import devices
 from lib.models.hub import ModelNotFound
 from lib.workbook import comparisons, explorer
+from lib.workbook.checks import GB
 from lib.workbook.comparisons import Direction
 from lib.workbook.outputs import write_figure
 from lib.workbook.pages import TEMPLATES
+from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
 from lib.workbook.store import atomic_write
 from lib.workbook.two_models import CannotCompare, Comparison, Request, pairs_with_snippets
@@ -82,6 +85,9 @@ def run(request: Request, folder: Path) -> Path:
     comparison = Comparison(request, folder)
     for line in announced(comparison):
         typer.echo(line)
+    seconds, memory, disk = comparison.needs(measured_rate(devices.resolve(request.device)))
+    clock = timedelta(seconds=round(seconds))
+    typer.echo(f"About {clock}, {memory / GB:.1f} GB of memory and {disk / GB:.1f} GB of disk; the time is coarse.")
     both = comparison.directions()
     skyline = None if request.saes_a else comparison.directions(skyline=True)
     page = write(comparison, both, skyline, folder)
@@ -93,17 +99,11 @@ def announced(comparison: Comparison) -> list[str]:
     """What the run will do, before the long part of it."""
     lines = []
     for side in (comparison.a, comparison.b):
-        found = (
-            f"{len(side.given)} SAEs given"
-            if side.given
-            else f"SAEs are trained on {comparison.request.sae_tokens:,} tokens"
-        )
-        lines.append(f"{side.name}: layers {', '.join(map(str, side.layers))}; {found}.")
-    shares = comparison.blocks.shares
-    lines.append(
-        f"{comparison.blocks.a.n_positions:,} positions, {shares[0]:.0%} and {shares[1]:.0%} of the models' tokens."
-    )
-    return lines
+        trained = f"SAEs are trained on {comparison.request.sae_tokens:,} tokens"
+        given = f"given SAEs, {len(side.layers)} of them"
+        lines.append(f"{side.name}: layers {', '.join(map(str, side.layers))}; {given if side.given else trained}.")
+    n, (a, b) = comparison.blocks.a.n_positions, comparison.blocks.shares
+    return [*lines, f"{n:,} positions, {a:.0%} and {b:.0%} of the models' tokens."]
 
 
 def write(
@@ -173,14 +173,9 @@ def _page(
     ]
     table = shown.to_html(index=False, border=0, float_format=lambda x: f"{x:.3f}", justify="left")
     shares = comparison.blocks.shares
-    same = (
-        "Both read the same tokens."
-        if shares == (1.0, 1.0)
-        else (
-            f"The models have different tokenizers: they are compared where both have read the same, "
-            f"at {shares[0]:.0%} of the first one's tokens and {shares[1]:.0%} of the other's."
-        )
-    )
+    paired = f"at {shares[0]:.0%} of the first one's tokens and {shares[1]:.0%} of the other's"
+    different = f"The models have different tokenizers: they are compared where both have read the same, {paired}."
+    same = "Both read the same tokens." if shares == (1.0, 1.0) else different
     kinds = {"best": "The best matches", "worst": "The worst"}
     text = comparison.request.text or "documentation of Python packages"
     page = environment.get_template("compare.html").render(

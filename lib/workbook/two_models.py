@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import save
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -27,12 +28,14 @@ from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics
-from lib.mppc.files import layer_file, open_features, save_features
+from lib.mppc.files import feature_bytes, layer_file, open_features, save_features
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_level, null_offset
 from lib.pairing import PairedBlocks, paired_blocks
 from lib.sae import SAE, SAEConfig, load, train_saes, training as sae_training
+from lib.sae.folders import check_fits
 from lib.workbook import texts
 from lib.workbook.comparisons import Direction
+from lib.workbook.plan import EFFICIENCY
 from lib.workbook.store import Store, sha256_of
 
 SEEDS = (0, 1)  # of the SAEs that are trained of the first model; the second is the skyline's
@@ -187,19 +190,15 @@ class Side:
 
     @cached_property
     def saes_given(self) -> list[SAE]:
-        """The user's SAEs, by layer. Raises `CannotCompare` for SAEs of another model's width or of no layer of it."""
+        """The user's SAEs, by layer. Raises `ValueError` for SAEs that do not fit the model."""
         device = devices.resolve(self.request.device)
         saes = sorted((load(source, device) for given in self.given for source in _sae_folders(given)), key=_layer_of)
         for sae in saes:
-            if sae.d_model != self.model.cfg.d_model:
-                raise CannotCompare(
-                    f"an SAE in {', '.join(self.given)} reads {sae.d_model} numbers, and the residual stream of "
-                    f"{self.name} has {self.model.cfg.d_model}."
-                )
-            if not 0 <= sae.info.layer < models.n_layers(self.model):
-                raise CannotCompare(f"{self.name} has no layer {sae.info.layer}, of which an SAE is given.")
-        chosen = self.request.layers
-        return saes if chosen is None else [sae for sae in saes if sae.info.layer in chosen] or saes
+            check_fits(sae, self.name, self.model.cfg.d_model, models.n_layers(self.model))
+        twice = [a.info.layer for a, b in itertools.pairwise(saes) if a.info.layer == b.info.layer]
+        if twice:
+            raise CannotCompare(f"two SAEs are given for layer {twice[0]} of {self.name}: give one for each layer.")
+        return saes
 
     @cached_property
     def layers(self) -> list[int]:
@@ -214,6 +213,11 @@ class Side:
 
 def _layer_of(sae: SAE) -> int:
     return sae.info.layer
+
+
+def _digest(sae: SAE) -> str:
+    weights = {name: value.cpu().contiguous() for name, value in sae.state_dict().items()}
+    return hashlib.sha256(save(weights)).hexdigest()
 
 
 def _sae_folders(given: str) -> list[str]:
@@ -270,8 +274,7 @@ class Comparison:
 
     def _sae_fields(self, side: Side) -> dict[str, Any]:
         if side.given:
-            weights = [sorted(map(sha256_of, Path(source).glob("*.safetensors"))) for source in side.given]
-            return side.fields | {"saes": list(side.given), "weights": weights}
+            return side.fields | {"saes": [_digest(sae) for sae in side.saes_given]}
         config = self.request.sae_config(self.request.sae_tokens)
         made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
         return side.fields | {"sae": config.model_dump()} | sae_training.constants(config) | made
@@ -337,6 +340,23 @@ class Comparison:
         blocks = self.blocks.a if side is self.a else self.blocks.b
         features = tqdm(self.features(side), f"highest places of {side.name}", unit="layer", mininterval=5)
         return {layer: top_places(found, blocks) for layer, found in zip(side.layers, features, strict=True)}
+
+    def needs(self, rate: float) -> tuple[float, float, float]:
+        """Coarse: seconds where a product does `rate` multiply-adds per second, bytes of memory, bytes of disk."""
+        work = memory = disk = 0.0
+        for side in (self.a, self.b):
+            d, n = side.model.cfg.d_model, len(side.layers)
+            seeds = 0 if side.given else len(self._seeds(side))
+            parameters = sum(p.numel() for p in side.model.parameters())
+            config = self.request.sae_config(self.request.sae_tokens)
+            sae, read = 2 * d * d * config.expansion, max(seeds, 1) * self.request.tokens
+            work += read * parameters + self.request.sae_tokens * (bool(seeds) * parameters + seeds * n * sae / 2)
+            kept = feature_bytes(read, config.target_l0, d * config.expansion)
+            memory = max(
+                memory, 4 * (parameters + n * (config.buffer_tokens * d + 4 * max(seeds, 1) * sae)), 2 * n * kept
+            )
+            disk += n * (kept + 3 * 4 * seeds * sae)
+        return work / (EFFICIENCY * rate), memory, disk
 
     def about(self) -> dict[str, Any]:
         """What the run was made of, for `run.json`."""
