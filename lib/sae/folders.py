@@ -116,9 +116,8 @@ def _folder(source: Path | str, revision: str | None) -> Path:
         return hub.fetch_files(repository, [f"{within}{CFG}", f"{within}{WEIGHTS}"], revision) / place
     for name in (CFG, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is no SAE folder: {name} is missing (one of the hub is written org/repo:path/in/repo)."
-            )
+            hint = "" if folder.is_dir() else " (one of the hub is written org/repo:path/in/repo)"
+            raise FileNotFoundError(f"{folder} is no SAE folder: {name} is missing{hint}.")
     return folder
 
 
