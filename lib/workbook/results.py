@@ -24,11 +24,11 @@ def frame(source: str, profile: Profile) -> pd.DataFrame:
         return pd.DataFrame([profile.settings()])
     if kind == "derived":
         return pd.DataFrame([DERIVED[name](profile)])
-    folder = profile.figures_dir if source.startswith(("table_", "mppc_")) else reference.REFERENCE
-    path = folder / (f"{source}.parquet" if source.startswith("mppc_") else f"{source}.csv")
+    folder = profile.figures_dir if source.startswith("table_") else reference.REFERENCE
+    path = folder / f"{source}.csv"
     if not path.exists():
         raise Missing(f"{path.name} has not been written.")
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    return pd.read_csv(path)
 
 
 def rows(source: str, where: str, profile: Profile) -> pd.DataFrame:
@@ -61,13 +61,6 @@ def reduced(values: pd.Series, how: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------- derived
-
-
-def _differences(profile: Profile) -> dict[str, float]:
-    """Quantiles of MPPC(Pythia → Mamba) − MPPC(Pythia → other seed), feature by feature."""
-    mamba, seed = (frame(f"mppc_pythia_to_{name}", profile)["mppc"] for name in ("mamba", "model_seed"))
-    low, high = (mamba - seed).dropna().quantile([0.05, 0.95])
-    return {"q05": low, "q95": high}
 
 
 def _ridge(profile: Profile) -> dict[str, float]:
@@ -122,7 +115,6 @@ def _best_space_layer(profile: Profile) -> dict[str, float]:
 
 
 DERIVED: dict[str, Callable[[Profile], dict[str, Any]]] = {
-    "differences": _differences,
     "ridge": _ridge,
     "seed_gap": _seed_gap,
     "key_layer": lambda profile: _key_layer(frame("table_1_ssm_state", profile)),
