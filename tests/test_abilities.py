@@ -2,14 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from lib import corpus
+from lib.circuits import abilities
+from lib.circuits.ioi import Sentence
 from lib.models import recipes
-from lib.zoo import abilities
+from lib.workbook import texts
 
 V = 300
 
@@ -72,21 +73,32 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(recipes.NEXT / "tokenizer")
 
 
-def test_two_names_ask_for_the_one_that_stands_once(tokenizer):
+def test_ioi_asks_for_the_name_that_stands_once(tokenizer):
     def once(prefix):
         return {token: 1.0 / prefix.count(token) for token in set(prefix)}
 
-    size = corpus.VOCABULARY
-    assert abilities.two_names(answers(once, size), tokenizer, n_samples=8) == 1.0
+    size, drawn = corpus.VOCABULARY, texts.unseen_sentences(8)
+    assert abilities.ioi(answers(once, size), tokenizer, drawn) == 1.0
     often = answers(lambda prefix: {token: float(prefix.count(token)) for token in set(prefix)}, size)
-    assert abilities.two_names(often, tokenizer, n_samples=8) == 0.0
+    assert abilities.ioi(often, tokenizer, drawn) == 0.0
+
+
+def test_sentences_whose_names_are_several_tokens_do_not_count(tokenizer):
+    drawn = [Sentence("Xquizoria met Bob. Bob saw Xquizoria", "Xquizoria", "Bob")]
+    assert math.isnan(abilities.ioi(answers(seen, corpus.VOCABULARY), tokenizer, drawn))
+
+
+def test_the_induction_gap_is_what_the_answer_gains():
+    assert abilities.induction_gap(answers(after_the_same_token), 32, V, n_samples=4) == pytest.approx(5.0)
+    assert abilities.induction_gap(answers(seen), 32, V, "A′", n_samples=4) == pytest.approx(0, abs=0.01)
 
 
 def test_bits_per_byte_of_a_uniform_model(tokenizer):
-    texts = ["A short text, é included.", "Another one."]
-    documents = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    said = ["A short text, é included.", "Another one."]
+    documents = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
     blocks = corpus.blocks_of(documents, 32, bos=0, pad=1, special={0, 1})
     uniform = lambda tokens: torch.zeros(*tokens.shape, corpus.VOCABULARY)  # noqa: E731
-    expected = sum(map(len, documents)) * math.log2(corpus.VOCABULARY) / sum(len(text.encode()) for text in texts)
-    assert abilities.bits_per_byte(uniform, blocks, tokenizer) == pytest.approx(expected, rel=1e-5)
-    assert np.isfinite(expected)
+    n_bytes, n_tokens = (sum(map(len, parts)) for parts in ([text.encode() for text in said], documents))
+    found = abilities.abilities_of(uniform, tokenizer, blocks, [], gaps=(), periods=(2,), n_samples=2)
+    assert found["held_out_loss"] == pytest.approx(math.log(corpus.VOCABULARY), abs=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(n_tokens * math.log2(corpus.VOCABULARY) / n_bytes, abs=1e-4)

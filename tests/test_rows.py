@@ -1,14 +1,15 @@
 """Training rows of the mini zoo: a target is always determined by what stands before it, and only then."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from lib import corpus
+from lib.circuits.ioi import sentences, training_template
 from lib.models import recipes
+from lib.workbook import texts
 from lib.zoo import rows
 
 TINY = recipes.Recipe(
@@ -76,7 +77,8 @@ def test_pairs_come_back_in_random_order_amid_filler():
 
 def test_sentences_end_with_the_other_name_and_held_out_ones_share_no_template_and_no_pair():
     rng = np.random.default_rng(0)
-    train, held_out = rows.sentences(2_000, rng), rows.sentences(2_000, rng, held_out=True)
+    parts = texts.sentence_parts()
+    train, held_out = sentences(parts, 2_000, rng), sentences(parts, 2_000, rng, held_out=True)
     for sentence in train + held_out:
         words = sentence.text.replace(".", "").replace(",", "").split()
         assert words.count(sentence.s) == 2 and words.count(sentence.io) == 2 and words[-1] == sentence.io
@@ -90,7 +92,7 @@ def test_sentences_end_with_the_other_name_and_held_out_ones_share_no_template_a
 
 
 def test_every_name_is_one_token(tokenizer):
-    names = rows.sentence_parts()["names"]
+    names = texts.sentence_parts()["names"]
     assert len(names) > 100
     assert [name for name in names if len(tokenizer.encode(f" {name}").ids) != 1] == []
 
@@ -120,9 +122,9 @@ def test_batches_follow_from_the_step_alone_and_synthetic_rows_become_fewer(docu
 
 
 def test_the_sentences_are_listed_in_the_data():
-    parts = json.loads(rows.IOI.read_text(encoding="utf-8"))
+    parts = texts.sentence_parts()
     rng = np.random.default_rng(0)
-    drawn = {rows.training_template(parts, rng) for _ in range(5_000)}
+    drawn = {training_template(parts, rng) for _ in range(5_000)}
     for template in (*drawn, *parts["held_out_templates"]):
         assert all(template.count(f"{{{slot}}}") == 1 for slot in ("A", "B", "S", "IO", "place", "object")), template
     assert len(drawn) > 3_000 and not drawn & set(parts["held_out_templates"])

@@ -5,6 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "abilities": ["abilities_of", "association", "repeat_accuracy"],
         "prompts": ["InductionPrompts", "induction_prompts"],
         "effects": [
             "conv_input_effects",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,6 +93,55 @@ def task_quality(model: TransformerBridge, prompts: NamePrompts) -> dict[str, fl
     values |= {f"{side.lower()}_over_absent": clean[:, k] - corrupt[:, k] for k, side in enumerate(SIDES)}
     shares = {f"{name}_share": float((value > 0).float().mean()) for name, value in values.items()}
     return {name: float(value.mean()) for name, value in values.items()} | shares
+
+
+# ------------------------------------------------------------------------------------------- sentences
+
+PAIRS_HELD_OUT = 10  # one pair of names in ten stands in no training sentence, chosen by its hash
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of two names, the acting one (S) twice, that ends with the other one (IO) and perhaps a full stop."""
+
+    text: str
+    io: str
+    s: str
+
+    @property
+    def prompt(self) -> str:
+        """The sentence up to the word before its last name."""
+        return self.text[: self.text.rindex(f" {self.io}")]
+
+
+def is_held_out(a: str, b: str) -> bool:
+    """Whether a pair of names, in either order, stands in no training sentence."""
+    digest = hashlib.blake2b("\0".join(sorted((a, b))).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % PAIRS_HELD_OUT == 0
+
+
+def training_template(parts: Mapping[str, Any], rng: np.random.Generator) -> str:
+    """An opening, a link and an action, drawn at random: with thousands of templates, no place tells IO from S."""
+    kind = rng.choice(list(parts["openings"]))
+    opening, link = (rng.choice(parts[what][kind]) for what in ("openings", "links"))
+    return f"{opening}{link} {rng.choice(parts['actions'])}."
+
+
+def sentences(parts: Mapping[str, Any], n: int, rng: np.random.Generator, held_out: bool = False) -> list[Sentence]:
+    """Sentences drawn at random from `parts`: names, places, objects, and what `training_template` takes.
+
+    Held-out sentences have templates (`held_out_templates`) and pairs of names that no other has.
+    """
+    found: list[Sentence] = []
+    while len(found) < n:
+        a, b = rng.choice(parts["names"], 2, replace=False)
+        s, io = (a, b) if rng.random() < 0.5 else (b, a)
+        place, thing = (rng.choice(parts[what]) for what in ("places", "objects"))
+        template = rng.choice(parts["held_out_templates"]) if held_out else training_template(parts, rng)
+        if is_held_out(a, b) == held_out:
+            text = str(template).format(A=a, B=b, S=s, IO=io, place=place, object=thing)
+            found.append(Sentence(text, str(io), str(s)))
+    return found
 
 
 # ------------------------------------------------------------------------------------------- Fig. 13

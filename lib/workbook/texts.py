@@ -20,6 +20,7 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from lib import corpus
+from lib.circuits.ioi import Sentence, sentences
 from lib.corpus import ARRAYS, HELD_OUT, Blocks, Split, split_of
 from lib.models import hub
 from lib.workbook import origins
@@ -30,6 +31,7 @@ log = logging.getLogger("workbook.corpus")
 
 DOCUMENTATION = DATA / "corpus" / "documentation.jsonl.xz"
 TOKENIZER = DATA / "models" / "tokenizer"
+UNSEEN = 9_876  # seed of sentences that no training row has; rows are drawn from seeds of two numbers and more
 TOKENS_PER_DOCUMENT = 600  # of OpenWebText, cut to one block of 1,024 tokens; an assumption on the low side
 
 
@@ -47,6 +49,17 @@ def text_fields(profile: Profile) -> dict[str, Any]:
     tokenizer = sha256_of(tokenizer_folder(profile) / "tokenizer.json")
     cut = {field: getattr(profile, field) for field in ("corpus", "context_length", "blocks_per_document", "seed")}
     return cut | {"text": text, "tokenizer": tokenizer, "held_out": HELD_OUT}
+
+
+@functools.cache
+def sentence_parts() -> dict[str, Any]:
+    """What sentences with two names are made of (`ioi.sentences`)."""
+    return json.loads((DATA / "corpus" / "ioi.json").read_text(encoding="utf-8"))
+
+
+def unseen_sentences(n: int) -> list[Sentence]:
+    """Sentences with two names of templates and pairs that the mini models were not trained on; always the same."""
+    return sentences(sentence_parts(), n, np.random.default_rng(UNSEEN), held_out=True)
 
 
 def load_tokenizer(profile: Profile):

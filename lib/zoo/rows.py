@@ -5,26 +5,19 @@ The text alone would not make such small models copy, associate or tell two name
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lib.circuits.ioi import sentences
 from lib.corpus import VOCABULARY
 from lib.models.recipes import Recipe
-from lib.workbook.profiles import DATA
+from lib.workbook.texts import sentence_parts
 
 IGNORE = -100  # target of positions that are not learnt
-IOI = DATA / "corpus" / "ioi.json"
-PAIRS_HELD_OUT = 10  # one pair of names in ten stands in no training sentence, chosen by its hash
 
 Rows = tuple[Int[np.ndarray, "rows context"], Int[np.ndarray, "rows context"]]  # tokens, targets
 
@@ -90,57 +83,6 @@ def recall_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator) -> Rows:
     return tokens, targets
 
 
-# ------------------------------------------------------------------------------------------- sentences with two names
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence of two names, the acting one (S) twice, that ends with the other one (IO) and perhaps a full stop."""
-
-    text: str
-    io: str
-    s: str
-
-    @property
-    def prompt(self) -> str:
-        """The sentence up to the word before its last name."""
-        return self.text[: self.text.rindex(f" {self.io}")]
-
-
-@functools.cache
-def sentence_parts() -> dict[str, list[str]]:
-    """Names, places, objects, templates and held-out templates of the sentences."""
-    return json.loads(IOI.read_text(encoding="utf-8"))
-
-
-def is_held_out(a: str, b: str) -> bool:
-    """Whether a pair of names, in either order, stands in no training sentence."""
-    digest = hashlib.blake2b("\0".join(sorted((a, b))).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % PAIRS_HELD_OUT == 0
-
-
-def training_template(parts: Mapping[str, Any], rng: np.random.Generator) -> str:
-    """An opening, a link and an action, drawn at random: with thousands of templates, no place tells IO from S."""
-    kind = rng.choice(list(parts["openings"]))
-    opening, link = (rng.choice(parts[what][kind]) for what in ("openings", "links"))
-    return f"{opening}{link} {rng.choice(parts['actions'])}."
-
-
-def sentences(n: int, rng: np.random.Generator, held_out: bool = False) -> list[Sentence]:
-    """Sentences drawn at random; held-out ones have templates and pairs of names that no training sentence has."""
-    parts = sentence_parts()
-    found: list[Sentence] = []
-    while len(found) < n:
-        a, b = rng.choice(parts["names"], 2, replace=False)
-        s, io = (a, b) if rng.random() < 0.5 else (b, a)
-        place, thing = (rng.choice(parts[what]) for what in ("places", "objects"))
-        template = rng.choice(parts["held_out_templates"]) if held_out else training_template(parts, rng)
-        if is_held_out(a, b) == held_out:
-            text = str(template).format(A=a, B=b, S=s, IO=io, place=place, object=thing)
-            found.append(Sentence(text, str(io), str(s)))
-    return found
-
-
 def sentence_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator, tokenizer) -> Rows:
     """Rows of training sentences, joined by BOS as documents are; every next token is a target."""
     room = recipe.context_length - 1
@@ -148,7 +90,7 @@ def sentence_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator, tokeniz
     for row in tokens:
         stream: list[int] = []
         while len(stream) < room:
-            for sentence in sentences(8, rng):
+            for sentence in sentences(sentence_parts(), 8, rng):
                 stream += [*tokenizer.encode(sentence.text).ids, 0]
         row[1:] = stream[:room]
     return next_tokens(tokens)

@@ -28,12 +28,14 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lib import corpus, models
+from lib.circuits.abilities import abilities_of
+from lib.circuits.ioi import sentences
 from lib.models import scans
 from lib.models.recipes import MODELS, NEXT, NEXT_RECIPES, RECIPES, Recipe, build, export
 from lib.workbook import model_store, texts
 from lib.workbook.profiles import DATA, Profile, get_profile
-from lib.zoo import abilities, documentation
-from lib.zoo.rows import IGNORE, Batches, sentences
+from lib.zoo import documentation
+from lib.zoo.rows import IGNORE, Batches
 
 CHECKPOINTS = DATA / "cache" / "zoo"  # outside the profiles' caches: clearing those must not cost hours
 MEASURED_EVERY = 200  # steps
@@ -223,7 +225,8 @@ def make(name: str, profile: Profile) -> dict:
 def make_next(name: str, profile: Profile) -> dict:
     """Train one model of the zoo in the making into data/models/next/<name>, with that zoo's tokenizer.
 
-    Returns its `abilities.abilities`, as they are kept there; its names are one token each in that tokenizer only.
+    Returns what it can do (`circuits.abilities_of`), as it is kept there; its names are one token each in that
+    tokenizer only.
     """
     recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", model_store.device_of(profile)
     documents = texts.document_tokens(profile, "train", tokenizer_folder)
@@ -236,7 +239,7 @@ def make_next(name: str, profile: Profile) -> dict:
         logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731
         sizes = dict(gaps=(8,), periods=(8, 64), n_samples=32) if few else {}
         blocks = held_out.take(5_000) if few else held_out
-        return abilities.abilities(logits, tokenizer, model.config.vocab_size, blocks, **sizes)
+        return abilities_of(logits, tokenizer, blocks, texts.unseen_sentences(64 if few else 256), **sizes)
 
     model, losses = train(
         recipe,
@@ -254,7 +257,7 @@ def make_next(name: str, profile: Profile) -> dict:
 def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
     """Train a tokenizer on the training text and on sentences of two names, each of whose names becomes one token."""
     training = [text for text in texts.documents() if corpus.split_of(text) == "train"]
-    drawn = sentences(TOKENIZER_SENTENCES, np.random.default_rng(0))
+    drawn = sentences(texts.sentence_parts(), TOKENIZER_SENTENCES, np.random.default_rng(0))
     corpus.train_tokenizer([*training, *(sentence.text for sentence in drawn)], folder)
 
 

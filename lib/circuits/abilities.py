@@ -1,4 +1,4 @@
-"""What a language model can do: text in bits per byte, repeats, association, two names; on unseen prompts."""
+"""What a language model can do: text in bits per byte, repeats, association, IOI; on prompts unseen in training."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lib.circuits.ioi import Sentence, one_token_words
 from lib.circuits.prompts import induction_prompts
 from lib.corpus import Blocks
 from lib.models.measures import Logits, held_out_loss
-from lib.zoo.rows import sentences
 
 GAPS = (2, 8, 32)
 PERIODS = (1, 2, 4, 8, 16, 32, 64)
-FRESH = 9_876  # seed of prompts that no training row has; the rows are drawn from seeds of two numbers and more
+FRESH = 9_876  # seed of prompts that no training row has; rows are drawn from seeds of two numbers and more
 
 
-def bits_per_byte(logits: Logits, blocks: Blocks, tokenizer) -> float:
-    """Cross-entropy of the blocks' counted tokens in bits per byte of their text: comparable between tokenizers."""
+def bytes_per_token(blocks: Blocks, tokenizer) -> float:
+    """Mean length, in bytes of text, of the blocks' counted tokens."""
     counted = [row[mask].tolist() for row, mask in zip(blocks.tokens, blocks.mask, strict=True)]
-    n_bytes = sum(len(text.encode()) for text in tokenizer.batch_decode(counted, clean_up_tokenization_spaces=False))
-    return held_out_loss(logits, blocks) * blocks.n_positions / math.log(2) / n_bytes
+    texts = tokenizer.batch_decode(counted, clean_up_tokenization_spaces=False)
+    return sum(len(text.encode()) for text in texts) / blocks.n_positions
 
 
 @torch.no_grad()
@@ -68,49 +68,56 @@ def association(logits: Logits, gap: int, vocabulary: int, n_samples: int = 64) 
 
 
 @torch.no_grad()
-def two_names(logits: Logits, tokenizer, n_samples: int = 128) -> float:
-    """Share of held-out sentences of two names in which the logit of IO is higher than that of S (W App. H)."""
-    drawn = sentences(n_samples, np.random.default_rng(FRESH), held_out=True)
-    ids = {name: _one(tokenizer, name) for sentence in drawn for name in (sentence.io, sentence.s)}
-    right = 0
-    for sentence in drawn:
-        tokens = [tokenizer.bos_token_id, *tokenizer(sentence.prompt, add_special_tokens=False)["input_ids"]]
+def ioi(logits: Logits, tokenizer, drawn: Sequence[Sentence]) -> float:
+    """Share of sentences of two names in which the logit of IO is higher than that of S (W App. H).
+
+    Only sentences count whose names are one token each; NaN where there is none.
+    """
+    ids = one_token_words(sorted({name for sentence in drawn for name in (sentence.io, sentence.s)}), tokenizer)
+    right = []
+    for sentence in (sentence for sentence in drawn if {sentence.io, sentence.s} <= ids.keys()):
+        tokens = [tokenizer.bos_token_id or 0, *tokenizer(sentence.prompt, add_special_tokens=False)["input_ids"]]
         last = logits(torch.tensor([tokens]))[0, -1]
-        right += bool(last[ids[sentence.io]] > last[ids[sentence.s]])
-    return right / n_samples
-
-
-def _one(tokenizer, name: str) -> int:
-    [token] = tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
-    return token
+        right.append(bool(last[ids[sentence.io]] > last[ids[sentence.s]]))
+    return float(np.mean(right)) if right else math.nan
 
 
 @torch.no_grad()
-def cost_of_a(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> float:
-    """What another A costs the logit of B in [A][B] … [A], as a share of what another B costs (W §6.2, Table 4)."""
+def induction_gap(logits: Logits, distance: int, vocabulary: int, other: str = "B′", n_samples: int = 64) -> float:
+    """By how much the logit of B falls after [A][B] … [A] where B′ stands in B's place, or A′ in the first A's.
+
+    `distance` is the number of positions between the two A (W §6.1).
+    """
     p = induction_prompts(distance, vocabulary, FRESH, n_samples)
-    clean, no_a, no_b = (_logit(logits, tokens, p.target) for tokens in (p.clean, p.corrupt_a, p.corrupt_b))
-    return float((clean - no_a).mean() / (clean - no_b).mean())
+    clean, changed = (_logit(logits, tokens, p.target) for tokens in (p.clean, p.corrupted(other)))
+    return float((clean - changed).mean())
+
+
+def cost_of_a(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> float:
+    """What another A costs the logit of B in [A][B] … [A], as a share of what another B costs; NaN if that is 0."""
+    of_a, of_b = (induction_gap(logits, distance, vocabulary, other, n_samples) for other in ("A′", "B′"))
+    return of_a / of_b if of_b else math.nan
 
 
 def _logit(logits: Logits, tokens: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
     return logits(tokens)[:, -1].cpu().gather(1, target[:, None])[:, 0]
 
 
-def abilities(
+def abilities_of(
     logits: Logits,
     tokenizer,
-    vocabulary: int,
     blocks: Blocks,
+    drawn: Sequence[Sentence],
     gaps: Sequence[int] = GAPS,
     periods: Sequence[int] = PERIODS,
     n_samples: int = 64,
-) -> dict:
-    """All of the above, rounded as it is kept beside a model (`training.json`)."""
-    return {
-        "bits_per_byte": round(bits_per_byte(logits, blocks, tokenizer), 4),
-        "repeats": {p: round(repeat_accuracy(logits, p, vocabulary, n_samples), 4) for p in periods},
-        "association": {g: [round(x, 4) for x in association(logits, g, vocabulary, n_samples)] for g in gaps},
-        "two_names": round(two_names(logits, tokenizer, 2 * n_samples), 4),
-        "cost_of_a_at_8": round(cost_of_a(logits, 8, vocabulary, n_samples), 3),
-    }
+) -> dict[str, float]:
+    """All of the above, by name; `blocks` is held-out text, `drawn` are sentences that no training row had."""
+    vocabulary, loss = len(tokenizer), held_out_loss(logits, blocks)
+    found = {"held_out_loss": loss, "bits_per_byte": loss / math.log(2) / bytes_per_token(blocks, tokenizer)}
+    found |= {f"repeats_{p}": repeat_accuracy(logits, p, vocabulary, n_samples) for p in periods}
+    for gap in gaps:
+        first, second = association(logits, gap, vocabulary, n_samples)
+        found |= {f"association_{gap}_first": first, f"association_{gap}_second": second}
+    found |= {"ioi": ioi(logits, tokenizer, drawn), "cost_of_a_8": cost_of_a(logits, 8, vocabulary, n_samples)}
+    return {name: round(value, 4) for name, value in found.items()}
