@@ -128,20 +128,19 @@ def test_claims_are_taken_over(run):
 
 
 def test_what_has_not_been_written_is_not_run(run):
-    (run.figures_dir / "table_mppc_summary.csv").unlink()
+    for name in ("table_mppc_summary", "table_mppc_difference"):
+        (run.figures_dir / f"{name}.csv").unlink()
     alter(run, "table_claims_rwkv", "id=w-11-lower", id="something else")
     card = scorecard.card(run).set_index("id")
     assert card.verdict["w-3a-mamba"] == NOT_RUN and card.ours["w-3a-mamba"] == ""
     assert card.why["w-3a-mamba"].endswith("Run `python -m lib.reproduce --only 04`.")
     assert card.verdict["w-11-lower"] == NOT_RUN and card.verdict["w-8"] == REPRODUCED
-    assert card.verdict["w-3b-low"] == NOT_RUN and "mppc_pythia_to_mamba.parquet" in card.why["w-3b-low"]
+    assert card.verdict["w-3b-low"] == NOT_RUN and "table_mppc_difference.csv" in card.why["w-3b-low"]
 
 
-def test_differences_of_features(run):
-    folder = run.figures_dir
-    for name, values in (("mamba", [0.5, 0.6, None, 0.9]), ("model_seed", [0.6, 0.6, 0.5, None])):
-        pd.DataFrame({"mppc": values}).to_parquet(folder / f"mppc_pythia_to_{name}.parquet")
-    assert row(run, "w-3b-low").ours == "-0.095" and row(run, "w-3b-high").ours == "-0.005"
+def test_a_row_is_found_by_its_number(run):
+    alter(run, "table_mppc_difference", "quantile=0.05", difference=-0.095)
+    assert row(run, "w-3b-low").ours == "-0.095" and row(run, "w-3b-high").ours != "-0.095"
 
 
 def test_random_weights_reproduce_nothing():
