@@ -125,7 +125,7 @@ class Text:
     train: list[str]
     held_out: list[str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all of it."""
         content = "\0".join(itertools.chain(self.train, ["\1"], self.held_out))
@@ -201,6 +201,11 @@ class Side:
         return saes
 
     @cached_property
+    def digests_given(self) -> list[str]:
+        """What identifies the user's SAEs."""
+        return [_digest(sae) for sae in self.saes_given]
+
+    @cached_property
     def layers(self) -> list[int]:
         """The layers that are compared."""
         if self.given:
@@ -274,7 +279,7 @@ class Comparison:
 
     def _sae_fields(self, side: Side) -> dict[str, Any]:
         if side.given:
-            return side.fields | {"saes": [_digest(sae) for sae in side.saes_given]}
+            return side.fields | {"saes": side.digests_given}
         config = self.request.sae_config(self.request.sae_tokens)
         made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
         return side.fields | {"sae": config.model_dump()} | sae_training.constants(config) | made
