@@ -326,3 +326,17 @@ def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
                 assert exercises.verdict(name, answer, without) == exercises.Verdict(None, said)
             with pytest.raises((LeftOut, KeyError)):  # no such model, or no such column
                 exercise.right(without)
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "said"),
+    [
+        (None, 0.5662, "Mean MPPC: 0.566.\n"),
+        (0.7, 0.5662, "Mean MPPC: 0.566; your guess was 0.7.\n"),
+        (True, False, "Mean MPPC: no; your guess was yes.\n"),
+        ("Mamba", "Pythia", "Mean MPPC: Pythia; your guess was Mamba.\n"),
+    ],
+)
+def test_a_guess_stands_beside_the_truth(guess, truth, said, capsys):
+    exercises.compare(guess, truth, "Mean MPPC")
+    assert capsys.readouterr().out == said

@@ -13,9 +13,10 @@ from typing import Any
 
 from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.exercises.exercise import Exercise
+from lib.exercises.predictions import compare
 from lib.workbook.profiles import LeftOut, Profile
 
-__all__ = ["Exercise", "Verdict", "check", "known", "verdict"]
+__all__ = ["Exercise", "Verdict", "check", "compare", "known", "verdict"]
 
 
 @dataclass(frozen=True)
