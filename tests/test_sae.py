@@ -260,6 +260,21 @@ def test_perfect_sae_recovers_all_and_the_mean_nothing(model, blocks, small):
     assert mean.info.metrics["dead"] == 1
 
 
+@pytest.mark.parametrize("role", ["pythia", "mamba", "rwkv"])
+def test_losses_with_an_sae_are_those_of_whole_passes(role, smoke, blocks):
+    """The blocks before the SAE's layer are not computed again, nor are all logits at once: nothing else differs."""
+    model = model_store.load(getattr(smoke, role), smoke)
+    sae = SparseAutoencoder(model.cfg.d_model, 64, SaeInfo(layer=1)).requires_grad_(False)
+    tokens = torch.from_numpy(blocks.tokens).long()
+    hooks = [(models.resid_post(1), lambda x, hook: torch.cat([x[:, :1], sae(x[:, 1:])], dim=1))]  # all but BOS counts
+    table = evaluate_saes(model, [sae], blocks)
+    for column, fwd_hooks in (("ce", []), ("ce_sae", hooks)):
+        with torch.no_grad():
+            logits = model.run_with_hooks(tokens, fwd_hooks=fwd_hooks)[:, 1:-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 2:].flatten())
+        assert table[column].item() == pytest.approx(float(loss), abs=1e-5)
+
+
 # ----------------------------------------------------------------------------------------------- files
 
 

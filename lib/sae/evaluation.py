@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,11 +13,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.models.activations import batches_of, iterate_activations, model_device
 from lib.sae.autoencoder import SAE
+
+_PIECE = 1_024  # positions whose logits are there at a time
 
 
 @torch.no_grad()
@@ -82,9 +87,11 @@ def _spliced_losses(
     batches = batches_of(blocks, batch_blocks, model_device(model))
     for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // batch_blocks), mininterval=5):
         n += int((mask[:, :-1] & mask[:, 1:]).sum())
-        clean += _loss(model, tokens, mask)
+        with _kept_outputs(model) as kept:
+            clean += _loss(model, tokens, mask)
         for k, (layer, replace) in enumerate(spliced):
-            losses[k] += _loss(model, tokens, mask, resid_post(layer), replace)
+            with _answering(model, kept[: layer + 1]):
+                losses[k] += _loss(model, tokens, mask, resid_post(layer), replace)
     of_mean = dict(zip(means, losses[len(saes) :]))
     return [(clean / n, loss / n, of_mean[sae.info.layer] / n) for sae, loss in zip(saes, losses)]
 
@@ -100,6 +107,41 @@ def _loss(
         value[mask] = replace(value[mask].float()).to(value.dtype)
         return value
 
-    logits = model.run_with_hooks(tokens, fwd_hooks=[(hook_name, splice)] if replace else [])
+    def stop(value: Tensor, hook: object) -> None:
+        raise StopAtLayerException(value)
+
+    spliced = [(hook_name, splice)] if replace else []
+    last = model.run_with_hooks(tokens, fwd_hooks=[*spliced, ("unembed.hook_in", stop)])
     counted = mask[:, :-1] & mask[:, 1:]
-    return float(cross_entropy(logits[:, :-1][counted].float(), tokens[:, 1:][counted], reduction="sum"))
+    # The unembedding is a product for each counted position, a piece at a time: all logits of a batch would be
+    # gigabytes where the vocabulary is large.
+    pieces = zip(last[:, :-1][counted].split(_PIECE), tokens[:, 1:][counted].split(_PIECE))
+    return sum(float(cross_entropy(model.unembed(x).float(), y, reduction="sum")) for x, y in pieces)
+
+
+@contextmanager
+def _kept_outputs(model: TransformerBridge) -> Iterator[list[Any]]:
+    """What the model's blocks give while this lasts, in their order and each in its family's own form."""
+    kept: list[Any] = []
+    handles = [
+        block.original_component.register_forward_hook(lambda module, args, output: kept.append(output))
+        for block in model.blocks
+    ]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _answering(model: TransformerBridge, outputs: Sequence[Any]) -> Iterator[None]:
+    """The first blocks give these outputs, without computing anything: a pass then costs what comes after them."""
+    blocks = [block.original_component for block, _ in zip(model.blocks, outputs)]
+    for block, output in zip(blocks, outputs):
+        block.forward = lambda *args, output=output, **kwargs: output
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own is there again
