@@ -54,6 +54,8 @@ class Recipe:
     """Of a recall row's draws."""
     sentence_share: float = 0.0
     """Of all rows: sentences with two names."""
+    sentence_share_end: float = 0.0
+    """The same, in the last third of the training."""
 
     @property
     def tokens(self) -> int:
@@ -86,6 +88,7 @@ RECIPES = {
 _NEXT = dict(
     batch_rows=16, muon_learning_rate=5e-3,
     synthetic_share_start=0.6, synthetic_share_end=0.25, recall_share=0.4, sentence_share=0.05,
+    sentence_share_end=0.25,
 )  # fmt: skip
 _PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=6_000, **_NEXT)
 _MAMBA = partial(Recipe, "mamba", n_layers=8, steps=6_000, learning_rate=4e-3, **_NEXT)

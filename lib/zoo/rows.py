@@ -118,7 +118,8 @@ class Batches:
         share = r.synthetic_share_start + (r.synthetic_share_end - r.synthetic_share_start) * progress
         synthetic = round(share * r.batch_rows)
         recall = round(r.recall_share * synthetic)
-        expected = r.sentence_share * r.batch_rows  # a batch holds whole rows: the fraction is made up over steps
+        # A batch holds whole rows: the fraction is made up over steps.
+        expected = (r.sentence_share_end if 3 * step >= 2 * r.steps else r.sentence_share) * r.batch_rows
         sentence = math.floor((step + 1) * expected) - math.floor(step * expected)
         text = r.batch_rows - synthetic - sentence
         return {"text": text, "repeats": synthetic - recall, "recall": recall, "sentences": sentence}
