@@ -32,7 +32,8 @@ from lib.workbook.results import Missing
 REPRODUCED, SCALE, DIFFERS, BY_RULES = "reproduced", "not at this scale", "differs", "by rules"
 NO_VERDICT, OTHER_SETTING, UNSTATED = claims.NO_VERDICT, "another setting", "not stated in the paper"
 LEFT_OUT, NOT_RUN, RANDOM = "left out", "not run", "random weights"
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", NO_VERDICT: "◇", OTHER_SETTING: "≠", UNSTATED: "–",
+DECIDED = (REPRODUCED, SCALE, DIFFERS)
+MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", NO_VERDICT: "∅", OTHER_SETTING: "≠", UNSTATED: "–",
          LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}  # fmt: skip
 FINDING, SETTING, SELF_CHECK, ADDITION, REPEATS = "finding", "setting", "self-check", "addition", "repeats"
 KINDS = {SETTING: "Settings", SELF_CHECK: "Self-checks", REPEATS: "The same finding in another measure",
@@ -203,7 +204,7 @@ def headline(card: pd.DataFrame, paper: str = "both") -> str:
     Those by rules, those without a verdict, and those that were left out or not run are not among the first number.
     """
     counts = tally(card)[paper]
-    decided = [int(counts.get(verdict, 0)) for verdict in (REPRODUCED, SCALE, DIFFERS)]
+    decided = [int(counts.get(verdict, 0)) for verdict in DECIDED]
     are = ["is" if count == 1 else "are" for count in decided]
     text = f"{decided[0]} of {sum(decided)} findings {are[0]} reproduced, {decided[1]} {are[1]} not at this scale"
     text += f", and {decided[2]} {'differs' if decided[2] == 1 else 'differ'}"
@@ -212,7 +213,7 @@ def headline(card: pd.DataFrame, paper: str = "both") -> str:
         ruled = ruled[ruled["id"].str.startswith(f"{paper.lower()}-")]
     if len(ruled):
         text += f"; {len(ruled)} more rest on a judge made of rules, by which {(ruled['holds'] == 'yes').sum()} hold"
-    others = counts.drop([REPRODUCED, SCALE, DIFFERS, BY_RULES], errors="ignore")
+    others = counts.drop([*DECIDED, BY_RULES], errors="ignore")
     return text + "".join(f"; {count} more: {verdict}" for verdict, count in others.items() if count)
 
 
@@ -276,13 +277,17 @@ OUR_TABLES = {
 def cells(profile: Profile) -> pd.DataFrame:
     """App. G's four tables cell by cell: table, distance, place, paper, ours, low, high (95 %).
 
-    Layers of Table 1 stand side by side only where both models have as many; else ours is empty.
-    Raises `Missing` where a table has not been written.
+    Layers of Table 1 stand side by side only where both models have as many; else ours is empty, as it is where a table
+    has not been written.
     """
     parts = []
     for number, name in OUR_TABLES.items():
         place = "layer" if number == 1 else "position"
-        ours, paper = results.table(name, profile), reference.published_table(number)
+        paper = reference.published_table(number)
+        try:
+            ours = results.table(name, profile)
+        except Missing:
+            ours = paper.head(0).assign(standard_error=[])
         same = number > 1 or ours["layer"].max() == paper["layer"].max()
         both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
         error = 1.96 * both["standard_error"]
@@ -292,3 +297,9 @@ def cells(profile: Profile) -> pd.DataFrame:
             "low": both["mean_logit_diff"] - error, "high": both["mean_logit_diff"] + error,
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
+    """Tables 2 to 4 as the paper prints them, to two decimals, with ours on their right; empty where there is none."""
+    wide = cells[cells["table"] > 1].pivot(index=["table", "distance"], columns="place", values=["paper", "ours"])
+    return wide.map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
