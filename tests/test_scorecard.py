@@ -149,11 +149,11 @@ def test_a_limit_accounts_for_a_difference_only_while_its_experiment_does_not_re
     assert row(run, "w-3a-mamba")[["verdict", "why"]].tolist() == [
         SCALE,
         "Mean MPPC of two SAEs of the same activations, which two models can hardly exceed: 0.680. "
-        "0.690 or more would have refuted this limit.",
+        "It would have had to be 0.690 or more to refute this limit.",
     ]
     alter(run, "table_mppc_summary", "comparison=SAE seed & direction=forward", mean=0.69)
     refuted = row(run, "w-3a-mamba")
-    assert refuted.verdict == DIFFERS and refuted.why.endswith("0.690 or more, so this limit does not account for it.")
+    assert refuted.verdict == DIFFERS and refuted.why.endswith("It is 0.690 or more, which refutes this limit.")
     alter(run, "table_mppc_summary", "comparison=SAE seed & direction=forward", mean=0.82)
     assert row(run, "w-3a-sae").verdict == REPRODUCED
 

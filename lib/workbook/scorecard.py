@@ -165,10 +165,10 @@ def limited(name: str, profile: Profile) -> tuple[str, str]:
         measured = results.value(results.rows(limit["table"], limit["where"], profile), limit["column"])
     except Missing as error:
         return DIFFERS, f"The limit that could account for it has not been measured: {error}"
-    found = f"{limit['experiment']}: {_number(measured)}."
+    found, bound = f"{limit['experiment']}: {_number(measured)}.", _number(limit["refuted_from"])
     if measured < limit["refuted_from"]:
-        return SCALE, f"{found} {_number(limit['refuted_from'])} or more would have refuted this limit."
-    return DIFFERS, f"{found} That is {_number(limit['refuted_from'])} or more, so this limit does not account for it."
+        return SCALE, f"{found} It would have had to be {bound} or more to refute this limit."
+    return DIFFERS, f"{found} It is {bound} or more, which refutes this limit."
 
 
 def _paper(item: Item, profile: Profile) -> tuple[Any, str]:
