@@ -165,12 +165,13 @@ def test_sections_that_are_left_out(capsys):
 
 def test_claims_that_are_left_out(tmp_path):
     profile = get_profile("smoke", mamba=None, figures=tmp_path)
-    rows = [("x-a", "a", True, "1"), ("x-d", "d", None, "3"), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
+    rows = [("x-a", "a", True, "1"), ("x-d", "d", *claims.unless("no control", True, "3")), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
             claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
     table = claims.record(rows, "table_claims_x", profile)
+    assert claims.unless("", True, "3") == (True, "3")
     assert list(table.columns) == ["id", "claim", "verdict", "effect"]
-    assert list(table.verdict) == ["holds", "no verdict", "left out", "does not hold"]
-    assert list(table.effect) == ["1", "3", "left out: this run was made without a Mamba (mamba=none)", "2"]
+    assert list(table.verdict) == ["holds", "inconclusive", "left out", "does not hold"]
+    assert list(table.effect) == ["1", "no control; 3", "left out: this run was made without a Mamba (mamba=none)", "2"]
     assert results.rows("table_claims_x", "id=x-c", profile).effect.astype(str).tolist() == ["2"]
     with pytest.raises(results.Missing, match="table_claims_x has nothing with id=x-e"):
         results.rows("table_claims_x", "id=x-e", profile)
@@ -218,7 +219,7 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
     claimed = pd.concat(map(pd.read_csv, profile.figures_dir.glob("table_claims_*.csv")))
-    assert set(claimed.verdict) <= {"holds", "does not hold", "no verdict", "left out"}
+    assert set(claimed.verdict) <= {"holds", "does not hold", "inconclusive", "left out"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)

@@ -16,7 +16,7 @@ from lib.workbook.scorecard import (
     BY_RULES,
     DIFFERS,
     FINDING,
-    NO_VERDICT,
+    INCONCLUSIVE,
     NOT_RUN,
     OTHER_SETTING,
     RANDOM,
@@ -187,10 +187,10 @@ def test_a_weak_judge_marks_both_outcomes(run, kappa, judge, weakness):
         assert row(run, "w-5a-model")[["verdict", "why"]].tolist() == expected
 
 
-def test_a_claim_whose_control_fails_has_no_verdict(run):
-    alter(run, "table_claims_induction", "id=w-t1-few", verdict="no verdict")
-    assert row(run, "w-t1-few").verdict == NO_VERDICT
-    assert scorecard.headline(scorecard.card(run)).endswith("; 1 more: no verdict")
+def test_a_claim_whose_control_fails_is_inconclusive(run):
+    alter(run, "table_claims_induction", "id=w-t1-few", verdict="inconclusive")
+    assert row(run, "w-t1-few").verdict == INCONCLUSIVE
+    assert scorecard.headline(scorecard.card(run)).endswith("; 1 more: inconclusive")
 
 
 def test_the_headline_counts_findings_only(run):

@@ -10,20 +10,25 @@ from lib.workbook.outputs import save_table
 from lib.workbook.profiles import Profile
 
 CHECKS = "table_checks"
-HOLDS, FAILS, NO_VERDICT, LEFT_OUT = "holds", "does not hold", "no verdict", "left out"
+HOLDS, FAILS, LEFT_OUT = "holds", "does not hold", "left out"
+INCONCLUSIVE = "inconclusive"
 
-Claim = tuple[str, str, bool | str | None, str]
-"""Id, words, whether it holds (None: its control fails, so that there is no verdict; `LEFT_OUT`: a model is wanting),
-and the effect that was measured or why there is none."""
+Claim = tuple[str, str, bool | None | str, str]
+"""Id, words, whether it holds (None: it is left out; `INCONCLUSIVE`: its control fails), and the effect or why none."""
 
 
-def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool | None, str]], profile: Profile) -> Claim:
+def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool | str, str]], profile: Profile) -> Claim:
     """A claim for which models are needed (as for `Profile.lacking`).
 
     `measure()` gives whether it holds, and the effect in words; it is not called where a needed model is none.
     """
     lacking = profile.lacking(needs)
-    return (id, words, LEFT_OUT, profile.left_out(lacking)) if lacking else (id, words, *measure())
+    return (id, words, None, profile.left_out(lacking)) if lacking else (id, words, *measure())
+
+
+def unless(reason: str, holds: bool, effect: str) -> tuple[bool | str, str]:
+    """Whether a claim holds, and its effect; inconclusive where there is a reason why its measure says nothing."""
+    return (INCONCLUSIVE, f"{reason}; {effect}") if reason else (holds, effect)
 
 
 def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
@@ -31,7 +36,7 @@ def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame
 
     An id is that of the claim's row on the scorecard.
     """
-    words = {True: HOLDS, False: FAILS, None: NO_VERDICT, LEFT_OUT: LEFT_OUT}
+    words = {True: HOLDS, False: FAILS, None: LEFT_OUT, INCONCLUSIVE: INCONCLUSIVE}
     rows = [(id, claim, words[holds], effect) for id, claim, holds, effect in claims]
     return save_table(pd.DataFrame(rows, columns=["id", "claim", "verdict", "effect"]), name, profile)
 

@@ -11,7 +11,7 @@ measure, and an *addition*, for which the papers give no value.
 A finding is *reproduced* if its test holds, else it *differs*. It is *not at this scale* only where its row names a
 limit, an experiment of `data/reference/scale_limits.csv`, and what the experiment gave did not refute the limit. A
 finding that rests on a judge of features (App. E) is *by rules*, whether its test holds or not, where the judge is a
-set of rules or agrees too little with the hand labels.
+set of rules or agrees too little with the hand labels. One whose control fails is *inconclusive*.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from lib.workbook.profiles import Profile
 from lib.workbook.results import Missing
 
 REPRODUCED, SCALE, DIFFERS, BY_RULES = "reproduced", "not at this scale", "differs", "by rules"
-NO_VERDICT, OTHER_SETTING, UNSTATED = claims.NO_VERDICT, "another setting", "not stated in the paper"
+INCONCLUSIVE, OTHER_SETTING, UNSTATED = claims.INCONCLUSIVE, "another setting", "not stated in the paper"
 LEFT_OUT, NOT_RUN, RANDOM = "left out", "not run", "random weights"
 DECIDED = (REPRODUCED, SCALE, DIFFERS)
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", NO_VERDICT: "∅", OTHER_SETTING: "≠", UNSTATED: "–",
+MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", INCONCLUSIVE: "≈", OTHER_SETTING: "≠", UNSTATED: "–",
          LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}  # fmt: skip
 FINDING, SETTING, SELF_CHECK, ADDITION, REPEATS = "finding", "setting", "self-check", "addition", "repeats"
 KINDS = {SETTING: "Settings", SELF_CHECK: "Self-checks", REPEATS: "The same finding in another measure",
@@ -133,8 +133,8 @@ def verdict(item: Item, value: Any, passed: bool, profile: Profile) -> tuple[str
         return RANDOM, ""
     if item.kind == ADDITION:
         return UNSTATED, ""
-    if value == NO_VERDICT:
-        return NO_VERDICT, "the control of this measurement fails"
+    if value == INCONCLUSIVE:
+        return INCONCLUSIVE, "its control fails"
     if item.judge and (weakness := weakness_of_judge(item.judge, profile)):
         return BY_RULES, f"its test {'holds' if passed else 'does not hold'}, but {weakness}"
     if passed:
@@ -201,7 +201,7 @@ def tally(card: pd.DataFrame) -> pd.DataFrame:
 def headline(card: pd.DataFrame, paper: str = "both") -> str:
     """How many of the findings (of "both" papers, of "W" or of "L") are reproduced, and what became of the others.
 
-    Those by rules, those without a verdict, and those that were left out or not run are not among the first number.
+    Those by rules, those that are inconclusive, and those that were left out or not run are not among the first number.
     """
     counts = tally(card)[paper]
     decided = [int(counts.get(verdict, 0)) for verdict in DECIDED]
