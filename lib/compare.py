@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-import jinja2
 import pandas as pd
 import typer
 from markupsafe import Markup
@@ -29,7 +28,7 @@ from lib.workbook import comparisons, explorer
 from lib.workbook.checks import GB
 from lib.workbook.comparisons import Direction
 from lib.workbook.outputs import write_figure
-from lib.workbook.pages import TEMPLATES
+from lib.workbook.pages import templates
 from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
 from lib.workbook.store import atomic_write
@@ -166,8 +165,6 @@ def _page(
     comparison: Comparison, summary: pd.DataFrame, pairs: pd.DataFrame, pictures: list[dict[str, str]], skyline: bool,
     folder: Path,
 ) -> Path:  # fmt: skip
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     shown = summary[
         ["comparison", "n_features", "n_dead", "mean", "low", "high", "median", "share_above_0.95", "null_99"]
     ]
@@ -178,7 +175,7 @@ def _page(
     same = "Both read the same tokens." if shares == (1.0, 1.0) else different
     kinds = {"best": "The best matches", "worst": "The worst"}
     text = comparison.request.text or "documentation of Python packages"
-    page = environment.get_template("compare.html").render(
+    page = templates().get_template("compare.html").render(
         profile={"meaningful": True}, a=comparison.a.name, b=comparison.b.name, text=text, shares=same,
         positions=f"{comparison.blocks.a.n_positions:,}", summary=Markup(table), pictures=pictures, skyline=skyline,
         pairs=[(kinds[kind], rows.to_dict("records")) for kind, rows in pairs.groupby("kind", sort=False)],

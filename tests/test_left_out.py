@@ -9,7 +9,7 @@ from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
 from lib.reproduce import say_what_is_left_out
-from lib.workbook import claims, comparisons, judged_features, left_out, model_store, plan, report, scorecard
+from lib.workbook import claims, comparisons, judged_features, left_out, model_store, plan, report, results, scorecard
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.notebooks import (
     FOLDER,
@@ -165,15 +165,16 @@ def test_sections_that_are_left_out(capsys):
 
 def test_claims_that_are_left_out(tmp_path):
     profile = get_profile("smoke", mamba=None, figures=tmp_path)
-    rows = [("x-a", "a", True, "1"), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
+    rows = [("x-a", "a", True, "1"), ("x-d", "d", *claims.unless("no control", True, "3")), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
             claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
     table = claims.record(rows, "table_claims_x", profile)
-    assert list(table.columns) == ["claim", "verdict", "effect"]
-    assert list(table.verdict) == ["holds", "left out", "does not hold at this scale"]
-    assert list(table.effect) == ["1", "left out: this run was made without a Mamba (mamba=none)", "2"]
-    assert claims.recorded("x-c", "table_claims_x", profile).effect.astype(str).tolist() == ["2"]
-    with pytest.raises(claims.Missing, match="table_claims_x does not record x-d"):
-        claims.recorded("x-d", "table_claims_x", profile)
+    assert claims.unless("", True, "3") == (True, "3")
+    assert list(table.columns) == ["id", "claim", "verdict", "effect"]
+    assert list(table.verdict) == ["holds", "inconclusive", "left out", "does not hold"]
+    assert list(table.effect) == ["1", "no control; 3", "left out: this run was made without a Mamba (mamba=none)", "2"]
+    assert results.rows("table_claims_x", "id=x-c", profile).effect.astype(str).tolist() == ["2"]
+    with pytest.raises(results.Missing, match="table_claims_x has nothing with id=x-e"):
+        results.rows("table_claims_x", "id=x-e", profile)
 
 
 @each_role
@@ -183,9 +184,8 @@ def test_items_that_are_left_out_are_named_and_not_counted(role):
     card = scorecard.card(profile)
     missing = card[card.verdict == scorecard.LEFT_OUT]
     assert 0 < len(missing) < len(card) and set(missing.why) == {profile.left_out().removeprefix("left out: ")}
-    tests = {item.id: item.test for item in scorecard.items()}
-    counted = sum(tests[name] != "none" for name in missing.id)
-    assert counted and scorecard.stated(card) == scorecard.stated(whole) - counted
+    counted = (missing.kind == scorecard.FINDING).sum()
+    assert counted == scorecard.tally(card).loc[scorecard.LEFT_OUT, "both"] > 0
     assert "left out" not in set(whole.verdict) and 'class="left-out"' in scorecard.as_html(card)
 
 
@@ -219,7 +219,7 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
     claimed = pd.concat(map(pd.read_csv, profile.figures_dir.glob("table_claims_*.csv")))
-    assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out"}
+    assert set(claimed.verdict) <= {"holds", "does not hold", "inconclusive", "left out"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)

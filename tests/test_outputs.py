@@ -2,6 +2,8 @@
 
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
 
 from lib import plots
 from lib.workbook import outputs
@@ -30,6 +32,16 @@ def test_random_weights_are_written_across_the_picture(here):
     words = lambda profile: [text.get_text() for text in outputs.save_figure(figure(), "fig", profile).texts]  # noqa: E731
     assert words(here) == ["random weights"]
     assert words(here.model_copy(update={"meaningful": True})) == []
+
+
+@pytest.mark.parametrize("name, alternative", [
+    ("fig_mppc_null", outputs.register()["fig_mppc_null"].caption), ("fig_new", "fig_new"),
+])  # fmt: skip
+def test_a_figure_that_a_notebook_shows_has_its_caption_as_alternative_text(here, name, alternative):
+    shell = DisplayFormatter()
+    shell.formatters["image/png"].for_type(Figure, lambda _: b"the picture")  # as matplotlib's backend does
+    data, about = shell.format(outputs.save_figure(figure(), name, here), include=["image/png"])
+    assert data == {"image/png": b"the picture"} and about == {"image/png": {"alt": alternative}}
 
 
 def test_tables_keep_six_digits(here):

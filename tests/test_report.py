@@ -119,8 +119,11 @@ def test_the_index_holds_everything(site):
     page = soup(site / "index.html")
     top = page.select("header .top img")
     assert [image["src"] for image in top] == [f"{name}.png" for name in report.TOP]
-    card = scorecard.items()
-    assert [row["id"] for row in page.select("#scorecard tbody tr[id]")] == [item.id for item in card]
+    shown = [[row["id"] for row in table.select("tbody tr[id]")] for table in page.select("#scorecard table")]
+    findings = [item.id for item in scorecard.items() if item.kind == scorecard.FINDING]
+    assert sorted(shown[0]) == sorted(findings) and len(shown) == 2
+    assert sorted(sum(shown, [])) == sorted(item.id for item in scorecard.items())
+    assert scorecard.headline(scorecard.card(get_profile("mini"))) in page.select_one(".lead").get_text()
     shown = {element["id"] for element in page.select("#outputs figure")}
     assert shown == {path.stem for path in site.iterdir() if path.is_file()} - {"index"}
     captions = [element.get_text(" ", strip=True) for element in page.select("#outputs figcaption, #outputs summary")]
@@ -136,6 +139,26 @@ def test_every_notebook_is_a_page_with_the_way_on_and_back(site):
         for rel, other in (("prev", names[number - 1] if number else None), ("next", (names + [None])[number + 1])):
             found = {link["href"] for link in page.find_all("a", rel=rel)}
             assert found == ({f"{other}.html"} if other else set())
+
+
+def test_every_notebook_leads_to_its_rows_of_the_scorecard(site):
+    places = {item.id: scorecard.place_of(item).notebook for item in scorecard.items()}
+    for path in pages(site)[1:]:
+        links = soup(path).select("#on-the-scorecard a")
+        wanted = [f"../index.html#{name}" for name, notebook in places.items() if notebook == path.stem]
+        assert [link["href"] for link in links] == wanted
+
+
+def test_pictures_keep_their_alternative_texts(small):
+    picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+    outputs = [
+        new_output("display_data", {"image/png": picture}, metadata=about)
+        for about in ({"image/png": {"alt": "A caption."}}, {})
+    ]
+    small.write([new_code_cell('profile = "smoke"', outputs=outputs, execution_count=1)])
+    report.build(small.profile, small.notebooks)
+    images = soup(small.out / "notebooks" / "01_small.html").select("img")
+    assert [image["alt"] for image in images] == ["A caption.", "a figure"]
 
 
 def test_no_link_is_broken(site):

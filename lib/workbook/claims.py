@@ -10,17 +10,14 @@ from lib.workbook.outputs import save_table
 from lib.workbook.profiles import Profile
 
 CHECKS = "table_checks"
-HOLDS, FAILS, LEFT_OUT = "holds", "does not hold at this scale", "left out"
+HOLDS, FAILS, LEFT_OUT = "holds", "does not hold", "left out"
+INCONCLUSIVE = "inconclusive"
 
-Claim = tuple[str, str, bool | None, str]
-"""Id, words, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
-
-
-class Missing(LookupError):
-    """A value that no run has written yet, in one sentence."""
+Claim = tuple[str, str, bool | None | str, str]
+"""Id, words, whether it holds (None: it is left out; `INCONCLUSIVE`: its control fails), and the effect or why none."""
 
 
-def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str]], profile: Profile) -> Claim:
+def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool | str, str]], profile: Profile) -> Claim:
     """A claim for which models are needed (as for `Profile.lacking`).
 
     `measure()` gives whether it holds, and the effect in words; it is not called where a needed model is none.
@@ -29,13 +26,19 @@ def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str
     return (id, words, None, profile.left_out(lacking)) if lacking else (id, words, *measure())
 
 
+def unless(reason: str, holds: bool, effect: str) -> tuple[bool | str, str]:
+    """Whether a claim holds, and its effect; inconclusive where there is a reason why its measure says nothing."""
+    return (INCONCLUSIVE, f"{reason}; {effect}") if reason else (holds, effect)
+
+
 def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
-    """Write claims with ids and verdicts to the table `name`; returns claim, verdict and effect, for showing."""
-    table = pd.DataFrame(claims, columns=["id", "claim", "holds", "effect"])
-    said = [LEFT_OUT if holds is None else HOLDS if holds else FAILS for holds in table["holds"]]
-    recorded = table.assign(verdict=said)[["id", "claim", "verdict", "effect"]]
-    save_table(recorded, name, profile)
-    return recorded.drop(columns="id")
+    """Write claims with ids and verdicts to the table `name`: id, claim, verdict, effect. Returns it, for showing.
+
+    An id is that of the claim's row on the scorecard.
+    """
+    words = {True: HOLDS, False: FAILS, None: LEFT_OUT, INCONCLUSIVE: INCONCLUSIVE}
+    rows = [(id, claim, words[holds], effect) for id, claim, holds, effect in claims]
+    return save_table(pd.DataFrame(rows, columns=["id", "claim", "verdict", "effect"]), name, profile)
 
 
 def check(id: str, words: str, holds: bool, profile: Profile) -> None:
@@ -45,15 +48,3 @@ def check(id: str, words: str, holds: bool, profile: Profile) -> None:
     others = pd.read_csv(path).query("id != @id") if path.exists() else None
     row = pd.DataFrame([{"id": id, "check": words, "verdict": HOLDS if holds else FAILS}])
     save_table(pd.concat([others, row]).sort_values("id"), CHECKS, profile)
-
-
-def recorded(id: str, name: str, profile: Profile) -> pd.DataFrame:
-    """The row of one claim or check in the table `name`. Raises `Missing` where it has not been recorded."""
-    path = profile.figures_dir / f"{name}.csv"
-    if not path.exists():
-        raise Missing(f"{path.name} has not been written.")
-    table = pd.read_csv(path)
-    found = table[table["id"] == id]
-    if found.empty:
-        raise Missing(f"{name} does not record {id}.")
-    return found

@@ -61,8 +61,11 @@ def register() -> dict[str, Entry]:
 def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
     """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the figure.
 
-    Figures of models with random weights say so across the picture.
+    Figures of models with random weights say so across the picture. A notebook that shows the figure keeps its caption
+    in the register as alternative text.
     """
+    alternative = {"image/png": {"alt": register()[name].caption if name in register() else name}}
+    figure._repr_mimebundle_ = lambda **_: ({}, alternative)
     if not profile.meaningful:
         look = dict(fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)
         figure.text(0.5, 0.5, "random weights", **look)

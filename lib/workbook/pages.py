@@ -1,17 +1,28 @@
-"""Self-contained HTML pages: data goes into a template as JSON that no text in it can break out of."""
+"""Self-contained HTML pages: templates that escape all text, and data as JSON that no text in it can break out of."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Jinja's templates of `lib/workbook/templates`; all of them can write the report's `style`."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    return environment
 
 
 def page_of(template: str, profile: str, data: Any) -> str:

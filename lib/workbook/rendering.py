@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import logging
 import os
-import re
 from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
@@ -18,8 +17,6 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
-
-from lib.workbook.outputs import register
 
 FORBIDDEN = ("script", "iframe", "object", "embed", "link", "base", "form", "meta")
 
@@ -62,8 +59,7 @@ def rendered(notebook: Path, source: Path, folder: Path, pages: Collection[str])
     """A notebook as HTML for a page in `folder`, without what it printed to stderr; and its headings (anchor, text).
 
     Relative links start from the folder `source`. Those to notebooks in `pages` (names) lead to their pages; links and
-    pictures that the reader would not find are taken out. Pictures get the caption of the figure that their cell saves
-    as alternative text.
+    pictures that the reader would not find are taken out.
     """
     node = nbformat.read(notebook, as_version=4)
     if any("injected-parameters" in _tags(cell) for cell in node.cells):
@@ -86,15 +82,10 @@ def _tags(cell: NotebookNode) -> list[str]:
 def _prepare(cell: NotebookNode) -> None:
     if cell.cell_type != "code":
         return
-    names = re.findall(r'"((?:lan_)?fig_\w+)"', cell.source)
     cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
-            output.metadata = {"image/png": {"alt": _caption(names[-1]) if names else "a figure"}}
-
-
-def _caption(name: str) -> str:
-    return register()[name].caption if name in register() else name
+            output.metadata.setdefault("image/png", {}).setdefault("alt", "a figure")
 
 
 def _clean(soup: BeautifulSoup) -> None:

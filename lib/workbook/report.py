@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
 from lib.workbook import rendering, scorecard
 from lib.workbook.notebooks import FOLDER, executed_copy, find_notebooks, left_out_places, title_of
 from lib.workbook.outputs import Entry, Place, register
-from lib.workbook.pages import TEMPLATES
+from lib.workbook.pages import templates
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
@@ -49,39 +48,39 @@ def build(profile: Profile, folder: Path = FOLDER) -> Path:
     """
     outputs = _outputs(profile)
     pages = _pages(profile, folder, outputs)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    common = {"profile": profile, "pages": pages}
+    card = scorecard.card(profile)
+    common = {"profile": profile, "pages": pages, "rows": list(card.itertuples()), "marks": scorecard.MARKS}
     for number, page in enumerate(pages):
         if page.body is not None:
-            text = environment.get_template("report_notebook.html").render(common, page=page, number=number)
+            text = templates().get_template("report_notebook.html").render(common, page=page, number=number)
             atomic_write(profile.figures_dir / "notebooks" / f"{page.name}.html", text)
-    index = environment.get_template("report_index.html").render(common, **_overview(profile, pages, outputs, folder))
+    overview = _overview(profile, card, pages, outputs, folder)
+    index = templates().get_template("report_index.html").render(common, **overview)
     target = profile.figures_dir / "index.html"
     atomic_write(target, index)
     return target
 
 
-def _overview(profile: Profile, pages: list[Page], outputs: list[Output], folder: Path) -> dict[str, Any]:
+def _overview(
+    profile: Profile, card: pd.DataFrame, pages: list[Page], outputs: list[Output], folder: Path
+) -> dict[str, Any]:
     """What the index shows beside the pages."""
     there = {page.name for page in pages if page.body is not None}
     placed = {page.name for page in pages}
-    card = scorecard.card(profile)
+    finding = card["kind"] == scorecard.FINDING
 
     def address(place: Place) -> str:
         return f"notebooks/{place.notebook}.html#{place.anchor}" if place.notebook in there else ""
 
     return {
         "top": [output for name in TOP for output in outputs if output.entry.name == name],
-        "card": Markup(scorecard.as_html(card, address)),
-        "counts": scorecard.counts(card).to_dict(),
-        "marks": scorecard.MARKS,
-        "stated": scorecard.stated(card),
+        "findings": Markup(scorecard.as_html(card[finding], address)),
+        "others_on_card": Markup(scorecard.as_html(card[~finding], address)),
+        "headlines": {paper: scorecard.headline(card, paper) for paper in ("both", "W", "L")},
         "without": profile.left_out() if profile.without else "",
         "left_out": [(place, address(place)) for place in left_out_places(profile, folder)],
-        "n_left_out": sum(item.test != "none" for item in scorecard.items()) - scorecard.stated(card),
         "models": [name for name in (profile.pythia, profile.mamba, profile.rwkv) if name],
-        "rows": ROWS,
+        "most_rows": ROWS,
         "others": [output for output in outputs if output.entry.place.notebook not in placed],
     }
 

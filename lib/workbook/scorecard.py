@@ -1,19 +1,21 @@
 """The scorecard: what the papers say, what a run measured, and a verdict, for every figure, table and number.
 
-`data/reference/scorecard.csv` lists the items: where the paper says it, where the run's value lies, and the test.
-`data/reference/scale_limits.csv` lists measurable limits of a run that can excuse an item that fails. Values are
-looked up when the card is made (`lib.workbook.results`); none is typed. A claim is found by its item's id among those
-that a notebook recorded (`lib.workbook.claims`).
+`data/reference/scorecard.csv` lists the items: where the paper says it, in which table, row and column the run's value
+lies, and the test. Values are looked up when the card is made (`lib.workbook.results`); none is typed. A claim is found
+by its item's id among those that a notebook recorded (`lib.workbook.claims`).
 
-The rule (`verdict`): an item is *reproduced* if its test holds. One that fails is *not at this scale* only if its row
-names a limit and that limit is found in the run's own tables; otherwise it *differs*. Settings that are not the
-paper's are *not at this scale*: they are the scale. What the paper gives no value or claim for is *not stated in the
-paper*, whatever we find. What needs a model that the run is made without is *left out*.
+An item is of one kind. A *finding* is a claim of a paper, counted once; the headline counts findings only. All others
+are beside them: a *setting*, a *self-check* of the workbook's own method, an item that *repeats* a finding in another
+measure, and an *addition*, for which the papers give no value.
+
+A finding is *reproduced* if its test holds, else it *differs*. It is *not at this scale* only where its row names a
+limit, an experiment of `data/reference/scale_limits.csv`, and what the experiment gave did not refute the limit. A
+finding that rests on a judge of features (App. E) is *by rules*, whether its test holds or not, where the judge is a
+set of rules or agrees too little with the hand labels. One whose control fails is *inconclusive*.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,28 +23,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.workbook import claims, reference, results
-from lib.workbook.claims import Missing
+from lib.interpret.judges import RuleJudge
+from lib.workbook import claims, pages, reference, results
 from lib.workbook.outputs import Place, register
 from lib.workbook.profiles import Profile
+from lib.workbook.results import Missing
 
-REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
-UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}
+REPRODUCED, SCALE, DIFFERS, BY_RULES = "reproduced", "not at this scale", "differs", "by rules"
+INCONCLUSIVE, OTHER_SETTING, UNSTATED = claims.INCONCLUSIVE, "another setting", "not stated in the paper"
+LEFT_OUT, NOT_RUN, RANDOM = "left out", "not run", "random weights"
+DECIDED = (REPRODUCED, SCALE, DIFFERS)
+MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", INCONCLUSIVE: "≈", OTHER_SETTING: "≠", UNSTATED: "–",
+         LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}  # fmt: skip
+FINDING, SETTING, SELF_CHECK, ADDITION, REPEATS = "finding", "setting", "self-check", "addition", "repeats"
+KINDS = {SETTING: "Settings", SELF_CHECK: "Self-checks", REPEATS: "The same finding in another measure",
+         ADDITION: "Measured here, not stated in the papers"}  # fmt: skip
+KAPPA = 0.6
+"""Weighted kappa with the hand labels from which on a judge's scores carry a verdict: the lower end of what Landis and
+Koch (1977) call substantial agreement."""
 ITEMS = reference.REFERENCE / "scorecard.csv"
 LIMITS = reference.REFERENCE / "scale_limits.csv"
-COLUMNS = ("id", "part", "item", "paper", "ours", "interval", "tolerance", "verdict", "why", "source", "figure",
-           "notebook", "heading")  # fmt: skip
+COLUMNS = ("id", "kind", "part", "item", "paper", "ours", "interval", "tolerance", "holds", "verdict", "why", "source",
+           "figure", "notebook", "heading")  # fmt: skip
 
 TESTS: dict[str, Callable[[Any, Any, float], bool]] = {
     "within": lambda ours, paper, tolerance: bool(abs(ours - paper) <= tolerance + 1e-9),
     "above": lambda ours, paper, _: bool(ours > paper),
     "below": lambda ours, paper, _: bool(ours < paper),
-    "setting": lambda ours, paper, _: bool(ours == paper),
-    "equals": lambda ours, paper, _: str(ours) == str(paper),
+    "equals": lambda ours, paper, _: bool(ours == paper),
     "claim": lambda ours, *_: ours == claims.HOLDS,
-    "check": lambda ours, *_: ours == claims.HOLDS,
-    "none": lambda *_: False,
+    "": lambda *_: False,
 }
 
 
@@ -51,6 +61,8 @@ class Item:
     """A row of `scorecard.csv`; all fields are text, empty where they say nothing."""
 
     id: str
+    kind: str
+    """finding, setting, self-check, addition, or "repeats" with the id of the finding that it repeats."""
     part: str
     item: str
     says: str
@@ -68,6 +80,9 @@ class Item:
     figure: str
     place: str
     limit: str
+    """The row of `scale_limits.csv` that can account for a test that fails."""
+    judge: str
+    """The score on which it rests, if it rests on a judge: complexity or monosemanticity."""
     needs: str
     """Models without which it is left out, as for `Profile.lacking`."""
 
@@ -85,19 +100,24 @@ def card(profile: Profile, chosen: Sequence[Item] | None = None) -> pd.DataFrame
 def _row(item: Item, profile: Profile) -> tuple[str, ...]:
     paper, said = _paper(item, profile)
     place = place_of(item)
-    ours, interval, why = "", "", ""
+    ours, interval, holds, why = "", "", "", ""
     if lacking := profile.lacking(item.needs):
         mark, why = LEFT_OUT, profile.left_out(lacking).removeprefix("left out: ")
     else:
         try:
-            found = _found(item, profile)
-            value = results.reduced(found[item.column], item.reduce)
+            if paper is None:
+                raise Missing(f"{item.paper_table} has nothing with {item.paper_where}.")
+            recorded = item.table.startswith("table_claims_") or item.table == claims.CHECKS
+            found = results.rows(item.table, f"id={item.id}" if recorded else item.where, profile)
+            value = results.value(found, item.column, item.reduce)
             ours, interval = _shown(item, found, value), _interval(item, found)
-            mark, why = verdict(item, value, paper, profile)
+            passed = TESTS[item.test](value, paper, float(item.tolerance or 0))
+            holds = {"": ""}.get(item.test, "yes" if passed else "no")
+            mark, why = verdict(item, value, passed, profile)
         except Missing as error:
             mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
     return (
-        item.id, item.part, item.item, said, ours, interval, _tolerance(item, paper), mark, why,
+        item.id, item.kind, item.part, item.item, said, ours, interval, _tolerance(item, paper), holds, mark, why,
         item.table, item.figure, place.notebook, place.heading,
     )  # fmt: skip
 
@@ -107,49 +127,94 @@ def place_of(item: Item) -> Place:
     return register()[item.figure].place if item.figure else Place(*item.place.split("#", 1))
 
 
-def _found(item: Item, profile: Profile) -> pd.DataFrame:
-    if item.table.startswith("table_claims_") or item.table == claims.CHECKS:
-        return claims.recorded(item.id, item.table, profile)
-    return results.rows(item.table, item.where, profile)
-
-
-def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, str]:
-    """The verdict on a measured value, and why, where the test fails. The rule stands at the top of this module."""
-    if not profile.meaningful and item.test not in ("setting", "check"):
+def verdict(item: Item, value: Any, passed: bool, profile: Profile) -> tuple[str, str]:
+    """The verdict on a measured value whose test passed or did not, and why, by the rule at the top of this module."""
+    if not profile.meaningful and item.kind not in (SETTING, SELF_CHECK):
         return RANDOM, ""
-    if item.test == "none":
+    if item.kind == ADDITION:
         return UNSTATED, ""
-    if TESTS[item.test](value, paper, float(item.tolerance or 0)):
+    if value == INCONCLUSIVE:
+        return INCONCLUSIVE, "its control fails"
+    if item.judge and (weakness := weakness_of_judge(item.judge, profile)):
+        return BY_RULES, f"its test {'holds' if passed else 'does not hold'}, but {weakness}"
+    if passed:
         return REPRODUCED, ""
-    limit = _limit(item.limit, profile) if item.limit else None
-    if item.test == "setting":
-        return SCALE, limit or "a setting of the profile"
-    return (SCALE, limit) if limit else (DIFFERS, "")
+    if item.kind == SETTING:
+        return OTHER_SETTING, ""
+    return limited(item.limit, profile) if item.limit else (DIFFERS, "")
 
 
-def _limit(name: str, profile: Profile) -> str | None:
-    """The limit of this run, with its measure, if it is one; None if it is not or cannot be told."""
-    table = pd.read_csv(LIMITS, dtype=str, keep_default_na=False).set_index("id")
-    limit = table.loc[name].to_dict()
+def weakness_of_judge(aspect: str, profile: Profile) -> str:
+    """Why the run's judge cannot carry a verdict on what rests on `aspect` of its scores; "" where it can."""
+    judge = results.value(results.table("table_complexity_scores", profile), "judge", "first")
+    if judge == RuleJudge.name:
+        return "the judge is a set of rules, where the paper asked a language model"
     try:
-        found = results.rows(limit["table"], limit["where"], profile)[limit["column"]]
+        where = f"aspect={aspect} & judge={judge}"
+        kappa = results.value(results.rows("table_judge_agreement", where, profile), "weighted_kappa")
     except Missing:
-        return None
-    measured = results.reduced(found, limit["reduce"])
-    bound = limit["value"] if limit["test"] == "equals" else float(limit["value"])
-    return f"{limit['because']}: {_number(measured)}" if TESTS[limit["test"]](measured, bound, 0) else None
+        return f"the agreement of {judge} with the hand labels has not been measured"
+    return "" if kappa >= KAPPA else f"the judge agrees with the hand labels at a kappa of {kappa:.2f}, below {KAPPA}"
+
+
+def limited(name: str, profile: Profile) -> tuple[str, str]:
+    """The verdict on a test that failed, by the experiment of a limit: what it gave, and what would have refuted it."""
+    table = pd.read_csv(LIMITS, keep_default_na=False).set_index("id")
+    limit = table.loc[name]
+    try:
+        measured = results.value(results.rows(limit["table"], limit["where"], profile), limit["column"])
+    except Missing as error:
+        return DIFFERS, f"The limit that could account for it has not been measured: {error}"
+    found, bound = f"{limit['experiment']}: {_number(measured)}.", _number(limit["refuted_from"])
+    if measured < limit["refuted_from"]:
+        return SCALE, f"{found} It would have had to be {bound} or more to refute this limit."
+    return DIFFERS, f"{found} It is {bound} or more, which refutes this limit."
 
 
 def _paper(item: Item, profile: Profile) -> tuple[Any, str]:
-    """What ours is held against, and what the card says that the paper says; both may be empty."""
+    """What ours is held against, None if it has not been written, and what the card says that the paper says."""
     bound: Any = item.value
-    if item.value and item.test != "equals":
+    if item.value and item.value.lstrip("-")[0].isdigit():
         bound = float(item.value)
     if not item.paper_table:
         return bound, item.says or ("" if bound == "" else _number(bound))
-    found = results.rows(item.paper_table, item.paper_where, profile)
-    value = results.reduced(found[item.paper_column], "mean")
-    return (value if bound == "" else bound), item.says or _shown(item, found, value)
+    how = item.reduce if item.paper_column == item.column else ""  # the same column is read in the same way
+    try:
+        value = results.value(results.rows(item.paper_table, item.paper_where, profile), item.paper_column, how)
+    except Missing:  # a row of this run, such as the other direction of a comparison
+        return None, item.says
+    return (value if bound == "" else bound), item.says or _number(value)
+
+
+# ------------------------------------------------------------------------------------------- counts
+
+
+def tally(card: pd.DataFrame) -> pd.DataFrame:
+    """How many findings have each verdict, in a fixed order: a column for both papers, for W and for L."""
+    found = card[card["kind"] == FINDING]
+    paper = found["id"].str.split("-").str[0].str.upper()
+    counts = pd.crosstab(found["verdict"], paper).reindex(columns=["W", "L"], fill_value=0)
+    counts.insert(0, "both", counts.sum(axis=1))
+    return counts.reindex([verdict for verdict in MARKS if verdict in counts.index]).rename_axis(columns=None)
+
+
+def headline(card: pd.DataFrame, paper: str = "both") -> str:
+    """How many of the findings (of "both" papers, of "W" or of "L") are reproduced, and what became of the others.
+
+    Those by rules, those that are inconclusive, and those that were left out or not run are not among the first number.
+    """
+    counts = tally(card)[paper]
+    decided = [int(counts.get(verdict, 0)) for verdict in DECIDED]
+    are = ["is" if count == 1 else "are" for count in decided]
+    text = f"{decided[0]} of {sum(decided)} findings {are[0]} reproduced, {decided[1]} {are[1]} not at this scale"
+    text += f", and {decided[2]} {'differs' if decided[2] == 1 else 'differ'}"
+    ruled = card[(card["kind"] == FINDING) & (card["verdict"] == BY_RULES)]
+    if paper != "both":
+        ruled = ruled[ruled["id"].str.startswith(f"{paper.lower()}-")]
+    if len(ruled):
+        text += f"; {len(ruled)} more rest on a judge made of rules, by which {(ruled['holds'] == 'yes').sum()} hold"
+    others = counts.drop([*DECIDED, BY_RULES], errors="ignore")
+    return text + "".join(f"; {count} more: {verdict}" for verdict, count in others.items() if count)
 
 
 # ------------------------------------------------------------------------------------------- in print
@@ -164,10 +229,8 @@ def _number(value: Any) -> str:
 
 
 def _shown(item: Item, found: pd.DataFrame, value: Any) -> str:
-    if "shown" in found:
-        return f"{found['shown'].iloc[0]} ({_number(value)})"
     if "effect" in found and item.column == "verdict":
-        return f"{value.removesuffix(' at this scale')}: {found['effect'].iloc[0]}"
+        return f"{value}: {found['effect'].iloc[0]}"
     return _number(value)
 
 
@@ -182,59 +245,22 @@ def _interval(item: Item, found: pd.DataFrame) -> str:
 
 
 def _tolerance(item: Item, paper: Any) -> str:
-    if item.test in ("within", "above", "below"):
-        bounds = {"within": f"± {item.tolerance}", "above": f"> {_number(paper)}", "below": f"< {_number(paper)}"}
-        return bounds[item.test]
-    return {"setting": "the same", "equals": "the same", "claim": "as worded", "check": item.where, "none": ""}[
-        item.test
-    ]
-
-
-def _source(name: str) -> str:
-    """What was read, for a reader: a file, or what it was taken from."""
-    kind, _, rest = name.partition(":")
-    kinds = {"profile": "setting", "derived": f"computed: {rest.replace('_', ' ')}"}
-    return kinds.get(kind, f"{name}.csv")
-
-
-def counts(table: pd.DataFrame) -> pd.Series:
-    """How many items have each verdict, in a fixed order, without those that none has."""
-    found = table["verdict"].value_counts()
-    return found.reindex([verdict for verdict in MARKS if verdict in found])
-
-
-def stated(table: pd.DataFrame) -> int:
-    """How many items the papers state that this run asks about: what the headline counts."""
-    tests = {item.id: item.test for item in items()}
-    return int(((table["verdict"] != LEFT_OUT) & (table["id"].map(tests) != "none")).sum())
+    if item.kind == SELF_CHECK:
+        return item.where
+    if item.test in ("above", "below"):
+        return f"{'>' if item.test == 'above' else '<'} {_number(paper)}"
+    return {"within": f"± {item.tolerance}", "equals": "the same", "claim": "as worded", "": ""}[item.test]
 
 
 def as_html(card: pd.DataFrame, address: Callable[[Place], str] = Place.in_notebook) -> str:
-    """The card as one HTML table with a heading row per part of the papers; all text escaped.
+    """The card as one HTML table, findings under the parts of the papers and all else under its kind.
 
-    `address` gives the link to a place in the workbook, "" for none.
+    `address` gives the link to a place in the workbook, "" for none. All text is escaped.
     """
-    names = ("item", "paper", "ours", "interval", "tolerance", "verdict", "notebook")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    body, part = [], None
-    for row in card.itertuples():
-        if row.part != part:
-            part = row.part
-            body.append(f'<tr class="part"><th scope="rowgroup" colspan="{len(names)}">{html.escape(part)}</th></tr>')
-        body.append(_html_row(row, names, address(Place(row.notebook, row.heading))))
-    return f'<table class="scorecard"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-
-
-def _html_row(row: Any, names: tuple[str, ...], address: str) -> str:
-    texts = {name: html.escape(str(getattr(row, name))) for name in names}
-    texts["verdict"] = f'<strong class="{row.verdict.replace(" ", "-")}">{MARKS[row.verdict]} {row.verdict}</strong>'
-    texts["verdict"] += f"<br><small>{html.escape(row.why)}</small>" if row.why else ""
-    place = html.escape(f"{row.notebook[:2]} {row.heading}")
-    texts["notebook"] = f'<a href="{html.escape(address)}">{place}</a>' if address else place
-    texts["notebook"] += f"<br><small>{html.escape(_source(row.source)).replace('_', '_<wbr>')}</small>"
-    empty = {name: "" if text else " class=empty" for name, text in texts.items()}
-    cells = "".join(f'<td data-label="{name}"{empty[name]}>{text}</td>' for name, text in texts.items())
-    return f'<tr id="{html.escape(row.id)}">{cells}</tr>'
+    heading = card["part"].where(card["kind"] == FINDING, card["kind"].str.split().str[0].map(KINDS))
+    groups = [(name, list(rows.itertuples())) for name, rows in card.groupby(heading, sort=False)]
+    places = {row.id: address(Place(row.notebook, row.heading)) for row in card.itertuples()}
+    return pages.templates().get_template("scorecard.html").render(groups=groups, places=places, marks=MARKS)
 
 
 # ------------------------------------------------------------------------------------------- Tables 1 to 4
@@ -251,13 +277,17 @@ OUR_TABLES = {
 def cells(profile: Profile) -> pd.DataFrame:
     """App. G's four tables cell by cell: table, distance, place, paper, ours, low, high (95 %).
 
-    Layers of Table 1 stand side by side only where both models have as many; else ours is empty.
-    Raises `Missing` where a table has not been written.
+    Layers of Table 1 stand side by side only where both models have as many; else ours is empty, as it is where a table
+    has not been written.
     """
     parts = []
     for number, name in OUR_TABLES.items():
         place = "layer" if number == 1 else "position"
-        ours, paper = results.frame(name, profile), reference.published_table(number)
+        paper = reference.published_table(number)
+        try:
+            ours = results.table(name, profile)
+        except Missing:
+            ours = paper.head(0).assign(standard_error=[])
         same = number > 1 or ours["layer"].max() == paper["layer"].max()
         both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
         error = 1.96 * both["standard_error"]
@@ -267,3 +297,9 @@ def cells(profile: Profile) -> pd.DataFrame:
             "low": both["mean_logit_diff"] - error, "high": both["mean_logit_diff"] + error,
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
+    """Tables 2 to 4 as the paper prints them, to two decimals, with ours on their right; empty where there is none."""
+    wide = cells[cells["table"] > 1].pivot(index=["table", "distance"], columns="place", values=["paper", "ours"])
+    return wide.map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
