@@ -123,6 +123,9 @@ def test_depth_map_and_slope_of_known_matches():
     frame = pd.DataFrame({"layer": [0, 0, 1, 1, 2], "match_layer": [0, 1, 2, 3, -1]})
     shares = comparisons.depth_map(frame, 3, 4)
     np.testing.assert_allclose(shares, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]])
+    ridge = comparisons.depth_ridge(shares[:2])
+    assert list(ridge["ridge"]) == [0, 2] and list(ridge["same depth"]) == [1, 3]
+    assert list(ridge["share within one layer of it"]) == [1, 1]
     depths = comparisons.relative_depths(frame, 3, 4)
     np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
     own = np.repeat(np.arange(1, 5) / 4, 200)

@@ -161,6 +161,18 @@ def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
+def depth_ridge(shares: Float[ndarray, "layers match_layers"]) -> pd.DataFrame:
+    """Where the ridge of a depth map lies, and where layers of the same relative depth do.
+
+    Columns layer, ridge (the layer with most matches), same depth, share within one layer of it.
+    """
+    n, m = shares.shape
+    same = (np.arange(n) + 1) * m / n - 1
+    near = np.abs(np.arange(m) - same[:, None]) <= 1
+    table = {"layer": range(n), "ridge": shares.argmax(1), "same depth": same}
+    return pd.DataFrame(table | {"share within one layer of it": (shares * near).sum(1)})
+
+
 def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> pd.DataFrame:
     """Own and match's relative depth, (layer + 1) / number of layers, of the features that have a match."""
     found = frame[frame["match_layer"] >= 0]
