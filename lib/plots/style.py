@@ -145,10 +145,10 @@ def _densities(
     heights = {label: np.histogram(mppc, BINS, density=True)[0] for label, mppc in kept.items()}
     top = max(height.max() for height in heights.values())
     for k, (label, mppc) in enumerate(kept.items()):
-        base, look = (len(kept) - 1 - k) * 1.5 * top, _look(label, k)
-        axes.stairs(base + heights[label], BINS, baseline=base, fill=True, alpha=0.25, color=look["color"])
-        axes.stairs(base + heights[label], BINS, baseline=base, **look)
-        axes.vlines(mppc.mean(), base, base + top, **look, linewidth=1)
+        base, colour = (len(kept) - 1 - k) * 1.5 * top, _look(label, k)["color"]
+        axes.stairs(base + heights[label], BINS, baseline=base, fill=True, alpha=0.25, color=colour)
+        axes.stairs(base + heights[label], BINS, baseline=base, color=colour)
+        axes.vlines(mppc.mean(), base, base + top, color=colour, linewidth=1)
         words = f"{label}: mean {mppc.mean():.3f}{_about((intervals or {}).get(label))}, n = {len(mppc):,}"
         axes.text(-0.04, base + 1.08 * top, words, fontsize=small)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", xlim=(-0.05, 1), ylim=(0, len(kept) * 1.5 * top))
@@ -190,21 +190,19 @@ def fig_nulls(panels: Mapping[str, Mapping[str, Sequence[float]]], effects: Mapp
     figure, grid = plt.subplots(
         1, len(panels), figsize=(1.3 * WIDTH, 3.4), sharey=True, squeeze=False, layout="constrained"
     )
-    for axes, (title, (real, null)) in zip(grid[0], ((t, p.items()) for t, p in panels.items()), strict=True):
-        for (label, mppc), look, height in ((real, _look(real[0], 1), 0.75), (null, dict(color="0.4"), 0.3)):
-            mppc = np.sort(pd.Series(mppc).dropna())
-            sns.ecdfplot(x=mppc, complementary=True, ax=axes, **look)
-            at = mppc[min(len(mppc) - 1, int((1 - height) * len(mppc)))]
-            place = dict(xytext=(4, 3), textcoords="offset points", fontsize=8, color=look["color"])
-            axes.annotate(f"{label}\nn = {len(mppc):,}", (at, height), **place)
+    for axes, (title, panel) in zip(grid[0], panels.items(), strict=True):
+        for k, ((label, mppc), colour) in enumerate(zip(panel.items(), (PALETTE["mamba"], "0.35"), strict=True)):
+            sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=colour)
+            words, look = f"{label}\nn = {pd.Series(mppc).count():,}", dict(color=colour, fontsize=8)
+            axes.text(0.99, 0.97 - 0.16 * k, words, transform=axes.transAxes, ha="right", va="top", **look)
         axes.set_title(f"{title}\n{effects[title]}", fontsize=8, loc="left")
         axes.set(xlabel="MPPC", ylabel="share of features above", xlim=(-0.05, 1))
     return figure
 
 
-def _difference(axes: Axes, differences: pd.Series) -> None:
+def _difference(axes: Axes, differences: pd.Series, colour: tuple = PALETTE["mamba"]) -> None:
     low, high = differences.quantile([0.05, 0.95])
-    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, histtype="stepfilled", color=PALETTE["mamba"],
+    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, histtype="stepfilled", color=colour,
               alpha=0.6)  # fmt: skip
     axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
     about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
@@ -249,13 +247,13 @@ def fig_sae_seeds(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for k, (column, label) in enumerate(labels.items()):
         axes.plot(table["firing_rate"], table[column], "osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
-    _name_ends(axes, list(labels.values()))
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="firing rate (share of tokens; each point a group of features)")
     axes.set(ylabel=f"of about {table['n'].iloc[0]:,} features each")
+    _name_ends(axes, list(labels.values()))
     return figure
 
 
-def _name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.06) -> None:
+def _name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.05) -> None:
     """Write each line's label at its right end, in its colour, moved up where two would lie on each other."""
     lines = axes.lines[: len(labels)]
     low, high = axes.get_ylim()
@@ -281,10 +279,10 @@ def fig_depth_lines(table: pd.DataFrame, gap: pd.DataFrame) -> Figure:
             rows, look = data[data["comparison"] == name], _look(name, k)
             axes.plot(rows["layer"], rows["mean"], marker="o", markersize=4, **look)
             axes.fill_between(rows["layer"], rows["low"], rows["high"], alpha=0.25, color=look["color"], linewidth=0)
-        axes.set_ylim(0, 1.15 * data["high"].max())
-        _name_ends(axes, names, apart=0.09)
+        _name_ends(axes, names, 0.06 if axes is grid[0] else 0.09)
     grid[0].set(ylabel="mean MPPC")
     grid[1].set(ylabel="gap to SAE seed", xlabel="layer of Pythia", xticks=sorted(table["layer"].unique()))
+    grid[1].set_ylim(bottom=min(0, grid[1].get_ylim()[0]))
     return figure
 
 
@@ -299,12 +297,14 @@ def _map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: boo
 
 
 def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in") -> None:
-    """Heatmap of `comparisons.depth_map`, and the line of equal relative depth."""
+    """Heatmap of `comparisons.depth_map`; a frame marks the layer of the same relative depth."""
     _map(axes, shares, own, other, of)
     n, m = shares.shape
-    layers = np.arange(n)
-    axes.plot(layers + 0.5, (layers + 1) / n * m - 0.5, color="w", linestyle="--", linewidth=1.5)
-    axes.set_title("dashed: the same relative depth", fontsize=8, loc="left", color="0.35")
+    for layer in range(n):
+        for width, colour in ((3.5, "k"), (2, "w")):  # seen on dark cells and on bright ones
+            same = (layer, (layer + 1) / n * m - 1)
+            axes.add_patch(plt.Rectangle(same, 1, 1, fill=False, edgecolor=colour, linewidth=width))
+    axes.set_title("framed: the same relative depth", fontsize=8, loc="left", color="0.35")
 
 
 def fig_layer_map(shares: pd.DataFrame, own: str, other: str) -> Figure:
@@ -359,7 +359,7 @@ def fig_three_panels(
     if differences is None:
         middle.set_axis_off()
     else:
-        _difference(middle, differences)
+        _difference(middle, differences, PALETTE.get(other.lower(), PALETTE["mamba"]))
     _depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
         axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)
