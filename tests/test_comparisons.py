@@ -1,5 +1,7 @@
 """The comparisons of §4 at smoke size: against numpy, and where the answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,6 +95,21 @@ def test_summary_with_and_without_dead_features():
     assert found["share_above_0.95"] == pytest.approx(1 / 3) and found["share_above_0.95_with_dead"] == 0.25
     assert found["share_above_null"] == pytest.approx(2 / 3)
     assert found["low"] == pytest.approx(found["mean"]) == pytest.approx(found["high"])
+    assert found["bias"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_bias_of_the_bootstrap_is_what_its_mean_misses():
+    biased = replace(direction([0.5, 0.7]), resampled=np.full((50, 2), 0.55, np.float32))
+    found = comparisons.summarise(biased)
+    assert found["bias"] == pytest.approx(-0.05) and found["low"] == pytest.approx(0.6) == found["high"]
+
+
+def test_the_gap_to_a_skyline_is_that_of_the_same_features():
+    layer = [0, 0, 1, 1]
+    skyline, other = direction([0.9, 0.8, np.nan, 0.6], layer=layer), direction([0.5, np.nan, 0.5, 0.3], layer=layer)
+    gap = comparisons.gap_by_layer(skyline, other)
+    np.testing.assert_allclose(gap["mean"], [0.4, 0.3])
+    assert list(gap["n"]) == [1, 1] and np.allclose(gap[["low", "high"]], gap[["mean"]], atol=1e-6)
 
 
 def test_difference_is_per_feature():
@@ -106,6 +123,9 @@ def test_depth_map_and_slope_of_known_matches():
     frame = pd.DataFrame({"layer": [0, 0, 1, 1, 2], "match_layer": [0, 1, 2, 3, -1]})
     shares = comparisons.depth_map(frame, 3, 4)
     np.testing.assert_allclose(shares, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]])
+    ridge = comparisons.depth_ridge(shares[:2])
+    assert list(ridge["ridge"]) == [0, 2] and list(ridge["same depth"]) == [1, 3]
+    assert list(ridge["share within one layer of it"]) == [1, 1]
     depths = comparisons.relative_depths(frame, 3, 4)
     np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
     own = np.repeat(np.arange(1, 5) / 4, 200)

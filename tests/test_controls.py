@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from lib.mppc.controls import cross_scored, fair_pools, kept, pairwise_mcc
+from lib.mppc.controls import by_match_layer, cross_scored, elsewhere, fair_pools, kept, pairwise_mcc, reordered
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures
 
@@ -88,3 +88,34 @@ def test_two_copies_of_one_direction_find_one_partner_only():
     assert sorted(value.tolist()) == pytest.approx([0, 1]) and sorted(partner.tolist()) == [0, 1]
     value, partner = pairwise_mcc(torch.stack([one, other, one]), torch.stack([other]))
     assert partner.tolist() == [-1, 0, -1] and np.isnan(value[[0, 2]]).all()
+
+
+def test_the_best_of_the_layers_is_the_match():
+    rng = np.random.default_rng(5)
+    a, b = layers_of(rng, 300, (8, 5)), layers_of(rng, 300, (6, 7, 4))
+    values, whole = by_match_layer(a, b), max_pairwise_correlation(a, b)
+    assert values.shape == (13, 3)
+    np.testing.assert_array_equal(values.max(1), whole.value)
+    np.testing.assert_array_equal(values.argmax(1), whole.layer)
+
+
+def test_elsewhere_is_the_same_place_of_another_block():
+    lengths = np.random.default_rng(6).integers(3, 12, 40)
+    mask = np.arange(12) < lengths[:, None]
+    mask[:, 0] = False  # BOS counts nowhere
+    block, place = np.nonzero(mask)
+    partner = elsewhere(mask, seed=1)
+    assert (np.sort(partner) == np.arange(len(place))).all()
+    assert (place[partner] == place).all()
+    others = np.bincount(place)[place] > 1
+    assert others.sum() > 200 and (block[partner] != block)[others].all()
+
+
+def test_what_a_place_alone_gives_survives_and_what_a_text_gives_is_lost():
+    rng = np.random.default_rng(7)
+    mask = np.ones((400, 10), bool)
+    of_place = np.tile(np.arange(10) == 3, 400).astype(float)
+    of_text = np.where(rng.random(4_000) < 0.1, 1.0, 0)
+    features = SparseFeatures.from_scipy(scipy.sparse.csr_array(np.stack([of_place, of_text], 1)))
+    found = max_pairwise_correlation([features], [reordered(features, elsewhere(mask, seed=0))]).value
+    assert found[0] == pytest.approx(1, abs=1e-6) and found[1] < 0.1

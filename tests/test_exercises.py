@@ -17,6 +17,7 @@ import scipy.sparse
 
 from lib import exercises, plots
 from lib.exercises.answers import EXACT, plain, same
+from lib.mppc import controls
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
@@ -172,6 +173,9 @@ def made_up_artifacts(made_up, monkeypatch):
         other = [rolled(layer, 1_500) for layer in other] if null else other
         return tuple(with_rates(result, of) for result, of in zip(max_pairwise_correlations(own, other), (own, other)))
 
+    def by_match_layer(a, b, profile):
+        return controls.by_match_layer(features(a, profile), features(b, profile))
+
     def heads(name, profile):
         place = {"smoke-pythia": (1, 0), "smoke-pythia-seed1": (1, 2)}[name]
         strong = {("logits", *place), ("induction head", 0, 3)}
@@ -188,6 +192,7 @@ def made_up_artifacts(made_up, monkeypatch):
 
     monkeypatch.setattr(artifacts, "features", features)
     monkeypatch.setattr(artifacts, "mppc", mppc)
+    monkeypatch.setattr(artifacts, "mppc_by_match_layer", by_match_layer)
     monkeypatch.setattr(induction, "head_effects", heads)
     monkeypatch.setattr(spaces, "subspace_scores", subspaces)
 

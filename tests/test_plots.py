@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from lib import plots
+from lib.plots.style import PALETTE
 
 
 def density():
@@ -13,21 +15,28 @@ def density():
 
 def test_density_leaves_out_dead_features_and_cuts_nothing_off():
     axes = density().axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["Pythia → Mamba: mean 0.300, n = 2", "SAE seed: mean 0.800 [0.700, 0.900], n = 1"]
-    assert axes.get_ylim()[0] == 0
-    assert axes.get_ylim()[1] > max(line.get_ydata().max() for line in axes.lines if len(line.get_ydata()) > 2)
+    words = [text.get_text() for text in axes.texts]
+    assert words == ["Pythia → Mamba: mean 0.300, n = 2", "SAE seed: mean 0.800 [0.700, 0.900], n = 1"]
+    tops = [patch.get_data().values.max() for patch in axes.patches]
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > max(*tops, *heights)
+    assert tops[0] < heights[0] and tops[-1] < heights[1]  # each row's words stand above it
 
 
-def test_a_comparison_looks_the_same_in_every_figure():
-    alone = plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].lines[0]
-    second = density().axes[0].lines[2]
-    assert (alone.get_color(), alone.get_linestyle()) == (second.get_color(), second.get_linestyle())
+def test_a_comparison_looks_the_same_in_every_figure_and_has_the_colour_of_its_model():
+    alone = plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].patches[1]
+    second = density().axes[0].patches[3]
+    assert alone.get_edgecolor() == second.get_edgecolor()
+    models = {"Pythia → Mamba": "mamba", "Mamba → Pythia": "mamba", "Pythia → RWKV": "rwkv", "model seed": "seed"}
+    for label, model in (models | {"SAE seed": "pythia"}).items():
+        line = plots.fig_share_above({label: [0.5, 0.6]}).axes[0].lines[0]
+        assert to_rgb(line.get_color()) == to_rgb(PALETTE[model])
 
 
 def test_intervals_are_explained_where_there_are_some():
-    assert density().axes[0].get_legend().get_title().get_text() == "mean [95 % interval, documents resampled]"
-    assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_legend().get_title().get_text() == ""
+    said = "vertical line: mean [95 % interval, documents resampled]"
+    assert density().axes[0].get_title(loc="left") == said
+    assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_title(loc="left") == ""
 
 
 def test_share_above_falls_from_one_and_leaves_out_dead_features():
@@ -48,8 +57,43 @@ def test_depth_map_has_own_layers_along_x():
     axes = plots.fig_depth_map(shares, "Pythia", "Mamba").axes[0]
     mesh = axes.collections[0].get_array().reshape(4, 2)
     np.testing.assert_array_equal(mesh, shares.T)
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), [1.5, 3.5])  # the centres of layers 1 and 3
+    assert [frame.get_xy() for frame in axes.patches[::2]] == [(0, 1), (1, 3)]  # around layers 1 and 3
     assert axes.get_ylim() == (0, 4)  # layer 0 at the bottom
+
+
+def test_cells_of_a_small_map_have_their_values():
+    words = [
+        text.get_text() for text in plots.fig_depth_map(np.array([[1.0, 0], [0.25, 0.75]]), "a", "b").axes[0].texts
+    ]
+    assert sorted(words) == ["0.00", "0.25", "0.75", "1.00"]
+    assert not plots.fig_depth_map(np.full((12, 24), 1 / 24), "a", "b").axes[0].texts
+
+
+def test_nulls_stand_beside_what_they_are_held_against():
+    panels = {name: {"Pythia → Mamba": [0.2, 0.6, np.nan], name: [0.1, 0.1]} for name in ("one", "other")}
+    figure = plots.fig_nulls(panels, {"one": "+0.30", "other": "+0.31"})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one\n+0.30", "other\n+0.31"]
+    for axes, name in zip(figure.axes, panels):
+        assert [text.get_text() for text in axes.texts] == ["Pythia → Mamba\nn = 2", f"{name}\nn = 2"]
+
+
+def test_controls_have_a_marker_for_every_mean():
+    table = pd.DataFrame([("SAE seed", "all", 0.7, 0.69, 0.71), ("model seed", "all", 0.6, 0.59, 0.61),
+                          ("SAE seed", "half", 0.65, 0.65, 0.65)],
+                         columns=["comparison", "measure", "mean", "low", "high"])  # fmt: skip
+    axes = plots.fig_controls(table).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.700", "0.600", "0.650"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SAE seed", "model seed"]
+
+
+def test_lines_by_depth_are_named_at_their_ends():
+    heights = {"SAE seed": 0.7, "Pythia → Mamba": 0.5}
+    rows = [(name, layer, y, y - 0.01, y + 0.01) for name, y in heights.items() for layer in range(3)]
+    table = pd.DataFrame(rows, columns=["comparison", "layer", "mean", "low", "high"])
+    top, bottom = plots.fig_depth_lines(table, table[table["comparison"] == "Pythia → Mamba"].assign(mean=0.2)).axes
+    assert [text.get_text() for text in top.texts] == ["Pythia → Mamba", "SAE seed"]
+    assert [text.get_text() for text in bottom.texts] == ["Pythia → Mamba"]
+    np.testing.assert_allclose(bottom.lines[0].get_ydata(), 0.2)
 
 
 def test_difference_names_its_middle_90_percent():
@@ -59,7 +103,7 @@ def test_difference_names_its_middle_90_percent():
 
 def test_layers_are_grouped_from_early_to_late():
     frame = pd.DataFrame({"layer": np.repeat(range(8), 5), "mppc": np.linspace(0, 1, 40)})
-    labels = [text.get_text() for text in plots.fig_density_by_layer(frame).axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in plots.fig_density_by_layer(frame).axes[0].texts]
     assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.optimize import linear_sum_assignment
 
 from lib import interpret
 from lib.exercises.exercise import Exercise
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures
+from lib.mppc.uncertainty import correlation, matched_sums
 from lib.workbook import artifacts, comparisons
 from lib.workbook.profiles import LeftOut, Profile
 
@@ -66,6 +68,52 @@ def _best_pair(profile: Profile, which: str = "either") -> float:
     return float(np.corrcoef(u[kept], v[kept])[0, 1])
 
 
+def _correlations(profile: Profile, centred: bool = True, n: int = 2_000) -> Float[ndarray, "pythia mamba"]:
+    """All correlations (or cosines) of the first layers' features that vary over the first `n` tokens."""
+    sides = (layers[0].head(min(n, layers[0].n_tokens)).to_scipy().toarray() for layers in _features(profile))
+    X, Y = (Z[:, Z.std(0) > 0].astype(float) for Z in sides)
+    X, Y = (Z - Z.mean(0) if centred else Z for Z in (X, Y))
+    return (X / np.linalg.norm(X, axis=0)).T @ (Y / np.linalg.norm(Y, axis=0))
+
+
+def _dense(profile: Profile, axis: int = 1, sign: bool = True, **choice) -> float:
+    rho = _correlations(profile, **choice)
+    return float((rho if sign else np.abs(rho)).max(axis).mean())
+
+
+def _one_to_one(profile: Profile, maximize: bool = True) -> float:
+    rho = _correlations(profile)
+    return float(rho[linear_sum_assignment(rho, maximize=maximize)].mean())
+
+
+def _backwards(profile: Profile, which: str = "mamba") -> float:
+    """Mean MPPC of Pythia's features where one model's tokens come in reverse order."""
+    own, other = _features(profile)
+    turned = [SparseFeatures.from_scipy(layer.to_scipy()[::-1]) for layer in (other if which == "mamba" else own)]
+    if which == "both":  # Pythia's are turned, and Mamba's as well
+        other = [SparseFeatures.from_scipy(layer.to_scipy()[::-1]) for layer in other]
+        return float(np.nanmean(max_pairwise_correlation(turned, other).value))
+    return float(np.nanmean(max_pairwise_correlation(own, turned).value))
+
+
+def _optimism(profile: Profile, layer: int = 0, score: str = "second", difference: bool = True) -> float:
+    """What the matches of a layer of Pythia lose where they are chosen on the first half and scored on the second."""
+    own, other = _features(profile)
+    n = own[layer].n_tokens
+    first, second = slice(0, n // 2), slice(n // 2, n)
+    if score == "choosing on the second":
+        first, second = second, first
+    whole = slice(0, n) if score == "all" else second
+    chosen = max_pairwise_correlation(
+        *([k.rows(first.start, first.stop) for k in side] for side in ([own[layer]], other))
+    )
+    sides = [[k.rows(whole.start, whole.stop) for k in side] for side in ([own[layer]], other)]
+    frame, length = chosen.to_frame(), whole.stop - whole.start
+    sums = matched_sums(*sides, frame, np.zeros(length, np.int32))
+    scored = correlation(sums[:, 0], np.array(float(length)))
+    return float(np.nanmean(frame["mppc"] - scored) if difference else np.nanmean(scored))
+
+
 def _differences(profile: Profile, other: str = "model_seed") -> pd.Series:
     return (_frame(profile)["mppc"] - _frame(profile, other)["mppc"]).dropna()
 
@@ -109,6 +157,26 @@ def _depths(profile: Profile, first: int = 1, of: str = "mamba", dead: bool = Fa
     return ((frame["match_layer"] + first) / n).groupby(frame["layer"]).mean().to_numpy()
 
 
+def _start(profile: Profile, within: float = 0.05, pick: str = "first", relative: bool = False) -> float:
+    """Mean relative depth of the first (or last) layer of Mamba whose match is nearly as good as the best."""
+    values = artifacts.mppc_by_match_layer(profile.pythia, profile.mamba, profile)
+    values = values[~np.isnan(values).all(1)]
+    best = np.fmax.reduce(values, axis=1)[:, None]
+    near = values >= (best * (1 - within) if relative else best - within)
+    n = near.shape[1]
+    layer = near.argmax(1) if pick == "first" else n - 1 - near[:, ::-1].argmax(1)
+    return float(((layer + 1) / n).mean())
+
+
+def _loss_at_depth(profile: Profile, shift: int = 0, same_index: bool = False, loss: bool = True) -> float:
+    """By how much the mean MPPC falls where a match must lie at the same relative depth."""
+    frame, values = _frame(profile), artifacts.mppc_by_match_layer(profile.pythia, profile.mamba, profile)
+    own, n = frame["layer"].to_numpy(), values.shape[1]
+    depth = own if same_index else np.rint((own + 1) * n / (own.max() + 1)).astype(int) - 1
+    found = np.nanmean(values[np.arange(len(values)), (depth + shift) % n])
+    return float(np.nanmean(frame["mppc"]) - found if loss else found)
+
+
 def _correlated(profile: Profile, name: str = "mamba", method: str = "spearman") -> float:
     return float(_frame(profile, "rwkv")["mppc"].corr(_frame(profile, name)["mppc"], method=method))
 
@@ -144,6 +212,16 @@ EXERCISES = {
         "these are the tokens on which Pythia's feature fires; those where only Mamba's fires are left out":
             dict(which="first"),
     }, needs="mamba"),
+    "03.4": Exercise("one number, a mean MPPC", _dense, {
+        "that is the reverse direction: the maximum goes over Pythia's features": dict(axis=0),
+        "the series are not centred: that is a cosine, not a correlation": dict(centred=False),
+        "these are absolute values; MPPC is signed": dict(sign=False),
+        "these are the first 1,000 tokens": dict(n=1_000),
+    }, needs="mamba"),
+    "03.5": Exercise("one number, a mean correlation", _one_to_one, {
+        "that is the mean MPPC, where a match may serve many features": _dense,
+        "that is the *smallest* sum: pass maximize=True": dict(maximize=False),
+    }, needs="mamba"),
     "04.1": Exercise("one number, a share", _share_better, {
         "that is the reverse: the share that matches better in the other Pythia":
             lambda profile: (_differences(profile) < 0).mean(),
@@ -164,6 +242,18 @@ EXERCISES = {
         "that is the gain between two SAE seeds": dict(name="sae_seed"),
         "that is the gain against the other model seed": dict(name="model_seed"),
     }, needs="mamba"),
+    "04.4": Exercise("one number, a mean MPPC", _backwards, {
+        "both models read backwards, so the pairing is the true one": dict(which="both"),
+        "that is the null of this notebook, shifted and not turned round":
+            lambda profile: artifacts.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
+        "Pythia's features are compared with Pythia's own, read backwards": dict(which="pythia"),
+    }, needs="mamba"),
+    "04.5": Exercise("one number, a mean loss of correlation", _optimism, {
+        "the matches are scored on all tokens, with those that chose them": dict(score="all"),
+        "the halves are exchanged: choose on the first, score on the second": dict(score="choosing on the second"),
+        "that is the mean score itself; what is lost against the choosing half is asked for": dict(difference=False),
+        "that is the second layer of Pythia; layers are counted from 0": dict(layer=1),
+    }, needs="mamba"),
     "05.1": Exercise("one number, a share", _same_layer, {
         "neighbouring layers are counted as the same": dict(within=1),
         "that is between two SAE seeds of one model": dict(name="sae_seed"),
@@ -180,6 +270,17 @@ EXERCISES = {
         "off by one: relative depth is (layer + 1) / number of layers": dict(first=0),
         "divided by the number of Pythia's layers; the matches lie in Mamba": dict(of="model_seed"),
         "dead features are counted: their match_layer is -1": dict(dead=True),
+    }, needs="mamba"),
+    "05.4": Exercise("one number, a mean relative depth", _start, {
+        "that is with the tolerance of the notebook, 0.02": dict(within=0.02),
+        "that is the depth of the best match itself, without a tolerance": dict(within=0.0),
+        "that is the *last* layer with such a match": dict(pick="last"),
+        "the tolerance is taken as 5 % of the best, not as 0.05": dict(relative=True),
+    }, needs="mamba"),
+    "05.5": Exercise("one number, a loss of MPPC", _loss_at_depth, {
+        "that is the mean at the same depth; what it lies below the true mean is asked for": dict(loss=False),
+        "that is the layer of the same *number*; Mamba has more layers than Pythia": dict(same_index=True),
+        "off by one: that is the layer before the one of the same depth": dict(shift=-1),
     }, needs="mamba"),
     "09.1": Exercise("one number, Spearman's r,", _correlated, {
         "that is Pearson's r; ranks are asked for": dict(method="pearson"),

@@ -2,7 +2,8 @@
 
 A maximum grows with the number of candidates, so a model with more features looks more similar; and it is chosen on the
 very tokens on which it is then read, so it is too high by what is chance in the choice. `fair_pools` measures the first
-and `cross_scored` the second.
+and `cross_scored` the second. `elsewhere` pairs tokens that have nothing but their place in a block in common: a null
+beside the shift of `lib.mppc.uncertainty`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -75,6 +76,40 @@ def cross_scored(
     both = np.stack([chosen, scored]).mean(1)
     both[:, np.isnan(both).any(0)] = np.nan
     return frame[["layer", "index"]].assign(chosen=both[0], scored=both[1])
+
+
+def by_match_layer(
+    a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], **options
+) -> Float32[ndarray, "features layers"]:
+    """MPPC of every feature of `a` with each layer of `b` alone; NaN where undefined. A row's maximum is eq. 8's.
+
+    `options` are those of `max_pairwise_correlations`.
+    """
+    return np.stack([max_pairwise_correlation(a, [layer], **options).value for layer in b], axis=1)
+
+
+def elsewhere(mask: Bool[ndarray, "blocks context"], seed: int) -> Int[ndarray, " n_tokens"]:
+    """For every token that counts, the number of another: at the same place of another block of text, each taken once.
+
+    The blocks are put in a random order, and each token gets the one that stands at its place in the next block that
+    reaches so far (a place that one block alone reaches keeps its token). `mask` is `Blocks.mask`.
+    """
+    block, place = np.nonzero(mask)
+    rank = np.random.default_rng(seed).permutation(len(mask))[block]
+    order = np.lexsort((rank, place))  # by place, and for each place by the blocks' random order
+    firsts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    following = np.roll(order, -1)
+    following[np.append(firsts[1:], len(order)) - 1] = order[
+        firsts
+    ]  # the last block of a place is followed by its first
+    found = np.empty_like(order)
+    found[order] = following
+    return found
+
+
+def reordered(features: SparseFeatures, tokens: Int[ndarray, " n_tokens"]) -> SparseFeatures:
+    """The same features with their tokens in another order."""
+    return SparseFeatures.from_scipy(features.to_scipy()[tokens])
 
 
 def _some(layers: Sequence[SparseFeatures], tokens: Bool[ndarray, " n_tokens"]) -> list[SparseFeatures]:

@@ -118,109 +118,199 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
 Interval = tuple[float, float]
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
 LOOKS = {  # a comparison looks the same in every figure: number of its colour, number of its dashes
-    "Pythia → Mamba": (0, 0),
-    "Mamba → Pythia": (0, 1),
-    "model seed": (2, 1),
-    "model seed, reverse": (2, 3),
-    "SAE seed": (1, 2),
-    "Pythia → RWKV": (4, 0),
+    "Pythia → Mamba": (1, 0),  # colours are those of the model that Pythia is compared with, as in `PALETTE`
+    "Mamba → Pythia": (1, 1),
+    "model seed": (3, 1),
+    "model seed, reverse": (3, 3),
+    "SAE seed": (0, 2),
+    "Pythia → RWKV": (2, 0),
     "neurons, Pythia → Mamba": (7, 3),
     "neurons, Pythia → RWKV": (7, 3),
 }
+BINS = np.linspace(-0.05, 1, 43)  # of MPPC
+
+
+def _look(label: str, k: int) -> dict:
+    """Colour and dashes of a comparison, or where it has none of its own, those of the number `k`."""
+    colours = sns.color_palette("colorblind" if label in LOOKS else None)
+    colour, style = LOOKS.get(label, (k, k))
+    return {"color": colours[colour % len(colours)], "linestyle": DASHES[style % len(DASHES)]}
 
 
 def _densities(
     axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
 ) -> None:
-    """A density per label, in the label's own colour and dashes if it has some, else in order."""
-    colours = sns.color_palette()
-    room = 1.05 + 0.085 * (len(values) + bool(intervals))  # the legend lies above what is drawn
-    for k, (label, mppc) in enumerate(values.items()):
-        colour, style = LOOKS.get(label, (k, k))
-        look = {"color": colours[colour % len(colours)], "linestyle": DASHES[style]}
-        _density(axes, mppc, label, look, (intervals or {}).get(label), 1 / room)
-    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="density", xlim=(-0.05, 1))
-    axes.set_ylim(0, room * max(np.max(line.get_ydata()) for line in axes.lines))
-    title = "mean [95 % interval, documents resampled]" if intervals else None
-    look = dict(frameon=False, fontsize=small, title_fontsize=small, alignment="left")
-    axes.legend(**look, loc="upper left", borderaxespad=0, title=title)
+    """A step histogram per label, one above the other on one scale, each under its own words; NaN are left out."""
+    kept = {label: np.asarray(mppc, float)[~np.isnan(np.asarray(mppc, float))] for label, mppc in values.items()}
+    heights = {label: np.histogram(mppc, BINS, density=True)[0] for label, mppc in kept.items()}
+    top = max(height.max() for height in heights.values())
+    for k, (label, mppc) in enumerate(kept.items()):
+        base, colour = (len(kept) - 1 - k) * 1.5 * top, _look(label, k)["color"]
+        axes.stairs(base + heights[label], BINS, baseline=base, fill=True, alpha=0.25, color=colour)
+        axes.stairs(base + heights[label], BINS, baseline=base, color=colour)
+        axes.vlines(mppc.mean(), base, base + top, color=colour, linewidth=1)
+        words = f"{label}: mean {mppc.mean():.3f}{_about((intervals or {}).get(label))}, n = {len(mppc):,}"
+        axes.text(-0.04, base + 1.08 * top, words, fontsize=small)
+    axes.set(xlabel="max pairwise Pearson correlation (MPPC)", xlim=(-0.05, 1), ylim=(0, len(kept) * 1.5 * top))
+    axes.set(yticks=[], ylabel="density, on one scale")
+    if intervals:
+        look = dict(loc="left", fontsize=small, color="0.35")
+        axes.set_title("vertical line: mean [95 % interval, documents resampled]", **look)
 
 
-def _density(
-    axes: Axes, mppc: Sequence[float], label: str, look: dict, interval: Interval | None, height: float
-) -> None:
-    """Histogram of MPPC as a line, with its mean up to a part of the height; NaN (dead features) are left out."""
-    mppc = np.asarray(mppc, float)
-    mppc = mppc[~np.isnan(mppc)]
-    heights, edges = np.histogram(mppc, bins=60, range=(-0.05, 1), density=True)
-    centres = (edges[1:] + edges[:-1]) / 2
-    about = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    axes.plot(centres, heights, **look, label=f"{label}: mean {mppc.mean():.3f}{about}, n = {len(mppc):,}")
-    axes.fill_between(centres, heights, color=look["color"], alpha=0.1)
-    axes.axvline(mppc.mean(), ymax=height, **look, linewidth=0.8)
+def _about(interval: Interval | None) -> str:
+    return f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
 
 
-def fig_mppc_density(
-    values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, title: str = ""
-) -> Figure:
+def fig_mppc_density(values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None) -> Figure:
     """Densities of MPPC, one per comparison, with their means and the means' intervals (W, Fig. 3a)."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.85 * len(values)))
     _densities(axes, values, intervals)
-    axes.set_title(title)
     return figure
 
 
 def fig_share_above(values: Mapping[str, Sequence[float]]) -> Figure:
-    """Share of features whose MPPC lies above each value, one line per label: densities too unlike for one axis."""
+    """Share of features whose MPPC lies above each value, one line per label; nulls begin with "null: "."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for k, (label, mppc) in enumerate(values.items()):
-        colour, style = LOOKS.get(label.removeprefix("null: "), (k, k))
-        style = 3 if label.startswith("null: ") else style
-        sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=sns.color_palette()[colour], linestyle=DASHES[style],
-                     label=f"{label}, n = {pd.Series(mppc).count():,}")  # fmt: skip
+        look = _look(label.removeprefix("null: "), k)
+        if label.startswith("null: "):
+            look["linestyle"] = DASHES[3]
+        sns.ecdfplot(x=mppc, complementary=True, ax=axes, label=f"{label}, n = {pd.Series(mppc).count():,}", **look)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="share of features above", xlim=(-0.05, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 
 
-def _difference(axes: Axes, differences: pd.Series) -> None:
+def fig_nulls(panels: Mapping[str, Mapping[str, Sequence[float]]], effects: Mapping[str, str]) -> Figure:
+    """A panel per null, with the share of features above each MPPC in the comparison and in its null.
+
+    In each panel the comparison comes first and its null second; `effects` says what stands above each panel.
+    """
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(1.3 * WIDTH, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, (title, panel) in zip(grid[0], panels.items(), strict=True):
+        for k, ((label, mppc), colour) in enumerate(zip(panel.items(), (PALETTE["mamba"], "0.35"), strict=True)):
+            sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=colour)
+            words, look = f"{label}\nn = {pd.Series(mppc).count():,}", dict(color=colour, fontsize=8)
+            axes.text(0.99, 0.97 - 0.16 * k, words, transform=axes.transAxes, ha="right", va="top", **look)
+        axes.set_title(f"{title}\n{effects[title]}", fontsize=8, loc="left")
+        axes.set(xlabel="MPPC", ylabel="share of features above", xlim=(-0.05, 1))
+    return figure
+
+
+def _difference(axes: Axes, differences: pd.Series, colour: tuple = PALETTE["mamba"]) -> None:
     low, high = differences.quantile([0.05, 0.95])
-    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, color=PALETTE["mamba"], alpha=0.6)
+    axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, histtype="stepfilled", color=colour,
+              alpha=0.6)  # fmt: skip
     axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
     about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
     axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
     axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
-    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend above what is drawn
-    axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)  # off the band
 
 
-def fig_mppc_difference(differences: pd.Series, title: str = "") -> Figure:
+def fig_mppc_difference(differences: pd.Series, what: str = "difference of MPPC") -> Figure:
     """Per feature, MPPC in one comparison minus MPPC in another, with the middle 90 % (W, Fig. 3b)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     _difference(axes, differences)
-    axes.set_title(title)
+    axes.set_xlabel(what)
     return figure
 
 
-def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str) -> None:
-    """Heatmap of `comparisons.depth_map`, and the line of equal relative depth."""
-    sns.heatmap(shares.T, ax=axes, cmap="viridis", vmin=0, cbar_kws={"label": "share of the layer's features"})
-    n, m = shares.shape
-    layers = np.arange(n)
-    axes.plot(layers + 0.5, (layers + 1) / n * m - 0.5, "w--", linewidth=1.5, label="same relative depth")
+def fig_controls(table: pd.DataFrame) -> Figure:
+    """Mean MPPC of every comparison as the paper takes it and as controls have it; a row per comparison.
+
+    Columns comparison, measure, mean, low, high; measures are drawn in the order in which they come.
+    """
+    names, measures = (list(dict.fromkeys(table[column])) for column in ("comparison", "measure"))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.75 * len(names)), layout="constrained")
+    for k, measure in enumerate(measures):
+        rows = table[table["measure"] == measure]
+        y = [names.index(name) + 0.17 * (k - (len(measures) - 1) / 2) for name in rows["comparison"]]
+        error = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
+        look = dict(fmt="osD^v"[k % 5], markersize=5, capsize=2, color=sns.color_palette("viridis", len(measures))[k])
+        axes.errorbar(rows["mean"], y, xerr=error, label=measure, **look)
+        for at, value in zip(y, rows["mean"], strict=True):
+            axes.annotate(f"{value:.3f}", (value, at), (7, -2.5), textcoords="offset points", fontsize=7)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="mean MPPC", ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x", color="0.9")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def fig_sae_seeds(table: pd.DataFrame) -> Figure:
+    """What two SAE seeds have in common, by firing rate; columns firing_rate, n, cosine, mppc, found."""
+    labels = {"mppc": "mean MPPC", "cosine": "mean cosine (PW-MCC)", "found": "share found by both"}
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+    for k, (column, label) in enumerate(labels.items()):
+        axes.plot(table["firing_rate"], table[column], "osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="firing rate (share of tokens; each point a group of features)")
+    axes.set(ylabel=f"of about {table['n'].iloc[0]:,} features each")
+    _name_ends(axes, list(labels.values()))
+    return figure
+
+
+def _name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.05) -> None:
+    """Write each line's label at its right end, in its colour, moved up where two would lie on each other."""
+    lines = axes.lines[: len(labels)]
+    low, high = axes.get_ylim()
+    reached = -np.inf
+    for line, label in sorted(zip(lines, labels, strict=True), key=lambda pair: pair[0].get_ydata()[-1]):
+        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
+        reached = max(y, reached + apart * (high - low))
+        place = dict(xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, annotation_clip=False)
+        axes.annotate(label, (x, reached), color=line.get_color(), **place)
+
+
+def fig_depth_lines(table: pd.DataFrame, gap: pd.DataFrame) -> Figure:
+    """Mean MPPC by layer for each comparison, and below it the gap to the skyline.
+
+    `table` has the columns comparison, layer, mean, low, high; `gap` the same for what is missing to the skyline.
+    """
+    figure, grid = plt.subplots(
+        2, 1, figsize=(0.85 * WIDTH, 4.8), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
+    for axes, data in zip(grid, (table, gap), strict=True):
+        names = list(dict.fromkeys(data["comparison"]))
+        for k, name in enumerate(names):
+            rows, look = data[data["comparison"] == name], _look(name, k)
+            axes.plot(rows["layer"], rows["mean"], marker="o", markersize=4, **look)
+            axes.fill_between(rows["layer"], rows["low"], rows["high"], alpha=0.25, color=look["color"], linewidth=0)
+        _name_ends(axes, names, 0.06 if axes is grid[0] else 0.09)
+    grid[0].set(ylabel="mean MPPC")
+    grid[1].set(ylabel="gap to SAE seed", xlabel="layer of Pythia", xticks=sorted(table["layer"].unique()))
+    grid[1].set_ylim(bottom=min(0, grid[1].get_ylim()[0]))
+    return figure
+
+
+def _map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: bool = True) -> None:
+    """Heatmap of shares [layers of own, layers of other], own layers along x; values in the cells of a small one."""
+    look = dict(cmap="viridis", vmin=0, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 7})
+    look |= dict(cbar=bar, cbar_kws={"label": "share of the layer's features"} if bar else None)
+    sns.heatmap(shares.T, ax=axes, **look)
     axes.invert_yaxis()
-    place = dict(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)  # above the map, not on it
-    axes.legend(**place, fontsize=8, labelcolor="w", facecolor="0.35", edgecolor="none")
-    axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
+    axes.set(xlabel=f"layer of {own}", ylabel=f"{of} {other}")
+    axes.tick_params(axis="y", rotation=0)
+
+
+def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in") -> None:
+    """Heatmap of `comparisons.depth_map`; a frame marks the layer of the same relative depth."""
+    _map(axes, shares, own, other, of)
+    n, m = shares.shape
+    for layer in range(n):
+        for width, colour in ((3.5, "k"), (2, "w")):  # seen on dark cells and on bright ones
+            same = (layer, (layer + 1) / n * m - 1)
+            axes.add_patch(plt.Rectangle(same, 1, 1, fill=False, edgecolor=colour, linewidth=width))
+    axes.set_title("framed: the same relative depth", fontsize=8, loc="left", color="0.35")
 
 
 def fig_layer_map(shares: pd.DataFrame, own: str, other: str) -> Figure:
     """For some layers (rows), the share of features whose best match lies in each of the other's (columns)."""
     figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 3.8), layout="constrained")
-    look = dict(cmap="viridis", vmin=0, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 8})
-    sns.heatmap(shares.T, ax=axes, cbar_kws={"label": "share of the layer's features"}, **look)
-    axes.invert_yaxis()
-    axes.set(xlabel=f"layer of {own}", ylabel=f"layer of the best match in {other}")
+    _map(axes, shares, own, other, "layer of the best match in")
     return figure
 
 
@@ -231,10 +321,18 @@ def fig_depth_map(shares: np.ndarray, own: str, other: str) -> Figure:
     return figure
 
 
+def fig_depth_starts(best: np.ndarray, start: np.ndarray, own: str, other: str) -> Figure:
+    """Two depth maps side by side: where the best match lies, and where a match that is nearly as good first stands."""
+    figure, grid = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4), layout="constrained")
+    _depth_map(grid[0], best, own, other)
+    _depth_map(grid[1], start, own, other, "first layer with a match as good, in")
+    return figure
+
+
 def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
     """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.85 * len(groups)))
     names = [f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}" for layers in groups]
     with sns.color_palette("viridis", len(groups)):
         _densities(axes, {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)})
@@ -243,12 +341,11 @@ def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
 
 def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
-    figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), sharey=True, squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 2.8), squeeze=False, layout="constrained")
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
         _densities(axes, values, small=7)
         axes.set(title=title, xlabel="MPPC")
         axes.label_outer()
-    grid[0, 0].set_ylim(0, max(np.max(line.get_ydata()) for axes in grid[0] for line in axes.lines) * 1.2)
     return figure
 
 
@@ -262,7 +359,7 @@ def fig_three_panels(
     if differences is None:
         middle.set_axis_off()
     else:
-        _difference(middle, differences)
+        _difference(middle, differences, PALETTE.get(other.lower(), PALETTE["mamba"]))
     _depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
         axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)
@@ -289,15 +386,21 @@ def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.Da
     Columns comparison, value, mppc (by_l0: also l0, the L0 that was reached).
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.4 * WIDTH, 3.4), sharey=True, layout="constrained")
-    sns.lineplot(by_tokens, x="value", y="mppc", hue="comparison", style="comparison", markers=True, ax=left)
-    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
+    kinds = list(dict.fromkeys(by_dead["value"]))
+    for k, name in enumerate(dict.fromkeys(by_tokens["comparison"])):
+        look = _look(name, k)
+        for axes, table, x in ((left, by_tokens, "value"), (middle, by_l0, "l0")):
+            rows = table[table["comparison"] == name]
+            axes.plot(rows[x], rows["mppc"], marker="o", label=name if axes is left else None, **look)
+        heights = by_dead[by_dead["comparison"] == name].set_index("value")["mppc"]
+        at = [kinds.index(kind) + 0.3 * (k - 0.5) for kind in heights.index]
+        right.bar_label(right.bar(at, heights, width=0.28, color=look["color"]), fmt="%.3f", fontsize=7)
     tokens = sorted(set(by_tokens["value"]))
+    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
     left.set_xticks(tokens, [_short(v) for v in tokens])
     left.minorticks_off()
-    sns.lineplot(by_l0, x="l0", y="mppc", hue="comparison", style="comparison", markers=True, ax=middle)
-    middle.set(xlabel="L0 of the SAEs")
-    sns.barplot(by_dead, x="value", y="mppc", hue="comparison", ax=right, saturation=1, legend=False)
+    middle.set(xlabel="L0 of the SAEs (middle layers)")
     right.set(xlabel="dead features")
-    middle.get_legend().remove()
-    left.legend(title=None, frameon=False, fontsize=8)
+    right.set_xticks(range(len(kinds)), kinds)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     return figure

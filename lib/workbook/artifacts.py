@@ -22,6 +22,7 @@ from lib import models
 from lib.corpus import Blocks
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
+from lib.mppc.controls import by_match_layer
 from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
 from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
 from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
@@ -222,12 +223,24 @@ def mppc(
     Columns: layer, index, firing_rate, mppc, match_layer, match_index; layers are positions among the layers that
     have SAEs. `seed_b` takes another SAE seed of `b`. With `null`, b's tokens are shifted against a's at random.
     """
-    fields = _pair_fields(a, b, profile, seed_b) | {"null": null}
+    fields = pair_fields(a, b, profile, seed_b) | {"null": null}
     folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b, null))
     return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
 
 
-def _pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:
+def mppc_by_match_layer(a: str, b: str, profile: Profile, seed_b: int | None = None) -> np.ndarray:
+    """MPPC of every feature of model `a` with each layer of model `b` alone: an array [features, layers of b]."""
+    fields = pair_fields(a, b, profile, seed_b)
+
+    def measure(folder: Path) -> None:
+        sides = features(a, profile), features(b, profile, seed_b)
+        np.save(folder / "values.npy", by_match_layer(*sides, device=model_store.device_of(profile)))
+
+    return np.load(Store(profile.cache_dir).get("by_match_layer", fields, measure) / "values.npy")
+
+
+def pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:
+    """What everything that is made of two models' captured features depends on."""
     fields = {"a": sae_fields(a, profile), "b": sae_fields(b, profile), "seed_b": seed_b}
     return fields | capture_fields(profile)
 
@@ -249,7 +262,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
 
     They stay on the disk: memory is taken by the parts that are read.
     """
-    fields = _pair_fields(a, b, profile, seed_b) | uncertainty.constants()
+    fields = pair_fields(a, b, profile, seed_b) | uncertainty.constants()
     folder = Store(profile.cache_dir).get("resampled", fields, partial(_resample, a, b, profile, seed_b))
     to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
     return to_b, to_a

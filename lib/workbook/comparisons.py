@@ -93,7 +93,11 @@ def mean_interval(direction: Direction) -> tuple[float, float]:
 
 
 def summarise(direction: Direction) -> dict[str, float]:
-    """What the table of comparisons says about one direction; `low` and `high` are the mean's 95 % interval."""
+    """What the table of comparisons says about one direction.
+
+    `low` and `high` are the mean's 95 % interval; `bias` is by how much the mean of the resamples differs from the
+    mean itself. The interval has the resamples' spread and lies about the mean, so the bias is not in it.
+    """
     frame, mppc = direction.frame, direction.mppc
     low, high = mean_interval(direction)
     zeros = frame["mppc"].fillna(0)
@@ -103,6 +107,7 @@ def summarise(direction: Direction) -> dict[str, float]:
         "mean": mppc.mean(),
         "low": low,
         "high": high,
+        "bias": float(np.nanmean(direction.resampled, axis=1, dtype=float).mean()) - mppc.mean(),
         "median": mppc.median(),
         "share_above_0.95": (mppc > HIGH).mean(),
         "mean_with_dead_as_0": zeros.mean(),
@@ -156,6 +161,18 @@ def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
+def depth_ridge(shares: Float[ndarray, "layers match_layers"]) -> pd.DataFrame:
+    """Where the ridge of a depth map lies, and where layers of the same relative depth do.
+
+    Columns layer, ridge (the layer with most matches), same depth, share within one layer of it.
+    """
+    n, m = shares.shape
+    same = (np.arange(n) + 1) * m / n - 1
+    near = np.abs(np.arange(m) - same[:, None]) <= 1
+    table = {"layer": range(n), "ridge": shares.argmax(1), "same depth": same}
+    return pd.DataFrame(table | {"share within one layer of it": (shares * near).sum(1)})
+
+
 def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> pd.DataFrame:
     """Own and match's relative depth, (layer + 1) / number of layers, of the features that have a match."""
     found = frame[frame["match_layer"] >= 0]
@@ -183,10 +200,22 @@ def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:
 
 def mppc_by_layer(direction: Direction) -> pd.DataFrame:
     """Mean MPPC of each layer with its 95 % interval; columns layer, mean, low, high, n."""
+    return _by_layer(direction.frame["layer"], direction.frame["mppc"], direction.resampled)
+
+
+def gap_by_layer(skyline: Direction, other: Direction) -> pd.DataFrame:
+    """How much lower the MPPC of the same features is than in the skyline, by layer; columns as of `mppc_by_layer`.
+
+    Features that lack one of the two numbers are left out. The resamples are paired, so the interval is the gap's own.
+    """
+    gap = skyline.frame["mppc"] - other.frame["mppc"]
+    return _by_layer(skyline.frame["layer"], gap, skyline.resampled - other.resampled)
+
+
+def _by_layer(layer: pd.Series, values: pd.Series, resampled: ndarray) -> pd.DataFrame:
     rows = []
-    for layer, frame in direction.frame.groupby("layer"):
-        low, high = interval(np.nanmean(direction.resampled[:, frame.index], axis=1), frame["mppc"].mean())
-        rows.append(
-            {"layer": layer, "mean": frame["mppc"].mean(), "low": low, "high": high, "n": frame["mppc"].count()}
-        )
+    for number, of_layer in values.groupby(layer):
+        mean = of_layer.mean()
+        low, high = interval(np.nanmean(resampled[:, of_layer.index], axis=1), mean)
+        rows.append({"layer": number, "mean": mean, "low": low, "high": high, "n": of_layer.count()})
     return pd.DataFrame(rows)

@@ -65,6 +65,11 @@ def has_random_weights(name: str, profile: Profile) -> bool:
     return name.startswith("smoke-") or profile.models == "random"
 
 
+def can_be_random(name: str) -> bool:
+    """Whether a model's shape is known, so that it can be built with random weights (`models=random`)."""
+    return recipes.recipe_of(name) is not None
+
+
 def is_available(name: str) -> bool:
     """False only for a model of the zoo that has not been trained; the hub is not asked."""
     return name not in recipes.RECIPES or name.startswith("smoke-") or (recipes.MODELS / name / "config.json").exists()

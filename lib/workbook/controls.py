@@ -1,0 +1,221 @@
+"""Controls of §4 that the paper lacks, each kept: pools of one size, halves of the text, two more nulls, SAE seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import mannwhitneyu
+
+from lib.mppc import controls
+from lib.mppc.correlation import max_pairwise_correlation
+from lib.mppc.uncertainty import document_groups
+from lib.workbook import artifacts, comparisons, model_store, texts
+from lib.workbook.comparisons import Comparison, Direction
+from lib.workbook.profiles import Profile
+from lib.workbook.sizes import config_of
+from lib.workbook.store import Store
+
+N_DRAWS = 3  # random pools of each comparison
+ALIKE = 1.05  # a pool that is larger by less than this factor counts as one of the same size
+PAPERS_WAY = "all candidates (the paper's way)"
+FOUND = 0.7  # cosine from which a feature counts as found by both SAEs (Paulo and Belrose 2025, arXiv 2501.16615)
+
+
+def equal_pools(pairs: Mapping[str, tuple[Direction, Direction]], profile: Profile) -> pd.DataFrame:
+    """Mean MPPC where every feature chooses among equally many candidates, beside the paper's choice among all.
+
+    `pairs` are comparisons by their short names, both directions, as `comparisons.compare` gives them. The size is that
+    of the smallest pool of features; where neurons are among the comparisons, the forward directions are measured with
+    as many candidates as the neurons have, too. Columns comparison, direction, candidates (those of the other model
+    that vary), mean (over all of these), size, mean_equal (over random pools of this size), spread (standard deviation
+    between the pools, 0 where the whole pool has the size).
+    """
+    known, rows = comparisons.comparisons(profile), []
+    of_features = [name for name in pairs if not known[name].neurons]
+    smallest = min(len(d.mppc) for name in of_features for d in pairs[name])
+    of_neurons = [len(pair[1].mppc) for name, pair in pairs.items() if known[name].neurons]
+    for name in of_features:
+        for way, (own, other) in zip(("forward", "reverse"), (pairs[name], pairs[name][::-1]), strict=True):
+            for size in [smallest, *(of_neurons if way == "forward" else [])]:
+                candidates = len(other.mppc)
+                there = {"comparison": known[name].label, "direction": way, "candidates": candidates}
+                means = [own.mppc.mean()]
+                if candidates > ALIKE * size:
+                    means = _drawn(known[name], way, size, profile)
+                found = {"mean": own.mppc.mean(), "size": size, "mean_equal": np.mean(means), "spread": np.std(means)}
+                rows.append(there | found)
+    return pd.DataFrame(rows)
+
+
+def _drawn(comparison: Comparison, way: str, size: int, profile: Profile) -> np.ndarray:
+    """Mean MPPC of one direction with each of the random pools."""
+
+    def measure(folder: Path) -> None:
+        sides = _sides(comparison, profile)[:: 1 if way == "forward" else -1]
+        device = model_store.device_of(profile)
+        draws = controls.fair_pools(*sides, size, N_DRAWS, profile.seed, device=device)
+        np.save(folder / "means.npy", np.nanmean(draws, axis=1))
+
+    fields = _fields(comparison, profile) | {"way": way, "size": size, "draws": N_DRAWS}
+    return np.load(Store(profile.cache_dir).get("equal_pools", fields, measure) / "means.npy")
+
+
+def halves(names: list[str], profile: Profile) -> pd.DataFrame:
+    """Matches chosen on one half of the documents and scored on the other (`lib.mppc.controls.cross_scored`).
+
+    Columns comparison, n (features that vary on both halves), chosen, scored, optimism: means over the features.
+    """
+    known, rows = comparisons.comparisons(profile), []
+    for name in names:
+        frame = _cross_scored(known[name], profile).dropna()
+        chosen, scored = frame["chosen"].mean(), frame["scored"].mean()
+        found = {"n": len(frame), "chosen": chosen, "scored": scored, "optimism": chosen - scored}
+        rows.append({"comparison": known[name].label} | found)
+    return pd.DataFrame(rows)
+
+
+def _cross_scored(comparison: Comparison, profile: Profile) -> pd.DataFrame:
+    def measure(folder: Path) -> None:
+        text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
+        group = document_groups(text, profile.seed)
+        frame = controls.cross_scored(*_sides(comparison, profile), group, device=model_store.device_of(profile))
+        frame.to_parquet(folder / "halves.parquet", index=False)
+
+    folder = Store(profile.cache_dir).get("halves", _fields(comparison, profile), measure)
+    return pd.read_parquet(folder / "halves.parquet")
+
+
+def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:
+    """MPPC of a comparison's features where the other model reads the same place of another block of text."""
+    comparison = comparisons.comparisons(profile)[name]
+
+    def measure(folder: Path) -> None:
+        mask = texts.load_blocks(profile, "held_out", profile.mppc_tokens).mask
+        tokens = controls.elsewhere(mask, profile.seed)
+        own, other = _sides(comparison, profile)
+        other = [controls.reordered(layer, tokens) for layer in other]
+        found = max_pairwise_correlation(own, other, device=model_store.device_of(profile))
+        found.to_frame().to_parquet(folder / "elsewhere.parquet", index=False)
+
+    folder = Store(profile.cache_dir).get("elsewhere", _fields(comparison, profile), measure)
+    return pd.read_parquet(folder / "elsewhere.parquet")["mppc"]
+
+
+def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
+    """MPPC of the middle layers of the Transformer and Mamba, as they are, and with the random weights of their start.
+
+    Both pairs get SAEs of their own, one for each model, trained on `sweep_tokens` tokens and correlated over
+    `eval_tokens`, so that nothing differs but the language models. Empty where the shape of a model that was not
+    trained here is not known (Heap et al. 2025, arXiv 2501.17727, ask how far SAEs of untrained models go).
+    """
+    if not all(model_store.can_be_random(name) for name in (profile.pythia, profile.mamba)):
+        return {}
+    middle = config_of(profile.pythia, profile).num_hidden_layers // 2
+    small = dict(layers=(middle,), sae_seeds=profile.sae_seeds[:1], mppc_tokens=profile.eval_tokens)
+    trained = profile.changed(sae_tokens=profile.sweep_tokens, **small)
+    both = {"trained": trained, "untrained": trained.changed(models="random")}
+    return {label: artifacts.mppc(p.pythia, p.mamba, p)[0]["mppc"] for label, p in both.items()}
+
+
+def null_panels(direction: Direction, profile: Profile) -> dict[str, dict[str, pd.Series]]:
+    """Pythia → Mamba beside each of its nulls: by the null's name, MPPC of the comparison first, then of the null."""
+    label = comparisons.comparisons(profile)["mamba"].label
+    real = {label: direction.frame["mppc"]}
+    panels = {
+        "Tokens shifted": real | {"tokens shifted": direction.frame["null_mppc"]},
+        "Same place of another block": real | {"another block": elsewhere_mppc("mamba", profile)},
+    }
+    untrained = untrained_mppc(profile)
+    return panels | ({"Untrained models, middle layers": untrained} if untrained else {})
+
+
+def side_by_side(summary: pd.DataFrame, pools: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
+    """Forward directions' means as the paper takes them and under each control: comparison, measure, mean, low, high.
+
+    `summary` is `comparisons.summary_table`'s, `pools` and `halves` are those of this module. `low` and `high` are the
+    95 % interval of the paper's way, one standard deviation between random pools, and the mean itself for the halves.
+    """
+    forward, parts = summary[summary["direction"] == "forward"], []
+    parts.append(forward[["comparison", "mean", "low", "high"]].assign(measure=PAPERS_WAY))
+    of_size = pools[pools["direction"] == "forward"].groupby("size", sort=False)
+    for size, rows in sorted(of_size, key=lambda group: -group[0]):
+        mean, spread = rows["mean_equal"], rows["spread"]
+        drawn = pd.DataFrame(
+            {"comparison": rows["comparison"], "mean": mean, "low": mean - spread, "high": mean + spread}
+        )
+        parts.append(drawn.assign(measure=f"{size:,} candidates for all"))
+    scored = halves["scored"]
+    rows = pd.DataFrame({"comparison": halves["comparison"], "mean": scored, "low": scored, "high": scored})
+    parts.append(rows.assign(measure="chosen on one half, scored on the other"))
+    return pd.concat(parts, ignore_index=True)[["comparison", "measure", "mean", "low", "high"]]
+
+
+def order_changes(side_by_side: pd.DataFrame) -> bool:
+    """Whether some control puts the comparisons that it has in another order than the paper's way does."""
+    means = side_by_side.pivot(index="comparison", columns="measure", values="mean")
+    papers = means.pop(PAPERS_WAY)
+    return any((papers[c.dropna().index].rank() != c.dropna().rank()).any() for _, c in means.items())
+
+
+def effect(real: pd.Series, null: pd.Series) -> dict[str, float]:
+    """How far MPPC lies above a null: difference of the means, share above the null's 99th percentile, superiority.
+
+    Superiority is the chance that a feature drawn from `real` has a higher MPPC than one drawn from `null`.
+    """
+    real, null = real.dropna(), null.dropna()
+    superiority = mannwhitneyu(real, null).statistic / (len(real) * len(null))
+    return {
+        "mean": real.mean(),
+        "null_mean": null.mean(),
+        "difference": real.mean() - null.mean(),
+        "null_99": null.quantile(0.99),
+        "share_above_null_99": (real > null.quantile(0.99)).mean(),
+        "superiority": superiority,
+    }
+
+
+def sae_partners(profile: Profile) -> pd.DataFrame:
+    """The Transformer's features and their one-to-one partners by decoder cosine in the other SAE seed (PW-MCC).
+
+    Columns layer, index, firing_rate, mppc (with the other SAE seed), cosine (NaN without a partner). The assignment's
+    time grows with the cube of the dictionary: a second for 2,048 features.
+    """
+    first, other = profile.sae_seeds[0], profile.sae_seeds[-1]
+    frame, _ = artifacts.mppc(profile.pythia, profile.pythia, profile, other)
+
+    def measure(folder: Path) -> None:
+        saes = [artifacts.trained_saes(profile.pythia, profile, seed)[0] for seed in (first, other)]
+        cosines = [controls.pairwise_mcc(a.W_dec, b.W_dec)[0] for a, b in zip(*saes, strict=True)]
+        np.save(folder / "cosines.npy", np.concatenate(cosines))
+
+    fields = artifacts.sae_fields(profile.pythia, profile)
+    folder = Store(profile.cache_dir).get("sae_partners", fields, measure)
+    kept = frame[["layer", "index", "firing_rate", "mppc"]]
+    return kept.assign(cosine=np.load(folder / "cosines.npy"))
+
+
+def by_firing_rate(partners: pd.DataFrame, n_bins: int = 8) -> pd.DataFrame:
+    """What both SAE seeds find, by groups of equally many features of like firing rate; dead features are left out.
+
+    Columns firing_rate (the group's median), n, cosine, mppc (means), found (share with a cosine of `FOUND` or more).
+    """
+    alive = partners[partners["firing_rate"] > 0].dropna()
+    groups = pd.qcut(alive["firing_rate"].rank(method="first"), min(n_bins, len(alive)), labels=False)
+    table = alive.assign(found=alive["cosine"] >= FOUND).groupby(groups).agg(
+        firing_rate=("firing_rate", "median"), n=("cosine", "size"), cosine=("cosine", "mean"),
+        mppc=("mppc", "mean"), found=("found", "mean"),
+    )  # fmt: skip
+    return table.reset_index(drop=True)
+
+
+def _sides(comparison: Comparison, profile: Profile) -> tuple[list, list]:
+    c = comparison
+    return artifacts.features(c.a, profile), artifacts.features(c.b, profile, c.seed_b)
+
+
+def _fields(comparison: Comparison, profile: Profile) -> dict[str, Any]:
+    return artifacts.pair_fields(comparison.a, comparison.b, profile, comparison.seed_b)
