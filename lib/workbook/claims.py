@@ -11,9 +11,10 @@ from lib.workbook.profiles import Profile
 
 CHECKS = "table_checks"
 HOLDS, FAILS, LEFT_OUT = "holds", "does not hold at this scale", "left out"
+INCONCLUSIVE = "inconclusive"
 
-Claim = tuple[str, str, bool | None, str]
-"""Id, words, whether it holds (None: it is left out), and the effect that was measured or why there is none."""
+Claim = tuple[str, str, bool | None | str, str]
+"""Id, words, whether it holds (None: it is left out; `INCONCLUSIVE`: its control fails), and the effect or why none."""
 
 
 class Missing(LookupError):
@@ -32,10 +33,17 @@ def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str
 def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
     """Write claims with ids and verdicts to the table `name`; returns claim, verdict and effect, for showing."""
     table = pd.DataFrame(claims, columns=["id", "claim", "holds", "effect"])
-    said = [LEFT_OUT if holds is None else HOLDS if holds else FAILS for holds in table["holds"]]
-    recorded = table.assign(verdict=said)[["id", "claim", "verdict", "effect"]]
+    recorded = table.assign(verdict=[_verdict(holds) for _, _, holds, _ in claims])[
+        ["id", "claim", "verdict", "effect"]
+    ]
     save_table(recorded, name, profile)
     return recorded.drop(columns="id")
+
+
+def _verdict(holds: bool | None | str) -> str:
+    if holds is None:
+        return LEFT_OUT
+    return holds if isinstance(holds, str) else HOLDS if holds else FAILS
 
 
 def check(id: str, words: str, holds: bool, profile: Profile) -> None:

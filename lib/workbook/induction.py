@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.induction import head_frame, path_frame, prompts_by_distance
+from lib.circuits.abilities import induction_abilities
+from lib.circuits.effect_tables import key_layer
+from lib.circuits.induction import (
+    architecture_of,
+    head_frame,
+    path_frame,
+    prompts_by_distance,
+    shift_frame,
+    taken_in_frame,
+    vocabulary_of,
+)
 from lib.circuits.prompts import ROLES, InductionPrompts
 from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
@@ -26,6 +36,22 @@ def map_distance(profile: Profile) -> int:
     return min(profile.circuit_distances, key=lambda distance: abs(distance - 16))
 
 
+def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """`lib.circuits.abilities.induction_abilities` by model, of all models of the profile unless others are named.
+
+    Column `architecture` says whether it is a Transformer, a Mamba or an RWKV. Kept.
+    """
+    device = model_store.device_of(profile)
+
+    def measure(model: TransformerBridge) -> pd.DataFrame:
+        found = induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
+        return pd.DataFrame([{"architecture": architecture_of(model)} | found])
+
+    names = list(dict.fromkeys(names or profile.model_names))
+    frames = {name: _kept("abilities", name, profile, measure) for name in names}
+    return pd.concat(frames, names=["model"]).droplevel(1)
+
+
 def path_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.path_frame` of one model, kept."""
 
@@ -38,6 +64,22 @@ def path_effects(name: str, profile: Profile) -> pd.DataFrame:
 def head_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.head_frame` of one Transformer, kept."""
     return _kept("heads", name, profile, lambda model: head_frame(model, prompts_for(model, profile)))
+
+
+def taken_in(name: str, profile: Profile) -> pd.DataFrame:
+    """`lib.circuits.induction.taken_in_frame` of one model's key layer at the distance of the maps, kept."""
+    layer = key_layer(path_effects(name, profile))
+
+    def measure(model: TransformerBridge) -> pd.DataFrame:
+        return taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
+
+    return _kept("taken_in", name, profile, measure)
+
+
+def shifts(name: str, profile: Profile) -> pd.DataFrame:
+    """`lib.circuits.induction.shift_frame` of an RWKV's key layer, kept."""
+    layer = key_layer(path_effects(name, profile))
+    return _kept("shifts", name, profile, lambda model: shift_frame(model, prompts_for(model, profile), layer))
 
 
 def _kept(kind: str, name: str, profile: Profile, measure: Callable[[TransformerBridge], pd.DataFrame]) -> pd.DataFrame:

@@ -8,7 +8,8 @@ that a notebook recorded (`lib.workbook.claims`).
 The rule (`verdict`): an item is *reproduced* if its test holds. One that fails is *not at this scale* only if its row
 names a limit and that limit is found in the run's own tables; otherwise it *differs*. Settings that are not the
 paper's are *not at this scale*: they are the scale. What the paper gives no value or claim for is *not stated in the
-paper*, whatever we find. What needs a model that the run is made without is *left out*.
+paper*, whatever we find. A claim whose control fails is *inconclusive*. What needs a model that the run is made without
+is *left out*.
 """
 
 from __future__ import annotations
@@ -27,8 +28,18 @@ from lib.workbook.outputs import Place, register
 from lib.workbook.profiles import Profile
 
 REPRODUCED, SCALE, DIFFERS = "reproduced", "not at this scale", "differs"
+INCONCLUSIVE = claims.INCONCLUSIVE
 UNSTATED, LEFT_OUT, NOT_RUN, RANDOM = "not stated in the paper", "left out", "not run", "random weights"
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}
+MARKS = {
+    REPRODUCED: "✔",
+    SCALE: "◐",
+    DIFFERS: "✘",
+    INCONCLUSIVE: "≈",
+    UNSTATED: "–",
+    LEFT_OUT: "○",
+    NOT_RUN: "…",
+    RANDOM: "?",
+}
 ITEMS = reference.REFERENCE / "scorecard.csv"
 LIMITS = reference.REFERENCE / "scale_limits.csv"
 COLUMNS = ("id", "part", "item", "paper", "ours", "interval", "tolerance", "verdict", "why", "source", "figure",
@@ -119,6 +130,8 @@ def verdict(item: Item, value: Any, paper: Any, profile: Profile) -> tuple[str, 
         return RANDOM, ""
     if item.test == "none":
         return UNSTATED, ""
+    if value == INCONCLUSIVE:
+        return INCONCLUSIVE, ""
     if TESTS[item.test](value, paper, float(item.tolerance or 0)):
         return REPRODUCED, ""
     limit = _limit(item.limit, profile) if item.limit else None
