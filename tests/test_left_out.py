@@ -171,6 +171,13 @@ def test_claims_that_are_left_out(tmp_path):
     assert list(table.columns) == ["claim", "verdict", "effect"]
     assert list(table.verdict) == ["holds", "left out", "does not hold at this scale"]
     assert list(table.effect) == ["1", "left out: this run was made without a Mamba (mamba=none)", "2"]
+    assert claims.unless("", True, "3") == (True, "3")
+    unclear = ("x-e", "e", *claims.unless("no control", True, "3"))
+    claims.record([unclear], "table_claims_y", profile)
+    assert claims.recorded("x-e", "table_claims_y", profile)[["verdict", "effect"]].iloc[0].tolist() == [
+        "inconclusive",
+        "no control; 3",
+    ]
     assert claims.recorded("x-c", "table_claims_x", profile).effect.astype(str).tolist() == ["2"]
     with pytest.raises(claims.Missing, match="table_claims_x does not record x-d"):
         claims.recorded("x-d", "table_claims_x", profile)
@@ -219,7 +226,7 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     wanting = {item.id for item in scorecard.items() if profile.lacking(item.needs)}
     assert set(card.index[card.verdict == scorecard.LEFT_OUT]) == wanting
     claimed = pd.concat(map(pd.read_csv, profile.figures_dir.glob("table_claims_*.csv")))
-    assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out"}
+    assert set(claimed.verdict) <= {"holds", "does not hold at this scale", "left out", "inconclusive"}
     index = BeautifulSoup(report.build(profile).read_text(encoding="utf-8"), "html.parser")
     assert all(f"({role}=none)" in index.select_one(".lead").get_text() for role in roles)
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)

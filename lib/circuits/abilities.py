@@ -17,7 +17,7 @@ from lib.models.measures import Logits, held_out_loss
 
 GAPS = (2, 8, 32)
 PERIODS = (1, 2, 4, 8, 16, 32, 64)
-ASSOCIATES, ASKS_FOR_A, COPIES = 0.9, 0.5, 0.5  # from where on a model counts as one that does it
+BOUNDS = {"association": 0.9, "cost_of_a": 0.5, "repeats": 0.5}  # from where on a model counts as one that does it
 FRESH = 9_876  # seed of prompts that no training row has; rows are drawn from seeds of two numbers and more
 
 
@@ -115,8 +115,9 @@ def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) ->
         "cost_of_b": of_b,
         "cost_of_a": of_a / of_b if of_b else math.nan,
     }
-    induces = found["association"] >= ASSOCIATES and found["cost_of_b"] > 0 and found["cost_of_a"] >= ASKS_FOR_A
-    return found | {"does_induction": bool(induces), "copies": bool(found["repeats"] >= COPIES)}
+    enough = {name: bool(found[name] >= bound) for name, bound in BOUNDS.items()}
+    induces = enough["association"] and enough["cost_of_a"] and found["cost_of_b"] > 0
+    return found | {"does_induction": induces, "copies": enough["repeats"]}
 
 
 def _logit(logits: Logits, tokens: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:

@@ -27,8 +27,8 @@ TOKENS = ("A1", "B1", "B1+1", "B1+2", "B1+3", "…", "A2")
 
 
 def _node(axes: Axes, x: float, y: float, text: str, colour: str = "white", size: float = 9) -> Text:
-    return axes.text(x, y, text, ha="center", va="center", fontsize=size, zorder=3,
-                     bbox=dict(boxstyle="round,pad=0.35", facecolor=colour, edgecolor="0.3", linewidth=0.8))  # fmt: skip
+    box = dict(boxstyle="round,pad=0.35", facecolor=colour, edgecolor="0.3", linewidth=0.8)
+    return axes.text(x, y, text, ha="center", va="center", fontsize=size, zorder=3, bbox=box)
 
 
 def _arrow(
@@ -318,7 +318,7 @@ def fig_circuit_maps(maps: Mapping[str, np.ndarray]) -> Figure:
 
 
 def fig_similarities(pairs: pd.DataFrame, bar: float) -> Figure:
-    """Every pair of models as a dot, kind by kind; `maps.pair_similarities`. The line is what the control must reach."""
+    """Every pair of models (`maps.pair_similarities`) as a dot, by kind; the line is what the control must reach."""
     rows = list(dict.fromkeys(zip(pairs["kind"], pairs["reading"])))
     figure, grid = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 0.9 + 0.36 * len(rows)), sharey=True, layout="constrained")
     for axes, value in zip(grid, ("roles", "roles_and_depth"), strict=True):

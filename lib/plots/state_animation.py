@@ -1,4 +1,4 @@
-"""A page of its own that shows, token by token, what a layer takes in of A and of B; no scripts, one drawing a frame."""
+"""A page of its own that shows, token by token, what a layer takes in of A and of B; without scripts."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ def _frame(k: int, words: list[str], shares: Mapping[tuple[str, str], np.ndarray
             parts.append(_text(4, y + 34, name, to_hex(COLOURS[name]), "start"))
         share = float(np.clip(values[k], 0, 1))
         parts.append(_text(LEFT - 12, y + 18, token, to_hex(TOKEN_COLOURS[token]), "end"))
-        parts.append(f'<rect x="{LEFT}" y="{y + 4}" width="{BAR}" height="18" fill="#f2f2f2"/>')
-        parts.append(
-            f'<rect x="{LEFT}" y="{y + 4}" width="{share * BAR:.1f}" height="18" fill="{to_hex(TOKEN_COLOURS[token])}"/>'
-        )
+        parts.append(_bar(y, BAR, "#f2f2f2") + _bar(y, share * BAR, to_hex(TOKEN_COLOURS[token])))
         parts.append(_text(LEFT + BAR + 10, y + 18, f"{share:.0%}", "#222", "start"))
         y += ROW if token == "A" else 2 * ROW
     return f'<g class="frame" style="animation-delay: {(k - len(words)) * SECONDS}s">{"".join(parts)}</g>'
+
+
+def _bar(y: float, width: float, colour: str) -> str:
+    return f'<rect x="{LEFT}" y="{y + 4}" width="{width:.1f}" height="18" fill="{colour}"/>'
 
 
 def _token(x: int, word: str, now: bool, read: bool) -> str:

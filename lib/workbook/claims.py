@@ -30,6 +30,11 @@ def claim(id: str, words: str, needs: str, measure: Callable[[], tuple[bool, str
     return (id, words, None, profile.left_out(lacking)) if lacking else (id, words, *measure())
 
 
+def unless(reason: str, holds: bool, effect: str) -> tuple[bool | str, str]:
+    """Whether a claim holds, and its effect; inconclusive where there is a reason why its measure says nothing."""
+    return (INCONCLUSIVE, f"{reason}; {effect}") if reason else (holds, effect)
+
+
 def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame:
     """Write claims with ids and verdicts to the table `name`; returns claim, verdict and effect, for showing."""
     table = pd.DataFrame(claims, columns=["id", "claim", "holds", "effect"])

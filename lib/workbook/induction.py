@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.abilities import induction_abilities
+from lib.circuits import abilities as abilities_of_models
 from lib.circuits.effect_tables import key_layer
 from lib.circuits.induction import (
     architecture_of,
@@ -44,12 +45,19 @@ def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFr
     device = model_store.device_of(profile)
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        found = induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
+        found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
         return pd.DataFrame([{"architecture": architecture_of(model)} | found])
 
     names = list(dict.fromkeys(names or profile.model_names))
-    frames = {name: _kept("abilities", name, profile, measure) for name in names}
+    constants = dict(gaps=abilities_of_models.GAPS, bounds=abilities_of_models.BOUNDS)
+    frames = {name: _kept("abilities", name, profile, measure, **constants) for name in names}
     return pd.concat(frames, names=["model"]).droplevel(1)
+
+
+def no_induction(able: pd.DataFrame, *names: str) -> str:
+    """Which of these models do not do induction, in words, and "" where all do; `able` is from `abilities`."""
+    found = [name for name in names if not able["does_induction"][name]]
+    return f"{' and '.join(found)} {'does' if len(found) == 1 else 'do'} not do induction" if found else ""
 
 
 def path_effects(name: str, profile: Profile) -> pd.DataFrame:
@@ -82,10 +90,12 @@ def shifts(name: str, profile: Profile) -> pd.DataFrame:
     return _kept("shifts", name, profile, lambda model: shift_frame(model, prompts_for(model, profile), layer))
 
 
-def _kept(kind: str, name: str, profile: Profile, measure: Callable[[TransformerBridge], pd.DataFrame]) -> pd.DataFrame:
+def _kept(
+    kind: str, name: str, profile: Profile, measure: Callable[[TransformerBridge], pd.DataFrame], **constants: Any
+) -> pd.DataFrame:
     fields = model_fields(name, profile) | {
         "samples": profile.circuit_samples, "distances": profile.circuit_distances, "map": map_distance(profile),
-        "roles": ROLES,
+        "roles": ROLES, **constants,
     }  # fmt: skip
 
     def make(folder: Path) -> None:

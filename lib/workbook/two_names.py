@@ -17,7 +17,6 @@ from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
-
 ENOUGH, DOES_IOI = 64, 0.7
 """A model does IOI if it prefers IO in this share of sentences, of which there are at least so many."""
 TASKS = ("IOI", "two names")
