@@ -107,6 +107,7 @@ def fig_idea_looking_back() -> Figure:
     for axes, (name, weight) in zip(grid, weights.items(), strict=True):
         axes.bar(-age, weight, color=COLOURS[name], width=0.8)
         axes.set(ylim=(0, 1.25), xlabel="tokens back", yticks=[])
+        axes.set_xticks([-10, -5, 0], ["10", "5", "0"])
         axes.set_title(name, fontsize=10)
         axes.text(0.02, 0.98, said[name], transform=axes.transAxes, va="top", fontsize=8)
     grid[0].set_ylabel("weight")
@@ -179,7 +180,7 @@ def fig_mamba_circuit(
     _label(axes, last / 2, 2.72, f"state of layer {layer}", "0.2", "center", 9)
     for token, local, side in (("B", local_b, 1), ("A", local_a, -1)):
         for role, effect in local.items():
-            if abs(effect) >= SMALL * strongest:
+            if abs(effect) >= 2 * SMALL * strongest:
                 _arrow(axes, tokens[role], enters[position], TOKEN_COLOURS[token], _width(effect, strongest))
                 (x, y), (u, v) = tokens[role].get_position(), enters[position].get_position()
                 place = x + 0.42 * (u - x) + 0.14 * side, y + 0.42 * (v - y) - 0.12 * side
@@ -224,7 +225,8 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
                     f"{what} L{head.layer}H{head.head}: {signed(head.mean_logit_diff)}, attention {head.attention:.2f}"
                 )
                 _label(axes, ends[1] + 0.1 if ends[1] == 1 else 2, y + 0.17, text, colour)
-    axes.set_yticks(range(1, top), [f"layer {layer}" for layer in range(top - 1)])
+    for layer in range(top - 1):
+        _label(axes, -0.65, layer + 1, f"layer {layer}", "0.4")
     names = {"A is noted beside B": TOKEN_COLOURS["A"], "B is copied": TOKEN_COLOURS["B"]}
     _width_scale(axes, strongest, names)
     _bare(axes, len(TOKENS), -0.4, top + 0.4)
@@ -309,6 +311,7 @@ def fig_circuit_maps(maps: Mapping[str, np.ndarray]) -> Figure:
             _heatmap(axes, part, "", limits, xticklabels=ROLES, cbar=False)
             axes.set_title(f"{model}, {what}", fontsize=10)
             axes.set(ylabel="part of\nthe model" if axes is line[0] else None)
+            axes.tick_params(length=0)
     colours = plt.cm.ScalarMappable(plt.Normalize(*limits), "RdBu_r" if limits[1] > 0 else "Blues_r")
     figure.colorbar(colours, ax=grid, label="change of the logit of B", shrink=0.6)
     return figure
@@ -354,7 +357,7 @@ def fig_taken_in(frames: Mapping[str, pd.DataFrame], last: int = 8) -> Figure:
         axes.set(xlabel="after this token", xlim=(-0.4, last + 0.9))
         axes.set_title(f"how much of {token} the key layer holds", fontsize=10)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    grid[0].set(ylabel="share of its effect in the end")
+    grid[0].set(ylabel="share of its effect in the end", ylim=(-0.08, 1.15))
     return figure
 
 
@@ -370,9 +373,10 @@ def fig_shifts(frame: pd.DataFrame) -> Figure:
     shifts = list(dict.fromkeys(frame["shift"]))
     enters = frame[(frame["measure"] == "input") & (frame["corrupt"] == "B′")]
     enters = enters.pivot_table(index="shift", columns="position", values="mean_logit_diff")
-    _heatmap(left, enters.loc[shifts, list(ROLES)], "change of the logit of B")
+    _heatmap(left, enters.loc[shifts, list(ROLES)], "", cbar=False)
     left.invert_yaxis()
-    left.set(xlabel="where B is replaced in keys and values", ylabel="token shift of the key layer")
+    left.set(xlabel="where B is replaced in keys and values", ylabel=None)
+    left.set_title("change of the logit of B", fontsize=10)
     costs = frame[frame["measure"] == "logit"].groupby(["shift", "corrupt"])["mean_logit_diff"].mean().unstack()
     for k, token in enumerate("BA"):
         values = -costs.loc[shifts, f"{token}′"]
@@ -382,8 +386,9 @@ def fig_shifts(frame: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(shifts)), [])
     right.invert_yaxis()
     right.axvline(0, color="0.3", linewidth=0.8)
-    right.set(xlabel="what it costs the logit of B, in all")
-    right.legend(frameon=False, fontsize=8)
+    right.set(xlabel="fall of the logit of B")
+    right.set_title("replaced in the whole run", fontsize=10)
+    right.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
