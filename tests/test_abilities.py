@@ -68,6 +68,13 @@ def test_cost_of_a_is_one_for_induction_and_nothing_for_a_bag():
     assert abilities.cost_of_a(answers(seen), 8, V, n_samples=8) == pytest.approx(0, abs=0.01)
 
 
+def test_a_bag_of_words_does_no_induction():
+    found = abilities.induction_abilities(answers(after_the_same_token), V, n_samples=4)
+    assert found["does_induction"] and found["copies"] and found["association"] == 1.0
+    found = abilities.induction_abilities(answers(seen), V, n_samples=4)
+    assert found["does_induction"] is False and found["copies"] is False and found["association"] == 0.0
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(recipes.NEXT / "tokenizer")

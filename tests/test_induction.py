@@ -1,15 +1,20 @@
 """The induction experiments: what is measured, how it is read as the paper's tables, and the maps made of it."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from lib.circuits import effect_tables, heads, maps as circuit_maps, path_patching
+from lib.circuits.induction import shift_frame, taken_in_frame
+from lib.circuits.interventions import token_shift
 from lib.circuits.prompts import ROLES, induction_prompts
 from lib.models import scans
 from lib.models.families import family_of
 from lib.models.mamba import time_step
+from lib.plots.circuits import held_shares
 from lib.workbook import induction, model_store, reference
 from lib.workbook.profiles import get_profile
 
@@ -132,14 +137,71 @@ def test_off_by_one_is_undone():
     assert circuit_maps.similarity(transformer.sum(1), hot_cell(3, "B1").sum(1)) == pytest.approx(1)
 
 
-def test_a_hot_cell_is_hit_by_one_permutation_in_twenty():
-    found = circuit_maps.compare_maps(hot_cell(2, "B1"), hot_cell(2, "B1"), seed=0)
-    assert found["similarity"] == pytest.approx(1) and found["p"] == pytest.approx(1 / 20, abs=0.02)
-    flat = hot_cell(2, "B1").sum(1, keepdims=True)
-    assert len(circuit_maps.permutation_null(flat, flat, seed=0)) == 120
+def test_pairs_of_models_are_compared_once_and_mamba_s_twice():
+    maps = {"a": hot_cell(2, "B1"), "b": hot_cell(3, "B1"), "m": hot_cell(2, "B1+1"), "n": hot_cell(2, "B1+1")}
+    kinds = {"a": "Transformer", "b": "Transformer", "m": "Mamba", "n": "Mamba"}
+    pairs = circuit_maps.pair_similarities(maps, kinds).set_index(["a", "b", "reading"])
+    assert len(pairs) == 2 + 2 * 4
+    seeds = pairs.loc[("a", "b", "as it is")]
+    assert seeds.kind == "Transformer, two seeds" and seeds.same
+    assert seeds.roles == pytest.approx(1) and seeds.roles_and_depth < 0  # one layer apart
+    assert pairs.loc[("m", "n", "as it is")].roles == pytest.approx(1)
+    as_is, earlier = (pairs.loc[("a", "m", reading)] for reading in (circuit_maps.AS_IS, circuit_maps.EARLIER))
+    assert as_is.roles < 0 and earlier.roles == pytest.approx(1) and earlier.roles_and_depth == pytest.approx(1)
+    assert as_is.kind == "Transformer and Mamba" and not as_is.same
 
 
-def test_unlike_maps_are_not_significant():
-    rng = np.random.default_rng(0)
-    ps = [circuit_maps.compare_maps(*rng.normal(size=(2, 2, 4, 5)), seed=k)["p"] for k in range(20)]
-    assert np.mean(np.array(ps) < 0.05) <= 0.2
+def labelled(n_each, gap, seed=0):
+    """Pairs of models of three architectures; those of one are more alike by `gap`."""
+    kinds = {f"{kind}{k}": kind for kind in "TMR" for k in range(n_each)}
+    rng = np.random.default_rng(seed)
+    rows = [(a, b, gap * (kinds[a] == kinds[b]) + 0.1 * rng.random()) for a, b in itertools.combinations(kinds, 2)]
+    return pd.DataFrame(rows, columns=["a", "b", "roles"]), kinds
+
+
+def test_labels_of_two_seeds_each_have_fifteen_ways():
+    found = circuit_maps.label_test(*labelled(2, gap=1))
+    assert found["n_labellings"] == 90 and found["least_p"] == pytest.approx(1 / 15) == found["p"]
+    assert found["difference"] == pytest.approx(1, abs=0.1)
+
+
+def test_labels_by_chance_are_not_significant_and_many_are_drawn():
+    ps = [circuit_maps.label_test(*labelled(2, gap=0, seed=k))["p"] for k in range(20)]
+    assert np.mean(ps) == pytest.approx(0.5, abs=0.2)
+    found = circuit_maps.label_test(*labelled(5, gap=1))
+    assert found["n_labellings"] == circuit_maps.MOST_LABELLINGS and found["p"] < 0.01
+
+
+# ------------------------------------------------------------------------------------------- state and shift
+
+
+def test_b_is_taken_in_at_once_by_the_transformer_and_one_token_late_by_mamba(small, effects):
+    held = {}
+    for name in effects:
+        model = model_store.load(name, small)
+        layer = effect_tables.key_layer(effects[name])
+        frame = taken_in_frame(model, induction.prompts_for(model, small)[16], layer)
+        assert sorted(frame["position"].unique()) == list(range(18))  # the last token only reads
+        whole = effect_tables.select(effects[name], "state", layer=layer).set_index("distance").mean_logit_diff[16]
+        last = frame[(frame["corrupt"] == "B′") & (frame["position"] == 17)].mean_logit_diff.item()
+        assert last == pytest.approx(whole, abs=1e-3)
+        held[name] = held_shares(frame, "B′")
+    assert held["mini-pythia"][1] == pytest.approx(0, abs=1e-6) and held["mini-pythia"][2] > 0.95
+    assert held["mini-mamba"][2] < 0.3 and held["mini-mamba"][3] > 0.5
+
+
+def test_a_token_shift_is_undone_and_moves_b(small):
+    model = model_store.load("mini-rwkv", small)
+    p = {8: induction.prompts_for(model, small)[8]}
+    before = path_patching.clean_logits(model, p[8].clean, p[8].target)
+    frame = shift_frame(model, p, layer=3)
+    torch.testing.assert_close(path_patching.clean_logits(model, p[8].clean, p[8].target), before, atol=0, rtol=0)
+    enters = frame[(frame["measure"] == "input") & (frame["corrupt"] == "B′")]
+    enters = enters.pivot(index="shift", columns="position", values="mean_logit_diff")
+    assert abs(enters.loc["token before alone", "B1+1"]) > 10 * abs(enters.loc["token before alone", "B1"])
+    assert abs(enters.loc["token before left out", "B1"]) > abs(enters.loc["token before left out", "B1+1"])
+    with (
+        pytest.raises(ValueError, match="the model is a mamba"),
+        token_shift(model_store.load("mini-mamba", small), 0, 0),
+    ):
+        pass

@@ -1,11 +1,13 @@
 """Two-name prompts, and Fig. 13's patching against plain hooks."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from lib import models
 from lib.circuits import ioi
-from lib.workbook import model_store, texts
+from lib.workbook import model_store, texts, two_names
 from lib.workbook.profiles import get_profile
 
 MINI = get_profile("mini", device="cpu")
@@ -25,6 +27,7 @@ def test_prompts_hold_the_names_where_the_template_says(prompts):
     io, s = prompts.names.T
     at = {position for position in range(prompts.clean.shape[1]) if (prompts.clean[:, position] == io).all()}
     again = {position for position in range(prompts.clean.shape[1]) if (prompts.clean[:, position] == s).all()}
+    assert prompts.positions("IO") == sorted(at) and prompts.positions("S") == sorted(again)
     assert len(at) == 1 and len(again) == 2
     differs = (prompts.clean != prompts.corrupt).all(0).nonzero().flatten().tolist()
     assert set(differs) == at | again and len(prompts.words) == prompts.clean.shape[1]
@@ -40,10 +43,27 @@ def test_names_are_first_names_where_the_tokenizer_knows_them():
         def decode(self, ids):
             return str(ids[0])
 
-    known = ioi.one_token_words(ioi.NAMES, Words())
-    assert set(known) == set(ioi.NAMES)
-    prompts = ioi.name_prompts(ioi.IOI, Words(), seed=1, n_samples=4)
+    names = texts.sentence_parts()["names"]
+    known = ioi.one_token_words(names, Words())
+    assert set(known) == set(names)
+    prompts = ioi.name_prompts(two_names.template_of("IOI"), Words(), seed=1, n_samples=4, names=names)
     assert prompts.clean.shape == (4, 14) and (prompts.clean[:, 0] == 7).all()
+    pairs = [[word for word, token in known.items() if token == id] for row in prompts.names.tolist() for id in row]
+    assert all(any(ioi.is_held_out(a, b) for a in io for b in s) for io, s in zip(pairs[::2], pairs[1::2]))
+
+
+def test_the_template_of_ioi_is_one_that_no_training_sentence_has():
+    parts, template = texts.sentence_parts(), two_names.template_of("IOI")
+    assert template == "Then, {IO} and {S} went to the store. {S} gave a book to"
+    drawn = ioi.sentences(parts, 300, np.random.default_rng(0))
+    assert not [s.text for s in drawn if s.text.startswith("Then, ")]
+
+
+def test_ioi_is_drawn_where_enough_sentences_are_right():
+    rows = {("IOI", "a"): (0.7, 64), ("IOI", "b"): (0.69, 64), ("IOI", "c"): (1.0, 63), ("IOI", "d"): (np.nan, 0)}
+    quality = pd.DataFrame(rows, index=["unseen_share", "unseen_n"]).T
+    tasks = [two_names.task_done(quality, name) for name in "abcd"]
+    assert tasks == ["IOI", "two names", "two names", "two names"]
 
 
 def test_mini_mamba_copies_names_more_than_chance(mamba, prompts):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from lib.circuits import ioi, prompts
+from lib.circuits import abilities, ioi, prompts
 from lib.mppc import uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import semantic
@@ -54,8 +54,9 @@ def made(profile):
         "by_l0": lambda: sweep.similarity_by_l0(profile),
         "paths": lambda: induction.path_effects(b, profile),
         "heads": lambda: induction.head_effects(a, profile),
-        "names": lambda: two_names.task_table(ioi.IOI, [a], profile),
-        "name_effects": lambda: two_names.input_effects(b, ioi.IOI, profile),
+        "abilities": lambda: induction.abilities(profile, [a]),
+        "names": lambda: two_names.task_table([a], profile),
+        "name_effects": lambda: two_names.input_effects(b, "IOI", profile),
         "spaces": lambda: spaces.layer_scores(a, b, profile),
         "subspaces": lambda: spaces.subspace_scores(a, b, profile),
     }
@@ -100,10 +101,10 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (semantic, "FEWEST", 9, {"spaces", "subspaces"}),
         (semantic, "MOST_FOR_DISTANCES", 100, {"spaces", "subspaces"}),
         (spaces, "WORD_LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
-        (ioi, "NAMES", ["Ada", "Bob"], {"names", "name_effects"}),
         (ioi, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
+        (abilities, "GAPS", (2, 4), {"abilities"}),
         (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
-        (prompts, "ROLES", ("A1", "B1"), {"paths", "heads"}),
+        (prompts, "ROLES", ("A1", "B1"), {"paths", "heads", "abilities"}),
     ],
 )
 def test_a_constant_that_changes_results_is_in_the_key(smoke, key_of, monkeypatch, module, constant, value, made_anew):

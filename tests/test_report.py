@@ -17,7 +17,7 @@ from lib.workbook.notebooks import find_notebooks
 from lib.workbook.profiles import HOME, get_profile
 
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
-PAGES = ("explorer.html", "lan_umap.html")  # that notebooks write
+PAGES = ("explorer.html", "lan_umap.html", "state_animation.html")  # that notebooks write
 WIDTHS, SCHEMES = (360, 1440), ("light", "dark")
 
 OUTSIDE = """

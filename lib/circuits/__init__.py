@@ -5,7 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "abilities": ["abilities_of", "association", "repeat_accuracy"],
+        "abilities": ["abilities_of", "association", "cost_of_a", "repeat_accuracy"],
         "prompts": ["InductionPrompts", "induction_prompts"],
         "effects": [
             "conv_input_effects",
@@ -13,10 +13,11 @@ __getattr__, __all__ = lazily(
             "head_effects",
             "head_to_head_effects",
             "mixer_input_effects",
+            "paper_tables",
             "ssm_input_effects",
         ],
         "induction": ["head_frame", "path_frame", "prompts_by_distance"],
         "heads": ["hidden_attention", "patterns"],
-        "maps": ["circuit_map", "compare_maps"],
+        "maps": ["circuit_map", "pair_similarities"],
     },
 )

@@ -17,6 +17,7 @@ from lib.models.measures import Logits, held_out_loss
 
 GAPS = (2, 8, 32)
 PERIODS = (1, 2, 4, 8, 16, 32, 64)
+BOUNDS = {"association": 0.9, "cost_of_a": 0.5, "repeats": 0.5}  # from where on a model counts as one that does it
 FRESH = 9_876  # seed of prompts that no training row has; rows are drawn from seeds of two numbers and more
 
 
@@ -97,6 +98,26 @@ def cost_of_a(logits: Logits, distance: int, vocabulary: int, n_samples: int = 6
     """What another A costs the logit of B in [A][B] … [A], as a share of what another B costs; NaN if that is 0."""
     of_a, of_b = (induction_gap(logits, distance, vocabulary, other, n_samples) for other in ("A′", "B′"))
     return of_a / of_b if of_b else math.nan
+
+
+def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) -> dict[str, float | bool]:
+    """What must be known of a model before its induction circuit is looked for.
+
+    `association` is the least share over `GAPS` and both orders of the pairs, `repeats` the accuracy on eight tokens
+    that come again and again; `cost_of_b` (in logits) and `cost_of_a` (as its share) are those of distance 8. A model
+    `does_induction` if it associates and asks for A; it `copies` if it continues the repeats.
+    """
+    shares = [share for gap in GAPS for share in association(logits, gap, vocabulary, n_samples)]
+    of_a, of_b = (induction_gap(logits, 8, vocabulary, other, n_samples) for other in ("A′", "B′"))
+    found = {
+        "association": min(shares),
+        "repeats": repeat_accuracy(logits, 8, vocabulary, n_samples),
+        "cost_of_b": of_b,
+        "cost_of_a": of_a / of_b if of_b else math.nan,
+    }
+    enough = {name: bool(found[name] >= bound) for name, bound in BOUNDS.items()}
+    induces = enough["association"] and enough["cost_of_a"] and found["cost_of_b"] > 0
+    return found | {"does_induction": induces, "copies": enough["repeats"]}
 
 
 def _logit(logits: Logits, tokens: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.circuits.path_patching import Cache, patch_effects
-from lib.circuits.prompts import Tokens
+from lib.circuits.prompts import InductionPrompts, Tokens
 from lib.models.families import family_of, patchable
 from lib.models.mamba import Mamba
 from lib.models.transformer import Transformer
@@ -43,11 +43,12 @@ def final_state_effects(
 
 def mixer_input_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
-    layer: int, positions: Sequence[int], per_sample: bool = False,
+    layer: int, positions: Sequence[int | slice], per_sample: bool = False,
 ) -> Float[Tensor, "n_positions *each_sample"]:  # fmt: skip
     """What the mixer of `layer` takes in at one position, patched, through what the last position reads there.
 
-    Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads.
+    Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads. A slice of positions is
+    patched as a whole: `slice(t + 1)` puts the corrupted run's state after position t into the clean run.
     """
     architecture = patchable(model)
 
@@ -98,6 +99,20 @@ def conv_input_effects(
             yield architecture.mixer_output(clean, layer, inputs)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
+
+
+def paper_tables(
+    model: TransformerBridge, prompts: InductionPrompts, layer: int
+) -> dict[int, Float[Tensor, "places samples"]]:
+    """Tables 1 to 4 of App. G (Mamba), each prompt apart: every layer; every role; conv inputs up to B1+1."""
+    b, a = ((model, prompts.clean, other, prompts.target) for other in (prompts.corrupt_b, prompts.corrupt_a))
+    roles, through = list(prompts.positions.values()), prompts.positions["B1+1"]
+    return {
+        1: final_state_effects(*b, per_sample=True),
+        2: ssm_input_effects(*b, layer, roles, per_sample=True),
+        3: conv_input_effects(*b, layer, roles[:3], through, per_sample=True),
+        4: conv_input_effects(*a, layer, roles[:3], through, per_sample=True),
+    }
 
 
 def head_effects(

@@ -7,6 +7,7 @@ Prompts are those of `lib.circuits.prompts`, by distance. Frames have the column
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
@@ -18,10 +19,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import models
 from lib.circuits import effects
 from lib.circuits.effect_tables import VALUE, induction_head, key_layer, key_position
+from lib.circuits.interventions import token_shift
 from lib.circuits.path_patching import clean_logits
 from lib.circuits.prompts import InductionPrompts, induction_prompts
 from lib.models.families import patchable
 from lib.models.mamba import Mamba
+from lib.models.rwkv import Rwkv
+from lib.models.transformer import Transformer
 
 Prompts = Mapping[int, InductionPrompts]
 """By distance."""
@@ -31,9 +35,18 @@ def prompts_by_distance(
     model: TransformerBridge, distances: Sequence[int], seed: int, n_samples: int = 128
 ) -> dict[int, InductionPrompts]:
     """Prompts of the model's tokens, `n_samples` for each distance between the two A."""
-    tokenizer = model.tokenizer
-    vocabulary = model.original_model.config.vocab_size if tokenizer is None else len(tokenizer)
-    return {distance: induction_prompts(distance, vocabulary, seed, n_samples) for distance in distances}
+    return {distance: induction_prompts(distance, vocabulary_of(model), seed, n_samples) for distance in distances}
+
+
+def vocabulary_of(model: TransformerBridge) -> int:
+    """How many tokens its tokenizer has; without one, how many rows its embedding has."""
+    return model.original_model.config.vocab_size if model.tokenizer is None else len(model.tokenizer)
+
+
+def architecture_of(model: TransformerBridge) -> str:
+    """Transformer, Mamba or RWKV. Raises `ValueError` for a family that path patching is not offered for."""
+    kinds = {Transformer: "Transformer", Mamba: "Mamba", Rwkv: "RWKV"}
+    return next(name for kind, name in kinds.items() if isinstance(patchable(model), kind))
 
 
 def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) -> pd.DataFrame:
@@ -44,7 +57,8 @@ def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) ->
     at all distances, all layers at `map_distance`), `local` (Tables 3, 4: in the key layer, through B1+1;
     RWKV: through its key position).
     """
-    rows = [row for distance, p in _watched(prompts, "final states") for row in _whole(model, distance, p)]
+    rows = [row for distance, p in prompts.items() for row in _costs(model, distance, p)]
+    rows += [row for distance, p in _watched(prompts, "final states") for row in _states(model, distance, p)]
     layer = key_layer(pd.DataFrame(rows))
     for distance, p in _watched(prompts, "inputs"):
         layers = range(models.n_layers(model)) if distance == map_distance else [layer]
@@ -78,18 +92,56 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def taken_in_frame(model: TransformerBridge, p: InductionPrompts, layer: int) -> pd.DataFrame:
+    """What `layer` holds of A and of B after each token: its state from the corrupted run, and clean tokens from there.
+
+    Columns: corrupt (B′ or A′), position (0 is BOS), mean_logit_diff, standard_error, n. The last position is not among
+    them, because it only reads.
+    """
+    positions, rows = range(p.clean.shape[1] - 1), []
+    for corrupt in ("B′", "A′"):
+        found = effects.mixer_input_effects(
+            model, p.clean, p.corrupted(corrupt), p.target, layer, [slice(t + 1) for t in positions], per_sample=True
+        )
+        rows += [_row(effect, corrupt=corrupt, position=t) for t, effect in zip(positions, found, strict=True)]
+    return pd.DataFrame(rows)
+
+
+SHIFTS = {"as trained": None, "token before left out": 0.0, "token before alone": 1.0}
+"""What keys and values of an RWKV's layer take from the token before them: a share for all channels."""
+
+
+def shift_frame(model: TransformerBridge, prompts: Prompts, layer: int) -> pd.DataFrame:
+    """Where B enters an RWKV's `layer` if its token shift were another (`SHIFTS`), and what B and A cost then.
+
+    Columns: shift, measure (`logit` of B in a whole corrupted run, minus clean; `input` at each position), corrupt,
+    distance, layer, position, mean_logit_diff, standard_error, n.
+    """
+    rows = []
+    for shift, previous in SHIFTS.items():
+        with nullcontext() if previous is None else token_shift(model, layer, previous):
+            for distance, p in prompts.items():
+                measured = (*_costs(model, distance, p), *_inputs(model, distance, p, layer))
+                rows += [{"shift": shift} | row for row in measured]
+    return pd.DataFrame(rows)
+
+
 def _watched(prompts: Prompts, what: str) -> Iterable[tuple[int, InductionPrompts]]:
     return tqdm(prompts.items(), f"path patching, {what}", unit="distance", mininterval=5)
 
 
-def _whole(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
+def _costs(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
     clean = clean_logits(model, p.clean, p.target)
     for corrupt in ("B′", "A′"):
-        tokens = p.corrupted(corrupt)
-        place = dict(corrupt=corrupt, distance=distance, position=None)
-        yield _row(clean_logits(model, tokens, p.target) - clean, measure="logit", layer=None, **place)
-        for layer, found in enumerate(effects.final_state_effects(model, p.clean, tokens, p.target, per_sample=True)):
-            yield _row(found, measure="state", layer=layer, **place)
+        place = dict(measure="logit", corrupt=corrupt, distance=distance, layer=None, position=None)
+        yield _row(clean_logits(model, p.corrupted(corrupt), p.target) - clean, **place)
+
+
+def _states(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
+    for corrupt in ("B′", "A′"):
+        found = effects.final_state_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
+        for layer, effect in enumerate(found):
+            yield _row(effect, measure="state", corrupt=corrupt, distance=distance, layer=layer, position=None)
 
 
 def _inputs(model: TransformerBridge, distance: int, p: InductionPrompts, layer: int) -> Iterator[dict[str, Any]]:

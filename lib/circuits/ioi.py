@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,7 @@ from lib.models.activations import model_device
 from lib.models.families import family_of
 from lib.models.mamba import Mamba, time_step
 
-IOI = "Then, {IO} and {S} went to the hospital. {S} gave a computer to"
 TWO_NAMES = ">>> {IO} = 1\n>>> {S} = 2\n>>> {S} +"
-NAMES = """Aaron Adam Alan Alex Alice Amy Anderson Andrew Angela Anna Anthony Arthur Austin Ben Blake Brandon
-Brian Carl Charles Chris Christian Clark Crystal Daniel David Dean Edward Elizabeth Emily Eric Frank George
-Graham Grant Henry Jack Jacob Jake James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Joe John Jonathan
-Jordan Joseph Josh Justin Kate Kelly Kevin Kyle Laura Leon Lewis Lisa Louis Luke Madison Marco Marcus Maria
-Mark Martin Mary Matt Matthew Max Michael Michelle Morgan Nathan Nick Nicole Patrick Paul Peter Prince Rachel
-Richard Robert Roger Rose Russell Ruth Ryan Sam Samuel Sarah Scott Sean Simon Stephanie Stephen Steven Taylor
-Thomas Tim Tyler Victoria Warren William""".split()
 IDENTIFIERS = """a b c d e f g h k m n p q r s t u v w x y z axis data name value key index size shape left
 right start first min max mean rows columns width height low high alpha lower input output source target
 train test new""".split()
@@ -48,10 +41,10 @@ class NamePrompts:
     words: list[str]
     """The first prompt's tokens, in print."""
 
-    def first_position(self, side: str) -> int:
-        """Where IO or S first stands, in every prompt."""
+    def positions(self, side: str) -> list[int]:
+        """Where IO or S stands, in every prompt: IO once, S twice."""
         name = self.names[:, SIDES.index(side), None]
-        return int((self.clean == name).all(0).nonzero()[0, 0])
+        return (self.clean == name).all(0).nonzero()[:, 0].tolist()
 
 
 def one_token_words(words: Sequence[str], tokenizer) -> dict[str, int]:
@@ -60,15 +53,22 @@ def one_token_words(words: Sequence[str], tokenizer) -> dict[str, int]:
     return {word: tokens[0] for word, tokens in ids.items() if len(tokens) == 1}
 
 
-def name_prompts(template: str, tokenizer, seed: int, n_samples: int) -> NamePrompts:
-    """Random pairs of first names in a template; of identifiers where the tokenizer knows fewer than eight names.
+def name_prompts(
+    template: str, tokenizer, seed: int, n_samples: int, names: Sequence[str] = IDENTIFIERS
+) -> NamePrompts:
+    """Random pairs of names in a template; of identifiers where the tokenizer has fewer than eight names as a token.
 
-    IO, S, IO′ and S′ differ. The answer that IOI asks for is IO. Raises `ValueError` if prompts differ in length.
+    IO, S, IO′ and S′ differ; the pair of IO and S stands in no sentence that a mini model was trained on (`sentences`).
+    The answer that IOI asks for is IO. Raises `ValueError` if prompts differ in length.
     """
-    known = one_token_words(NAMES, tokenizer)
+    known = one_token_words(names, tokenizer)
     known = known if len(known) >= 8 else one_token_words(IDENTIFIERS, tokenizer)
     rng = np.random.default_rng(seed)
-    drawn = [rng.choice(list(known), 4, replace=False) for _ in range(n_samples)]
+    pairs = [pair for pair in permutations(known, 2) if is_held_out(*pair)]
+    drawn = [
+        (*pair, *rng.choice([name for name in known if name not in pair], 2, replace=False))
+        for pair in (pairs[k] for k in rng.integers(len(pairs), size=n_samples))
+    ]
 
     def encode(io: str, s: str) -> list[int]:
         text = template.format(IO=io, S=s)
@@ -112,6 +112,18 @@ class Sentence:
     def prompt(self) -> str:
         """The sentence up to the word before its last name."""
         return self.text[: self.text.rindex(f" {self.io}")]
+
+
+def unseen_template(parts: Mapping[str, Any]) -> str:
+    """The first of the held-out templates with IO named first, one place and one object, up to the last word."""
+    text = parts["held_out_templates"][0].rpartition(" {IO}")[0]
+    return text.format(A="{IO}", B="{S}", S="{S}", place=parts["places"][0], object=parts["objects"][0])
+
+
+def with_one_token_names(drawn: Sequence[Sentence], tokenizer) -> list[Sentence]:
+    """The sentences whose two names are one token each."""
+    known = one_token_words(sorted({name for sentence in drawn for name in (sentence.io, sentence.s)}), tokenizer)
+    return [sentence for sentence in drawn if {sentence.io, sentence.s} <= known.keys()]
 
 
 def is_held_out(a: str, b: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import factorial, prod
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,8 @@ from lib.circuits.effect_tables import key_layer, select
 from lib.circuits.prompts import ROLES
 
 CORRUPTIONS = ("B′", "A′")
+MOST_LABELLINGS = 10_000  # of which all are tried; of more, as many are drawn
+AS_IS, EARLIER = "as it is", "Mamba one position earlier"
 Map = Float[ndarray, "corruptions depths roles"]
 
 
@@ -41,21 +45,74 @@ def similarity(a: Map, b: Map) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def permutation_null(a: Map, b: Map, seed: int, n: int = 2_000) -> Float[ndarray, " n"]:
-    """Similarities with b's depths and roles in random orders, the same for both corruptions.
+def pair_similarities(maps: Mapping[str, Map], architectures: Mapping[str, str]) -> pd.DataFrame:
+    """Every pair of models once, and twice where one is a Mamba: as it is, and with Mamba's roles one earlier.
 
-    A map without depths has too few orders to draw from: all orders of its roles are taken.
+    Columns: a, b (models), kind (their architectures; of equal ones "two seeds"), same, reading, and two similarities:
+    `roles`, of the maps with all depths added up, and `roles_and_depth`, of the whole maps.
     """
-    if b.shape[1] == 1:
-        return np.array([similarity(a, b[..., list(order)]) for order in permutations(range(b.shape[2]))])
-    rng = np.random.default_rng(seed)
-    draws = ((rng.permutation(b.shape[1]), rng.permutation(b.shape[2])) for _ in range(n))
-    return np.array([similarity(a, b[:, depths][:, :, roles]) for depths, roles in draws])
+    rows = []
+    for a, b in combinations(maps, 2):
+        kinds = architectures[a], architectures[b]
+        same = kinds[0] == kinds[1]
+        place = {
+            "a": a,
+            "b": b,
+            "kind": f"{kinds[0]}, two seeds" if same else f"{kinds[0]} and {kinds[1]}",
+            "same": same,
+        }
+        for reading in (AS_IS,) if same or "Mamba" not in kinds else (AS_IS, EARLIER):
+            pair = [
+                one_role_earlier(maps[name]) if reading == EARLIER and kind == "Mamba" else maps[name]
+                for name, kind in zip((a, b), kinds, strict=True)
+            ]
+            flat = similarity(*(circuit.sum(1) for circuit in pair))
+            rows.append(place | {"reading": reading, "roles": flat, "roles_and_depth": similarity(*pair)})
+    return pd.DataFrame(rows)
 
 
-def compare_maps(a: Map, b: Map, seed: int) -> dict[str, float]:
-    """Similarity, the null's 95th percentile, and p: the share of permutations at least as similar (with this one)."""
-    null, found = permutation_null(a, b, seed), similarity(a, b)
-    as_similar = null >= found - 1e-9  # what differs by rounding counts as equal
-    p = (1 + as_similar.sum()) / (1 + len(null))
-    return {"similarity": found, "null_95": float(np.quantile(null, 0.95)), "p": float(p)}
+def label_test(
+    pairs: pd.DataFrame, architectures: Mapping[str, str], value: str = "roles", seed: int = 0
+) -> dict[str, float]:
+    """Are models of one architecture more alike than models of two? Labels of the models permuted.
+
+    `pairs` has one row per pair of models (`pair_similarities`, one reading). `difference`: mean similarity of pairs
+    of one architecture minus that of the others; `p`: the share of all distinct labellings (`n_labellings`) with at
+    least this difference, the true one included. With few models p cannot be small: it is at least `least_p`.
+    """
+    names = list(architectures)
+    where = {name: k for k, name in enumerate(names)}
+    ends, values = pairs[["a", "b"]].map(where.get).to_numpy(), pairs[value].to_numpy()
+
+    def difference(labels: Sequence[str]) -> float:
+        labels = np.asarray(labels)
+        same = labels[ends[:, 0]] == labels[ends[:, 1]]
+        return float(values[same].mean() - values[~same].mean())
+
+    true = list(architectures.values())
+    found = difference(true)
+    null = np.array([difference(labels) for labels in _labellings(true, seed)])
+    as_great = null >= found - 1e-9  # what differs by rounding counts as equal
+    equal = prod(factorial(n) for n in pd.Series([true.count(label) for label in set(true)]).value_counts())
+    least = max(equal, 1) / len(null)  # labels of groups of one size may be exchanged
+    return {"difference": found, "p": float(as_great.mean()), "least_p": least, "n_labellings": len(null)}
+
+
+def _labellings(labels: Sequence[str], seed: int) -> Iterator[Sequence[str]]:
+    """All distinct orders of the labels, or so many drawn at random and the true one."""
+    count = factorial(len(labels)) // prod(factorial(labels.count(label)) for label in set(labels))
+    if count > MOST_LABELLINGS:
+        rng = np.random.default_rng(seed)
+        yield labels
+        yield from (rng.permutation(labels) for _ in range(MOST_LABELLINGS - 1))
+    else:
+        yield from _distinct(sorted(labels))
+
+
+def _distinct(labels: Sequence[str]) -> Iterator[list[str]]:
+    if not labels:
+        yield []
+    for first in dict.fromkeys(labels):
+        rest = list(labels)
+        rest.remove(first)
+        yield from ([first, *others] for others in _distinct(rest))

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.prompts import Tokens
+from lib.circuits.prompts import InductionPrompts, Tokens
 
 
 def state_hook(layer: int) -> str:
@@ -136,6 +136,23 @@ def conv_input_logits(
         value[:, position, : x.shape[-1]] = x
 
     return _through_conv(model, clean, layer, through, conv_outputs(model, clean, layer, corrupt_input))
+
+
+def plain_tables(
+    model: TransformerBridge, prompts: InductionPrompts, layer: int
+) -> dict[int, Float[Tensor, "places samples"]]:
+    """Tables 1 to 4 of App. G, a run per patch: every layer; every role; and the convolution's inputs up to B1+1."""
+    p, roles = prompts, list(prompts.positions.values())
+    near, through = roles[:3], prompts.positions["B1+1"]
+    with torch.no_grad():
+        clean = model(p.clean)[:, -1]
+    runs = {
+        1: [final_state_logits(model, p.clean, p.corrupt_b, k) for k in range(model.cfg.n_layers)],
+        2: [ssm_input_logits(model, p.clean, p.corrupt_b, layer, at) for at in roles],
+        3: [conv_input_logits(model, p.clean, p.corrupt_b, layer, at, through) for at in near],
+        4: [conv_input_logits(model, p.clean, p.corrupt_a, layer, at, through) for at in near],
+    }
+    return {number: torch.stack([effect(x, clean, p.target) for x in found]).cpu() for number, found in runs.items()}
 
 
 def _through_conv(model: TransformerBridge, clean: Tokens, layer: int, position: int, conv: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class InductionPrompts:
     def corrupted(self, kind: str) -> Tokens:
         """The prompts in which "B′", "A′" or everything ("random") is replaced."""
         return {"B′": self.corrupt_b, "A′": self.corrupt_a, "random": self.random}[kind]
+
+    def first(self, n: int) -> InductionPrompts:
+        """The first n of them."""
+        return InductionPrompts(*(getattr(self, field.name)[:n] for field in fields(self)))
 
     @property
     def positions(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Exercises of notebooks 07 and 08: induction circuits, and off by one."""
+"""Exercises of notebooks 07, 08 and 09 about circuits and what they are made of."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy import ndarray
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
-from lib.circuits import effect_tables, heads, plain_patching
+from lib.circuits import effect_tables, effects, heads, plain_patching
 from lib.circuits.prompts import InductionPrompts
 from lib.exercises.exercise import Exercise
 from lib.workbook import induction, model_store
 from lib.workbook.profiles import Profile
 
-FEW, WANTED_ERROR, TAP_DISTANCE = 4, 0.05, 16
+FEW, WANTED_ERROR, TAP_DISTANCE, REPEATED = 4, 0.05, 16, 32
 
 
 def _strongest(
@@ -113,6 +113,50 @@ def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = F
     return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 
+def _states_in_the_middle(
+    profile: Profile, first: int = 2, corrupt: str = "corrupt_b", alone: bool = False
+) -> Float[ndarray, " states"]:
+    """Mean effect of the key layer's state after `first` tokens, one more, and two more; or of one input alone."""
+    model = model_store.load(profile.mamba, profile)
+    p, until = _few(model, profile).first(FEW), range(first, first + 3)
+    patched = [t - 1 if alone else slice(t) for t in until]
+    found = effects.mixer_input_effects(model, p.clean, getattr(p, corrupt), p.target, _key_layer(profile), patched)
+    return found.numpy()
+
+
+def _induction_scores(profile: Profile, back: int = REPEATED - 1, first: int = REPEATED + 1) -> Float[ndarray, "l h"]:
+    """Each head's mean attention to the token so many places back, from position `first` on, on repeated tokens."""
+    model = model_store.load(profile.pythia, profile)
+    tokens = models.repeated_tokens(16, REPEATED, len(model.tokenizer), seed=0)
+    queries = torch.arange(first, tokens.shape[1])
+    scores = [
+        heads.patterns(model, tokens, k)[:, queries, queries - back].mean(1) for k in range(models.n_layers(model))
+    ]
+    return torch.stack(scores).numpy()
+
+
+def _gap_without_shift(profile: Profile, own: float | None = 1, layers: str = "all", gates: bool = False) -> float:
+    """Induction gap of an RWKV whose keys and values take this share of their own token, in all layers or the first."""
+    model = model_store.load(profile.rwkv, profile)
+    blocks = model.original_model.rwkv.blocks
+    for block in blocks if layers == "all" else blocks[:1]:
+        parts = ("time_mix_key", "time_mix_value", *["time_mix_receptance"] * gates)
+        for name in parts if own is not None else ():
+            getattr(block.attention, name).data.fill_(own)
+    device = model_store.device_of(profile)
+    return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
+
+
+def _share_of_nearest(profile: Profile, nearest: int = 8, exponential: bool = True, pooled: bool = False) -> float:
+    """Share of the WKV's weights, keys being equal, on the tokens just before, of 32; layer 0, mean over channels."""
+    mix = model_store.load(profile.rwkv, profile).original_model.rwkv.blocks[0].attention
+    decay = mix.time_decay.detach().double().cpu()
+    weights = torch.exp(-torch.arange(32)[:, None] * (decay.exp() if exponential else decay))
+    if pooled:
+        return float(weights[:nearest].sum() / weights.sum())
+    return float((weights[:nearest].sum(0) / weights.sum(0)).mean())
+
+
 EXERCISES = {
     "07.1": Exercise("a pair (layer, head)", _strongest, {
         "that is the head of the first seed": dict(role="pythia"),
@@ -131,6 +175,17 @@ EXERCISES = {
         "off by one: that is the layer after the key layer": dict(offset=1),
         "off by one: that is the layer before the key layer": dict(offset=-1),
     }, needs="mamba"),
+    "07.4": Exercise("three numbers, a mean change of the logit for each state", _states_in_the_middle, {
+        "off by one: the input of the token itself is still the clean one": dict(first=1),
+        "off by one: those are the states one token later": dict(first=3),
+        "that is the input at one token alone; a state holds all tokens up to it": dict(alone=True),
+        "that is with A replaced": dict(corrupt="corrupt_a"),
+    }, needs="mamba"),
+    "07.5": Exercise("an array of layers × heads", _induction_scores, {
+        "off by one: that is attention to the first occurrence itself, not to the token after it": dict(back=REPEATED),
+        "that is attention to the token just before: previous-token heads": dict(back=1),
+        "the first copy is counted in, where nothing can be looked up yet": dict(first=REPEATED - 1),
+    }),
     "08.1": Exercise("a share for each distance", _shares, {
         "off by one: that is B1, not B1+1": dict(position="B1"),
         "off by one: that is B1+2, not B1+1": dict(position="B1+2"),
@@ -149,4 +204,16 @@ EXERCISES = {
         "off by one: that is the tap two tokens back (place 1)": dict(tap=1),
         "the taps of all layers are zero; only the key layer's are asked for": dict(everywhere=True),
     }, needs="mamba"),
+    "08.4": Exercise("one number, an induction gap", _gap_without_shift, {
+        "nothing has been changed: that is the model's own gap": dict(own=None),
+        "the other way round: that leaves the present token out": dict(own=0),
+        "that is the first layer alone; all layers are asked for": dict(layers="first"),
+        "the receptance is changed too; only key and value are asked for": dict(gates=True),
+    }, needs="rwkv"),
+    "09.4": Exercise("one number, a share", _share_of_nearest, {
+        "off by one: those are nine tokens (lags 0 to 8)": dict(nearest=9),
+        "off by one: those are seven tokens (lags 0 to 6)": dict(nearest=7),
+        "the rate of forgetting is the exponential of `time_decay`": dict(exponential=False),
+        "channels are added up before dividing; the mean of the channels' shares is asked for": dict(pooled=True),
+    }, needs="rwkv"),
 }  # fmt: skip

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.induction import head_frame, path_frame, prompts_by_distance
+from lib.circuits import abilities as abilities_of_models
+from lib.circuits.effect_tables import key_layer
+from lib.circuits.induction import (
+    architecture_of,
+    head_frame,
+    path_frame,
+    prompts_by_distance,
+    shift_frame,
+    taken_in_frame,
+    vocabulary_of,
+)
 from lib.circuits.prompts import ROLES, InductionPrompts
 from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
@@ -26,6 +37,29 @@ def map_distance(profile: Profile) -> int:
     return min(profile.circuit_distances, key=lambda distance: abs(distance - 16))
 
 
+def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """`lib.circuits.abilities.induction_abilities` by model, of all models of the profile unless others are named.
+
+    Column `architecture` says whether it is a Transformer, a Mamba or an RWKV. Kept.
+    """
+    device = model_store.device_of(profile)
+
+    def measure(model: TransformerBridge) -> pd.DataFrame:
+        found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
+        return pd.DataFrame([{"architecture": architecture_of(model)} | found])
+
+    names = list(dict.fromkeys(names or profile.model_names))
+    constants = dict(gaps=abilities_of_models.GAPS, bounds=abilities_of_models.BOUNDS)
+    frames = {name: _kept("abilities", name, profile, measure, **constants) for name in names}
+    return pd.concat(frames, names=["model"]).droplevel(1)
+
+
+def no_induction(able: pd.DataFrame, *names: str) -> str:
+    """Which of these models do not do induction, in words, and "" where all do; `able` is from `abilities`."""
+    found = [name for name in names if not able["does_induction"][name]]
+    return f"{' and '.join(found)} {'does' if len(found) == 1 else 'do'} not do induction" if found else ""
+
+
 def path_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.path_frame` of one model, kept."""
 
@@ -40,10 +74,28 @@ def head_effects(name: str, profile: Profile) -> pd.DataFrame:
     return _kept("heads", name, profile, lambda model: head_frame(model, prompts_for(model, profile)))
 
 
-def _kept(kind: str, name: str, profile: Profile, measure: Callable[[TransformerBridge], pd.DataFrame]) -> pd.DataFrame:
+def taken_in(name: str, profile: Profile) -> pd.DataFrame:
+    """`lib.circuits.induction.taken_in_frame` of one model's key layer at the distance of the maps, kept."""
+    layer = key_layer(path_effects(name, profile))
+
+    def measure(model: TransformerBridge) -> pd.DataFrame:
+        return taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
+
+    return _kept("taken_in", name, profile, measure)
+
+
+def shifts(name: str, profile: Profile) -> pd.DataFrame:
+    """`lib.circuits.induction.shift_frame` of an RWKV's key layer, kept."""
+    layer = key_layer(path_effects(name, profile))
+    return _kept("shifts", name, profile, lambda model: shift_frame(model, prompts_for(model, profile), layer))
+
+
+def _kept(
+    kind: str, name: str, profile: Profile, measure: Callable[[TransformerBridge], pd.DataFrame], **constants: Any
+) -> pd.DataFrame:
     fields = model_fields(name, profile) | {
         "samples": profile.circuit_samples, "distances": profile.circuit_distances, "map": map_distance(profile),
-        "roles": ROLES,
+        "roles": ROLES, **constants,
     }  # fmt: skip
 
     def make(folder: Path) -> None:

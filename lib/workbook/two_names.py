@@ -5,50 +5,77 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lib.circuits import ioi
-from lib.workbook import model_store
+from lib.circuits import abilities, ioi
+from lib.workbook import model_store, texts
 from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
+ENOUGH, DOES_IOI = 64, 0.7
+"""A model does IOI if it prefers IO in this share of sentences, of which there are at least so many."""
+TASKS = ("IOI", "two names")
 
-def prompts_for(template: str, tokenizer, profile: Profile) -> ioi.NamePrompts:
-    """The profile's prompts of one template."""
-    return ioi.name_prompts(template, tokenizer, profile.seed, profile.circuit_samples)
+
+def template_of(task: str) -> str:
+    """What a task's prompts are made of: an IOI sentence that no training text had, or `ioi.TWO_NAMES`."""
+    return ioi.unseen_template(texts.sentence_parts()) if task == "IOI" else ioi.TWO_NAMES
 
 
-def task_table(template: str, names: Sequence[str], profile: Profile) -> pd.DataFrame:
-    """`ioi.task_quality` of several models on one template: a row for each. Kept."""
+def prompts_for(task: str, tokenizer, profile: Profile) -> ioi.NamePrompts:
+    """The profile's prompts of one task."""
+    names = texts.sentence_parts()["names"] if task == "IOI" else ioi.IDENTIFIERS
+    return ioi.name_prompts(template_of(task), tokenizer, profile.seed, profile.circuit_samples, names)
 
-    def measure(name: str, folder: Path) -> None:
+
+def task_table(names: Sequence[str], profile: Profile) -> pd.DataFrame:
+    """What several models do with the names: a row per task and model. Kept.
+
+    Columns: those of `ioi.task_quality`, on prompts of one form; and for IOI `unseen_share`, the share of sentences of
+    other forms and pairs than any in training in which the logit of IO is above that of S, and their number `unseen_n`.
+    """
+
+    def measure(task: str, name: str, folder: Path) -> None:
         model = model_store.load(name, profile)
-        quality = ioi.task_quality(model, prompts_for(template, model.tokenizer, profile))
+        quality = ioi.task_quality(model, prompts_for(task, model.tokenizer, profile))
+        if task == "IOI":
+            device = model_store.device_of(profile)
+            drawn = ioi.with_one_token_names(texts.unseen_sentences(2 * ENOUGH), model.tokenizer)
+            share = abilities.ioi(lambda tokens: model(tokens.to(device)), model.tokenizer, drawn)
+            quality |= {"unseen_share": share, "unseen_n": len(drawn)}
         (folder / "quality.json").write_text(json.dumps(quality))
 
-    store = Store(profile.cache_dir)
-    folders = {name: store.get("names", _fields(template, name, profile), partial(measure, name)) for name in names}
-    rows = [json.loads((folder / "quality.json").read_text()) for folder in folders.values()]
-    return pd.DataFrame(rows, index=pd.Index(list(folders), name="model"))
+    store, rows = Store(profile.cache_dir), {}
+    for task, name in product(TASKS, names):
+        folder = store.get("names", _fields(task, name, profile), partial(measure, task, name))
+        rows[task, name] = json.loads((folder / "quality.json").read_text())
+    return pd.DataFrame(rows).T.rename_axis(["task", "model"])
 
 
-def input_effects(name: str, template: str, profile: Profile) -> pd.DataFrame:
-    """`ioi.input_effects` of a Mamba on one template, as `ioi.effects_table`; kept."""
+def task_done(quality: pd.DataFrame, name: str) -> str:
+    """The task that Fig. 13 is drawn on: IOI if the model does it (`task_table`), else the two names."""
+    row = quality.loc[("IOI", name)]
+    return "IOI" if row["unseen_n"] >= ENOUGH and row["unseen_share"] >= DOES_IOI else "two names"
+
+
+def input_effects(name: str, task: str, profile: Profile) -> pd.DataFrame:
+    """`ioi.input_effects` of a Mamba on one task's prompts, as `ioi.effects_table`; kept."""
 
     def measure(folder: Path) -> None:
         model = model_store.load(name, profile)
-        prompts = prompts_for(template, model.tokenizer, profile)
+        prompts = prompts_for(task, model.tokenizer, profile)
         table = ioi.effects_table(ioi.input_effects(model, prompts), prompts.words)
         table.to_parquet(folder / "effects.parquet", index=False)
 
-    folder = Store(profile.cache_dir).get("name_effects", _fields(template, name, profile), measure)
+    folder = Store(profile.cache_dir).get("name_effects", _fields(task, name, profile), measure)
     return pd.read_parquet(folder / "effects.parquet")
 
 
-def _fields(template: str, name: str, profile: Profile) -> dict[str, Any]:
-    prompts = {"template": template, "samples": profile.circuit_samples, "seed": profile.seed}
-    return prompts | {"names": ioi.NAMES, "identifiers": ioi.IDENTIFIERS} | model_fields(name, profile)
+def _fields(task: str, name: str, profile: Profile) -> dict[str, Any]:
+    prompts = {"template": template_of(task), "samples": profile.circuit_samples, "seed": profile.seed}
+    return prompts | {"parts": texts.sentence_parts(), "identifiers": ioi.IDENTIFIERS} | model_fields(name, profile)
