@@ -5,6 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "picking": ["pick"],
         "style": [
             "fig_density_by_layer",
             "fig_depth_map",
@@ -20,6 +21,7 @@ __getattr__, __all__ = lazily(
             "fig_share_above",
             "fig_three_panels",
             "fig_training_losses",
+            "model_colour",
             "plt",
             "signed",
             "use_theme",
