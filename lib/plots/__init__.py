@@ -14,6 +14,7 @@ __getattr__, __all__ = lazily(
             "fig_layer_map",
             "fig_mppc_density",
             "fig_mppc_difference",
+            "fig_one_token",
             "fig_sae_quality",
             "fig_sae_trade_off",
             "fig_sae_training",

@@ -8,8 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from lib.sae import SAE
 
 PALETTE = dict(zip(("pythia", "mamba", "rwkv", "seed"), sns.color_palette("colorblind", 4), strict=True))
 WIDTH = 7.0  # inches; a page's text width
@@ -134,6 +139,20 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
         grid[0, column].set_title(model, color=model_colour(model))
         grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
     grid[1, 0].axhline(1, color="0.6", linewidth=0.8, linestyle=":")
+    return figure
+
+
+def fig_one_token(sae: SAE, x: Float[Tensor, "tokens d_model"], price: float, most: int = 200) -> Figure:
+    """The `most` highest activations of the first token, and what the SAE makes of all tokens of `x`."""
+    with torch.no_grad():
+        f, x_hat = sae.encode(x), sae(x)
+    explained = 1 - float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
+    highest = f[0].sort(descending=True).values[:most].cpu().numpy()
+    axes.bar(range(len(highest)), highest, width=1, color=PALETTE["pythia"])
+    axes.set(xlabel="features of the first token, the most active first", ylabel="activation", xlim=(-1, most))
+    l0 = float((f > 0).sum(1).float().mean())
+    axes.set_title(f"λ = {price:g}: {l0:.0f} of {f.shape[1]} features active, {explained:.0%} explained", fontsize=10)
     return figure
 
 
