@@ -67,8 +67,9 @@ def test_layers_are_grouped_from_early_to_late():
 
 
 def test_trade_off_has_a_panel_per_choice_and_measure_and_marks_the_own_setting():
+    tried = {"expansion": (7, 8), "sae_tokens": (7, 250_000)}
     rows = [{"choice": choice, "value": v, "reproducibility": 0.5, "explained_variance": 0.9, "l0": 30, "dead": 0.1,
-             "seconds": v} for choice in ("expansion", "sae_tokens") for v in (7, 8 if choice == "expansion" else 250_000)]  # fmt: skip
+             "seconds": v} for choice in tried for v in tried[choice]]  # fmt: skip
     figure = plots.fig_sae_trade_off(pd.DataFrame(rows))
     assert len(figure.axes) == 10
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["7", "250k"]
@@ -100,7 +101,10 @@ def test_a_token_s_features_are_drawn_in_order():
     sae, x = SparseAutoencoder(4, 8), torch.eye(4)
     axes = plots.fig_one_token(sae, x, 0.1).axes[0]
     heights = [bar.get_height() for bar in axes.patches]
-    assert heights == pytest.approx(sorted(sae.encode(x)[0].tolist(), reverse=True)) and "of 8 features" in axes.get_title()
+    assert (
+        heights == pytest.approx(sorted(sae.encode(x)[0].tolist(), reverse=True))
+        and "of 8 features" in axes.get_title()
+    )
 
 
 @pytest.mark.parametrize("draw", [f for f in vars(ideas).values() if getattr(f, "__module__", "") == ideas.__name__

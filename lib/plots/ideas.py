@@ -124,7 +124,11 @@ def simple_to_complex() -> Figure:
     """Notebook 06: three features, from one token to a theme, each with three places where it fires."""
     axes = _canvas(3.6)
     features = {
-        "one token": (("the mean of an ", "array", " of"), ("returns the ", "array", " as"), ("an empty ", "array", "")),
+        "one token": (
+            ("the mean of an ", "array", " of"),
+            ("returns the ", "array", " as"),
+            ("an empty ", "array", ""),
+        ),
         "a place in a structure": (("dtype ", ":", " float"), ("axis ", ":", " int"), ("name ", ":", " str")),
         "a theme": (("failed to ", "converge", ""), ("the server is ", "down", ""), ("an ", "invalid", " value")),
     }
@@ -190,9 +194,7 @@ def _box(
     axes.text(*at, text, ha="center", va="center", fontsize=9, bbox=box)
 
 
-def _arrow(
-    axes: Axes, start: Point, end: Point, text: str = "", colour: object = "0.3", both: bool = False
-) -> None:
+def _arrow(axes: Axes, start: Point, end: Point, text: str = "", colour: object = "0.3", both: bool = False) -> None:
     axes.annotate("", end, start, arrowprops={"arrowstyle": "<->" if both else "->", "color": colour})
     axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12, text, ha="center", fontsize=8, color="0.3")
 

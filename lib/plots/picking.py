@@ -1,4 +1,4 @@
-"""Let a reader choose what a figure shows, where a notebook is open in a browser; a still of the first choice elsewhere."""
+"""Let a reader choose what a figure shows where a notebook is open in a browser; elsewhere it is a still."""
 
 from __future__ import annotations
 
