@@ -60,22 +60,54 @@ def test_correlations_find_what_is_there_and_nothing_else():
 def test_boundary_lies_between_clear_and_unclear():
     scores = made_scores()
     scores["Pythia → Mamba"] = np.where(scores["monosemanticity"] < 3, 0.1, 0.5)
-    found = complexity.boundary(scores, ACROSS)
-    assert (
-        found["boundary"] == 0.5
-        and found["youden"] == 1
-        and found["unclear_below_0.2"] == 1
-        and found["unclear_above_0.2"] == 0
-    )
-    assert found["n_below_0.2"] == (scores["monosemanticity"] < 3).sum()
+    assert complexity.boundary(scores, ACROSS) == {"boundary": 0.5, "youden": 1}
 
 
-def test_cases_are_near_their_targets_and_the_uninterpretable_are_low():
+def made_pairs():
+    """Below 0.2: 30 pairs, of which 20 are unreadable on the left, 15 on the right, 10 on both; above: one pair."""
+    own = [1.0] * 20 + [4.0] * 10 + [5.0]
+    match = [2.0] * 10 + [3.0] * 10 + [1.0] * 5 + [5.0] * 6
+    mppc = [0.1] * 30 + [0.9]
+    return pd.DataFrame({"monosemanticity": own, "match_monosemanticity": match, ACROSS: mppc})
+
+
+def test_unreadable_pairs_are_counted_on_either_side_and_on_both():
+    found = complexity.unreadable(made_pairs(), ACROSS).set_index(["MPPC", "side"])
+    low = found.loc["< 0.2"]
+    assert (low["share"] * 30).round(6).to_dict() == {"own": 20, "match": 15, "both": 10} and (low["n"] == 30).all()
+    assert (low["low"] < low["share"]).all() and (low["share"] < low["high"]).all()
+    middle, half = (20 + 1.96**2 / 2) / (30 + 1.96**2), 1.96 / (30 + 1.96**2) * (20 * 10 / 30 + 1.96**2 / 4) ** 0.5
+    np.testing.assert_allclose(low.loc["own", ["low", "high"]].astype(float), [middle - half, middle + half], atol=1e-4)
+    assert found.loc["> 0.8"]["share"].tolist() == [0, 0, 0]
+
+
+def test_a_pair_with_a_missing_score_is_not_counted():
+    pairs = made_pairs()
+    pairs.loc[:4, "match_monosemanticity"] = np.nan
+    assert complexity.unreadable(pairs, ACROSS)["n"].tolist() == [25, 25, 25, 1, 1, 1]
+
+
+def test_the_share_of_unreadable_pairs_is_drawn_as_it_is():
+    shares = complexity.unreadable(made_pairs(), ACROSS)
+    axes = complexity_plots.fig_unreadable(shares, "judge: made up").axes[0]
+    heights = [container.lines[0].get_ydata().tolist() for container in axes.containers]
+    assert heights == [shares.loc[shares["side"] == side, "share"].tolist() for side in ("own", "match", "both")]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["< 0.2\nn = 30", "> 0.8\nn = 1"]
+
+
+def test_cases_are_near_their_targets():
     scores = made_scores()
     cases = complexity.case_studies(scores, ACROSS, (0.7, 0.3))
     assert len(cases) == 2 and abs(cases["Pythia → Mamba"].to_numpy() - [0.7, 0.3]).max() < 0.05
-    low = complexity.uninterpretable(scores, ACROSS, 3)
-    assert (low["Pythia → Mamba"] < 0.2).all() and low["monosemanticity"].is_monotonic_increasing
+
+
+def test_what_is_drawn_below_a_fifth_does_not_depend_on_scores():
+    scores = made_scores()
+    drawn = complexity.drawn_below(scores, ACROSS, seed=0, n=8)
+    assert len(drawn) == 8 and (drawn[ACROSS] < 0.2).all() and drawn[ACROSS].is_monotonic_increasing
+    turned = scores.assign(monosemanticity=6 - scores["monosemanticity"], complexity=1.0)
+    assert drawn.index.equals(complexity.drawn_below(turned, ACROSS, seed=0, n=8).index)
+    assert not drawn.index.equals(complexity.drawn_below(scores, ACROSS, seed=1, n=8).index)
 
 
 def test_malformed_answers_are_nan():
@@ -98,12 +130,18 @@ def test_pairs_show_the_boxed_token_and_leave_mathematics_alone():
     assert " $5" in texts and " and $6↵" in texts and figure.axes[0].texts[1].get_bbox_patch() is not None
 
 
-def test_figure_5_names_the_judge_and_leaves_out_rare_scores():
+def test_what_the_font_lacks_is_a_box_and_a_line_s_end_an_arrow():
+    assert complexity_plots.shown("a\ufffd\n語é") == "a▯↵▯é"
+
+
+def test_figure_5_names_the_judge_and_draws_rare_scores_as_points():
     scores = made_scores()
     scores.loc[scores["complexity"] == 5, "complexity"] = 4.0
     scores.loc[0, "complexity"] = 5.0
     figure = complexity_plots.fig_complexity(scores, LABELS)
     assert figure.get_suptitle() == "scored by: made up"
     counts = scores["complexity"].value_counts()
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == [f"{score}\nn = {counts[score]}" for score in (1, 2, 3, 4)]
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [f"{s}\nn = {counts[s]}" for s in (1, 2, 3, 4, 5)]
+    points = np.concatenate([dots.get_offsets() for dots in axes.collections])
+    np.testing.assert_allclose(sorted(points[:, 1]), sorted(scores.loc[0, LABELS].astype(float)))

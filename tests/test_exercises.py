@@ -202,7 +202,7 @@ def with_rates(result, layers):
     return result.to_frame().assign(firing_rate=rates)
 
 
-MADE_UP = ("03", "04", "05", "07.1", "09", "10.2")
+MADE_UP = ("03", "04", "05", "07.1", "09", "10.4")
 
 
 def once(answer):

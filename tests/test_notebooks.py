@@ -9,6 +9,7 @@ from statistics import median
 import nbformat
 import pytest
 
+from lib.workbook.notebooks import WIDGET
 from lib.workbook.profiles import HOME
 
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
@@ -120,6 +121,13 @@ def test_executed_in_order_without_errors(notebook):
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert [output.ename for output in outputs if output.output_type == "error"] == []
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@each_notebook
+def test_no_widget_is_committed_as_a_forge_cannot_show_one(notebook):
+    assert "widgets" not in notebook.metadata
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert [output for output in outputs if WIDGET in output.get("data", {})] == []
 
 
 @each_notebook

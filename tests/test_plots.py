@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_rgb
 
 from lib import plots
+from lib.plots import ideas
 from lib.plots.style import PALETTE
+from lib.sae import SparseAutoencoder
 
 
 def density():
@@ -107,9 +110,73 @@ def test_layers_are_grouped_from_early_to_late():
     assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
 
 
-def test_trade_off_has_a_panel_per_choice_and_measure():
-    rows = [{"choice": choice, "value": v, "reproducibility": 0.5, "explained_variance": 0.9, "l0": 30, "seconds": 9}
-            for choice in ("expansion", "sae_tokens") for v in (1, 250_000)]  # fmt: skip
+def test_trade_off_has_a_panel_per_choice_and_measure_and_marks_the_own_setting():
+    tried = {"expansion": (7, 8), "sae_tokens": (7, 250_000)}
+    rows = [{"choice": choice, "value": v, "reproducibility": 0.5, "explained_variance": 0.9, "l0": 30, "dead": 0.1,
+             "seconds": v} for choice in tried for v in tried[choice]]  # fmt: skip
     figure = plots.fig_sae_trade_off(pd.DataFrame(rows))
-    assert len(figure.axes) == 8
-    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["1", "250k"]
+    assert len(figure.axes) == 10
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["7", "250k"]
+    faces = figure.axes[0].collections[0].get_facecolors()
+    assert faces[0].tolist() == [1, 1, 1, 1] and faces[1].tolist() != [1, 1, 1, 1]  # 7 stands in both choices
+
+
+def test_a_model_has_one_colour_whatever_its_full_name():
+    assert plots.model_colour("mini-mamba") == plots.model_colour("state-spaces/mamba-130m-hf")
+    names = ("EleutherAI/pythia-160m", "EleutherAI/pythia-160m-seed1", "mini-mamba", "RWKV/rwkv-4-169m-pile")
+    assert len({plots.model_colour(name) for name in names}) == 4
+
+
+def test_training_shows_every_value_even_where_an_sae_is_worse_than_the_mean():
+    history = pd.DataFrame({"model": "mini-mamba", "layer": 0, "tokens": range(3), "l0": [900, 40, 30],
+                            "explained_variance": [0.9, -20.0, 0.8]})  # fmt: skip
+    lower = plots.fig_sae_training(history).axes[1]
+    assert lower.get_ylim()[1] >= 21 and lower.get_ylim()[0] <= 0.1
+
+
+def test_both_sae_seeds_are_seen():
+    quality = pd.DataFrame({"model": "mini-pythia", "layer": [0, 1, 0, 1], "seed": [0, 0, 1, 1], "l0": 30,
+                            "explained_variance": 0.9, "ce_recovered": 0.9, "dead": 0.0})  # fmt: skip
+    first, second = plots.fig_sae_quality(quality).axes[0].lines
+    assert first.get_markerfacecolor() == "none" and first.get_markersize() > second.get_markersize()
+
+
+def test_a_token_s_features_are_drawn_in_order():
+    sae, x = SparseAutoencoder(4, 8), torch.eye(4)
+    axes = plots.fig_one_token(sae, x, 0.1).axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
+    assert (
+        heights == pytest.approx(sorted(sae.encode(x)[0].tolist(), reverse=True))
+        and "of 8 features" in axes.get_title()
+    )
+
+
+@pytest.mark.parametrize("draw", [f for f in vars(ideas).values() if getattr(f, "__module__", "") == ideas.__name__
+                                  and not f.__name__.startswith("_")], ids=lambda f: f.__name__)  # fmt: skip
+def test_a_picture_of_an_idea_is_closed_and_has_no_number_of_a_run(draw):
+    figure = draw()
+    figure.canvas.draw()
+    assert not plots.plt.fignum_exists(figure.number) and draw.__doc__.startswith("Notebook ")
+
+
+# ------------------------------------------------------------------------------------------- choosing
+
+
+def named(colour):
+    figure, axes = plots.plt.subplots()
+    axes.set_title(colour)
+    return figure
+
+
+def test_without_a_browser_the_first_choice_is_a_still(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    figure = plots.pick(named, colour=["red", "blue"])
+    assert figure.axes[0].get_title() == "red" and not plots.plt.fignum_exists(figure.number)
+
+
+def test_in_a_browser_there_is_a_menu_for_each_choice(monkeypatch):
+    made = {}
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    monkeypatch.setattr("ipywidgets.interact", lambda draw, **menus: made.update(menus, drawn=draw))
+    assert plots.pick(named, colour=["red", "blue"]) is None
+    assert made["colour"].options == ("red", "blue") and made["drawn"](colour="blue").axes[0].get_title() == "blue"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,23 +10,41 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from lib.exercises.exercise import Exercise
+from lib.models.activations import iterate_activations
 from lib.workbook import artifacts, model_store, sweep, texts
-from lib.workbook.profiles import Profile, ProfileError, get_profile
+from lib.workbook.profiles import Profile, get_profile
 
-MISSPELT = "sae_token"  # in exercise 00.1
+PRICE, RATE = 0.5, 0.01  # λ of exercises 02.1 and 02.2, and how far a step goes
 CHANGED, OTHER_TOKEN = 10, 77  # where exercise 01.2 puts another token
 
 
-def _message(profile: Profile) -> str:
-    """What is said of a misspelt setting."""
-    try:
-        return str(get_profile("mini", {MISSPELT: 1}))
-    except ProfileError as error:
-        return str(error)
+def two_series() -> Float[ndarray, "2 tokens"]:
+    """Made-up activations of two features on the same tokens, never negative and often zero, for exercise 00.1."""
+    rng = np.random.default_rng(4)
+    cause = np.maximum(rng.normal(size=300) - 0.8, 0)
+    return np.stack([cause, np.maximum(0.6 * cause + rng.normal(0.1, 0.3, 300), 0)])
 
 
-def _proposed(profile: Profile) -> str:
-    return re.search(r"did you mean '(\w+)'", _message(profile))[1]
+def _correlation(profile: Profile, centred: bool = True, scaled: bool = True, both_fire: bool = False) -> float:
+    a, b = two_series()
+    a, b = (v[(a > 0) & (b > 0)] if both_fire else v for v in (a, b))
+    a, b = (v - v.mean() * centred for v in (a, b))
+    return float((a * b).mean() / (np.sqrt((a * a).mean() * (b * b).mean()) if scaled else 1))
+
+
+def toy_models() -> tuple[Float[ndarray, "tokens 5"], Float[ndarray, "tokens 7"]]:
+    """Made-up features of two models on the same tokens, for exercise 00.2; one is the opposite of another."""
+    rng = np.random.default_rng(6)
+    a = rng.random((400, 5))
+    b = 0.5 * a[:, [3, 0, 0, 2, 4, 1, 2]] + 0.5 * rng.random((400, 7)) * np.linspace(0.4, 2, 7)
+    b[:, 5] = 1 - a[:, 1]
+    return a, b
+
+
+def _twins(profile: Profile, of_b: bool = False, best: Callable = np.max, absolute: bool = False) -> ndarray:
+    a, b = toy_models()
+    table = np.corrcoef(a.T, b.T)[:5, 5:]
+    return best(np.abs(table) if absolute else table, axis=0 if of_b else 1)
 
 
 def _differing(
@@ -36,10 +53,6 @@ def _differing(
     """Settings that differ between a profile and `paper`."""
     a, b = (get_profile(name).model_dump() for name in (one, "paper"))
     return {field for field in a if (a[field] == b[field]) == equal and field not in trivial}
-
-
-def _steps(profile: Profile, tokens: str = "sae_tokens", batch: str = "sae_batch_size") -> int:
-    return getattr(profile, tokens) // getattr(profile, batch)
 
 
 def _loss(profile: Profile, role: str = "mamba") -> float:
@@ -66,12 +79,51 @@ def _fading_time(profile: Profile, to: float = 1 / 2, of: Callable[[ndarray], fl
     return -np.log(to) / of(block.attention.time_decay.exp().detach().cpu().numpy())
 
 
-def _worst_layers(profile: Profile, pick: Callable = np.argmin, role: str = "pythia", start: int = 0) -> list[int]:
-    """Positions of the layers of least explained variance and of least agreement between two SAE seeds."""
-    saes, _ = artifacts.trained_saes(getattr(profile, role), profile)
-    quality = artifacts.sae_quality(saes).groupby("layer").explained_variance.mean()
-    seeds = artifacts.mppc(profile.pythia, profile.pythia, profile, seed_b=profile.sae_seeds[-1])[0]
-    return [int(pick(values)) + start for values in (quality, seeds.groupby("layer").mppc.mean())]
+def small_sae() -> tuple[Float[ndarray, "tokens d"], ...]:
+    """Made-up activations and an SAE: x, W_enc, b_enc, W_dec, b_dec, for exercises 02.1 and 02.2."""
+    rng = np.random.default_rng(7)
+    x, W_dec = rng.normal(size=(20, 4)), rng.normal(size=(10, 4)) * np.linspace(0.2, 0.8, 10)[:, None]
+    return x, W_dec.T + rng.normal(0, 0.1, (4, 10)), rng.normal(0, 0.2, 10), W_dec, rng.normal(0, 0.2, 4)
+
+
+def _small_loss(
+    weights: Sequence[torch.Tensor], price: float = PRICE, relu: bool = True, norms: bool = True, mean: bool = True
+) -> torch.Tensor:
+    x, (W_enc, b_enc, W_dec, b_dec) = torch.from_numpy(small_sae()[0]), weights
+    f = x @ W_enc + b_enc
+    f = torch.relu(f) if relu else f
+    error = (x - f @ W_dec - b_dec).square().sum(1)
+    each = error + price * (f * (W_dec.norm(dim=1) if norms else 1)).sum(1)
+    return each.mean() if mean else each.sum()
+
+
+def _weights() -> list[torch.Tensor]:
+    return [torch.from_numpy(value).requires_grad_() for value in small_sae()[1:]]
+
+
+def _sae_loss(profile: Profile, **other: float | bool) -> float:
+    return _small_loss(_weights(), **other).item()
+
+
+def _after_a_step(profile: Profile, rate: float = RATE, price: float = PRICE, moved: Sequence[int] = range(4)) -> float:
+    """The loss after one step of gradient descent on some of the four weights, along the gradient at some λ."""
+    weights = _weights()
+    gradients = torch.autograd.grad(_small_loss(weights, price), weights)
+    stepped = [w - rate * g * (k in moved) for k, (w, g) in enumerate(zip(weights, gradients, strict=True))]
+    return _small_loss(stepped).item()
+
+
+def _best_scale(profile: Profile, centred: bool = True, of: str = "features") -> float:
+    """By what the features of the first SAE have to be multiplied, so that its squared error is least."""
+    sae = artifacts.trained_saes(profile.pythia, profile)[0][0]
+    model, blocks = model_store.load(profile.pythia, profile), texts.load_blocks(profile, "held_out", 1_000)
+    batches = iterate_activations(model, blocks, [sae.info.layer], 8)
+    x = torch.cat([batch[sae.info.layer] for batch in batches]).double()
+    with torch.no_grad():
+        bias = sae.b_dec.double() * centred
+        y, drawn = x - bias, sae(x.float()).double() - bias
+    product, size, whole = (y * drawn).sum(), drawn.square().sum(), y.square().sum()
+    return float({"features": product / size, "norms": (whole / size).sqrt(), "activations": product / whole}[of])
 
 
 def reconstructions() -> tuple[Float[ndarray, "tokens d"], Float[ndarray, "tokens d"]]:
@@ -96,20 +148,23 @@ def _gain(
 
 
 EXERCISES = {
-    "00.1": Exercise("the name of the setting that the error proposes", _proposed, {
-        "that is the whole message; only the name that it proposes is asked for": _message,
-        "that is the name that was misspelt, not the one proposed": lambda profile: MISSPELT,
+    "00.1": Exercise("one number, a correlation", _correlation, {
+        "the means are not taken away: that is the cosine of the two series": dict(centred=False),
+        "that is the covariance: divide it by both standard deviations": dict(scaled=False),
+        "only the tokens on which both fire were counted; where one is silent counts as well": dict(both_fire=True),
     }),
-    "00.2": Exercise("a set of names of settings", _differing, {
+    "00.2": Exercise("five correlations, one for each feature of A,", _twins, {
+        "these are the best matches of B's features, not of A's": dict(of_b=True),
+        "a strong negative correlation was taken for a match: the highest is asked for, not the largest in size":
+            dict(absolute=True),
+        "these are the numbers of the matching features; their correlations are asked for": dict(best=np.argmax),
+        "these are means over all features of B; the best one is asked for": dict(best=np.mean),
+    }),
+    "00.3": Exercise("a set of names of settings", _differing, {
         "`name` and `cache_dir` are among them, which differ between any two profiles": dict(trivial=()),
         "these are the settings that agree": dict(equal=True),
         "these are the settings that differ between `mini` and `paper`": dict(one="mini"),
         "these are all settings there are": lambda profile: set(Profile.model_fields),
-    }),
-    "00.3": Exercise("a number of steps", _steps, {
-        "these are steps of the shorter trainings of notebook 02 (`sweep_tokens`)": dict(tokens="sweep_tokens"),
-        "that is the number of buffers, not of batches": dict(batch="buffer_tokens"),
-        "that is the number of blocks of text, not of batches": dict(batch="context_length"),
     }),
     "01.1": Exercise("one number, a perplexity", _perplexity, {
         "that is the loss itself": _loss,
@@ -131,16 +186,19 @@ EXERCISES = {
         "`time_decay` is the logarithm of w: take its exponential first": dict(of=lambda w: np.log(w).min()),
         "that is the half-life of the mean decay; the slowest channel is asked for": dict(of=np.mean),
     }, needs="rwkv"),
-    "02.1": Exercise("two layers, (least explained variance, least agreement),", _worst_layers, {
-        "these are the best layers, not the worst": dict(pick=np.argmax),
-        "layers are counted from 0 here": dict(start=1),
-        "the two are in the wrong order": lambda profile: _worst_layers(profile)[::-1],
-        "the first of them is Mamba's": dict(role="mamba"),
+    "02.1": Exercise("one number, a loss", _sae_loss, {
+        "negative activations were counted: the ReLU is missing": dict(relu=False),
+        "the penalty does not count the length of the decoder's rows": dict(norms=False),
+        "that is the error alone: the penalty is missing": dict(price=0),
+        "that is the sum over tokens; their mean is asked for": dict(mean=False),
+        "λ is missing before the penalty": dict(price=1),
     }),
-    "02.2": Exercise("one number, a norm", lambda profile: np.sqrt(2 / profile.expansion), {
-        "that is the square of the norm": lambda profile: 2 / profile.expansion,
-        "the 2 is missing": lambda profile: np.sqrt(1 / profile.expansion),
-        "D and F are exchanged": lambda profile: np.sqrt(2 * profile.expansion),
+    "02.2": Exercise("one number, the loss after the step", _after_a_step, {
+        "that is the loss before the step": _sae_loss,
+        "the step went uphill: subtract the gradient": dict(rate=-RATE),
+        "only the decoder moved; the encoder and both biases take the step as well": dict(moved=(2,)),
+        "the biases did not move": dict(moved=(0, 2)),
+        "the gradient is that of the error alone: the penalty pulls, too": dict(price=0),
     }),
     "02.3": Exercise("one number, an explained variance", _explained, {
         "the denominator is not centred: it counts the mean as variance to explain": dict(centred=False),
@@ -153,5 +211,11 @@ EXERCISES = {
         "that is the gain per unit of `expansion`, not per doubling": dict(scale=np.asarray),
         "that is what happens to the explained variance": dict(measure="explained_variance"),
         "that is the gain by more text": dict(choice="sae_tokens"),
+    }),
+    "02.5": Exercise("one number, a factor", _best_scale, {
+        "`b_dec` was multiplied as well: it is no feature, so take it away from both first": dict(centred=False),
+        "that makes the reconstruction as long as the activation, which is not where the error is least":
+            dict(of="norms"),
+        "that is what the *activation* has to be multiplied by to fit the reconstruction": dict(of="activations"),
     }),
 }  # fmt: skip

@@ -8,6 +8,14 @@ __getattr__, __all__ = lazily(
         "snippets": ["Snippet", "TopPlaces", "describe", "token_activations", "top_places", "vocabulary"],
         "judges": ["Example", "Judge", "RuleJudge", "Score", "agreement", "examples_of", "read_labels"],
         "chat_judge": ["ChatJudge", "JudgeUnavailable"],
-        "complexity": ["boundary", "case_studies", "correlations", "scored", "stratified_features", "uninterpretable"],
+        "complexity": [
+            "boundary",
+            "case_studies",
+            "correlations",
+            "drawn_below",
+            "scored",
+            "stratified_features",
+            "unreadable",
+        ],
     },
 )

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from lib.interpret.judges import ASPECTS, Example, Judge
 from lib.mppc.uncertainty import interval
+
+LOW = 0.2  # the paper's boundary of what can be interpreted (§5.2)
+CLEAR = 3  # monosemanticity from which on a pattern is seen
+FIFTHS = (-1, LOW, 0.4, 0.6, 0.8, 1.01)
+FIFTH_NAMES = ("< 0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "> 0.8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,24 +73,33 @@ def correlations(
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
 
 
-def boundary(scores: pd.DataFrame, variant: str, clear: int = 3) -> dict[str, float]:
+def boundary(scores: pd.DataFrame, variant: str, clear: int = CLEAR) -> dict[str, float]:
     """The MPPC that best separates features without a clear pattern (monosemanticity < `clear`) from the others.
 
-    Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it. Also the shares
-    of unclear features below and above 0.2, the paper's boundary.
+    Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it.
     """
     data = scores.dropna(subset=["monosemanticity", variant])
     unclear, mppc = data["monosemanticity"] < clear, data[variant]
     cuts = np.unique(np.round(mppc, 3))
     youden = [(mppc[unclear] < cut).mean() - (mppc[~unclear] < cut).mean() for cut in cuts]
-    below = mppc < 0.2
-    return {
-        "boundary": float(cuts[int(np.argmax(youden))]),
-        "youden": float(np.max(youden)),
-        "unclear_below_0.2": float(unclear[below].mean()),
-        "unclear_above_0.2": float(unclear[~below].mean()),
-        "n_below_0.2": int(below.sum()),
-    }
+    return {"boundary": float(cuts[int(np.argmax(youden))]), "youden": float(np.max(youden))}
+
+
+def unreadable(pairs: pd.DataFrame, variant: str, clear: int = CLEAR) -> pd.DataFrame:
+    """How many pairs show no clear pattern (monosemanticity < `clear`), in each fifth of MPPC (W, App. F).
+
+    `pairs` has the scores of both sides: monosemanticity, and match_monosemanticity; pairs with a score missing are
+    left out. Columns: MPPC (the fifth, in words), side (own, match, or both), n, share, and its 95 % interval (Wilson).
+    """
+    data = pairs.dropna(subset=["monosemanticity", "match_monosemanticity", variant])
+    own, match = data["monosemanticity"] < clear, data["match_monosemanticity"] < clear
+    rows = []
+    for fifth, group in data.groupby(pd.cut(data[variant], FIFTHS, labels=list(FIFTH_NAMES)), observed=True):
+        for side, unclear in (("own", own), ("match", match), ("both", own & match)):
+            k, n = int(unclear[group.index].sum()), len(group)
+            low, high = binomtest(k, n).proportion_ci(method="wilson")
+            rows.append({"MPPC": fifth, "side": side, "n": n, "share": k / n, "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def case_studies(
@@ -97,8 +112,11 @@ def case_studies(
     return scores.loc[list(dict.fromkeys(rows))]
 
 
-def uninterpretable(scores: pd.DataFrame, variant: str, n: int = 4) -> pd.DataFrame:
-    """Features with MPPC below 0.2 whose snippets show no pattern, the lowest consistency first (W, Fig. 12)."""
-    low = scores[scores[variant] < 0.2]
+def drawn_below(scores: pd.DataFrame, variant: str, seed: int, n: int = 4) -> pd.DataFrame:
+    """`n` features with MPPC below 0.2, drawn at random whatever their scores are, the lowest MPPC first (W, Fig. 12).
+
+    Where there are fewer than `n`, the `n` of lowest MPPC.
+    """
+    low = scores[scores[variant] < LOW]
     pool = low if len(low) >= n else scores.nsmallest(n, variant)
-    return pool.sort_values(["monosemanticity", variant], kind="stable").head(n)
+    return pool.sample(min(n, len(pool)), random_state=seed).sort_values(variant, kind="stable")

@@ -5,6 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "picking": ["pick"],
         "style": [
             "fig_controls",
             "fig_density_by_layer",
@@ -17,6 +18,7 @@ __getattr__, __all__ = lazily(
             "fig_mppc_density",
             "fig_mppc_difference",
             "fig_nulls",
+            "fig_one_token",
             "fig_sae_quality",
             "fig_sae_seeds",
             "fig_sae_trade_off",
@@ -25,6 +27,7 @@ __getattr__, __all__ = lazily(
             "fig_share_above",
             "fig_three_panels",
             "fig_training_losses",
+            "model_colour",
             "plt",
             "signed",
             "use_theme",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -10,9 +10,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from lib.interpret.judges import Example
-from lib.plots.style import LOOKS, WIDTH
+from lib.plots.style import LOOKS, PALETTE, WIDTH
 
 FONT, CHARACTER = 7.2, 0.602 * 7.2  # points; a monospaced character is 0.602 of its size wide
 SIDE = 30  # characters shown before and after the active token
@@ -47,12 +48,19 @@ def _snippets(axes: Axes, examples: Sequence[Example], n: int) -> None:
     axes.set(xlim=(0, 1), ylim=(n, 0))
     axes.axis("off")
     for line, example in enumerate(examples):
-        before = "".join(example.tokens[: example.centre]).replace("\n", "↵")[-SIDE:].rjust(SIDE)
-        after = "".join(example.tokens[example.centre + 1 :]).replace("\n", "↵")[:SIDE]
-        token = example.tokens[example.centre].replace("\n", "↵")
+        before = shown("".join(example.tokens[: example.centre]))[-SIDE:].rjust(SIDE)
+        after = shown("".join(example.tokens[example.centre + 1 :]))[:SIDE]
+        token = shown(example.tokens[example.centre])
         _text(axes, line, 0, before)
         _text(axes, line, len(before), token, facecolor="#fde3b0", edgecolor="#b36b00", boxstyle="square,pad=0.1")
         _text(axes, line, len(before) + len(token), after)
+
+
+def shown(text: str) -> str:
+    """Text as the figure's font can draw it: ↵ for the end of a line, ▯ for a part of a character or a missing one."""
+    known = get_font(findfont("DejaVu Sans Mono"))
+    one_line = text.replace("\n", "↵").replace("\t", " ")
+    return "".join(c if c != "\ufffd" and known.get_char_index(ord(c)) else "▯" for c in one_line)
 
 
 def _text(axes: Axes, line: int, column: int, text: str, **box) -> None:
@@ -65,23 +73,16 @@ def _text(axes: Axes, line: int, column: int, text: str, **box) -> None:
 def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int = 10) -> Figure:
     """MPPC by complexity for each variant, and by monosemanticity for the cross-architecture one (W, Fig. 5).
 
-    `variants` are the columns of `scores` that hold MPPC, the cross-architecture one last; scores that fewer than
-    `at_least` features have are left out. The judge's name stands in the title.
+    `variants` are the columns of `scores` that hold MPPC, the cross-architecture one last. A score that fewer than
+    `at_least` features have is drawn as points and not as a box. The judge's name stands in the title.
     """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(1.3 * WIDTH, 3.6), sharey=True, width_ratios=(2, 1), layout="constrained"
-    )
+    size = {"figsize": (1.3 * WIDTH, 3.8), "sharey": True, "width_ratios": (3, 2), "layout": "constrained"}
+    figure, (left, right) = plt.subplots(1, 2, **size)
     long = scores.melt(["complexity", "monosemanticity"], list(variants), "variant", "MPPC")
-    _boxes(
-        left,
-        _frequent(long, "complexity", at_least * len(variants)),
-        "complexity",
-        hue="variant",
-        palette={v: _colour(v) for v in variants},
-    )
-    left.legend(title=None, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3)
-    across = long[long["variant"] == variants[-1]]
-    _boxes(right, _frequent(across, "monosemanticity", at_least), "monosemanticity", color=_colour(variants[-1]))
+    palette = {variant: _colour(variant) for variant in variants}
+    _boxes(left, long, "complexity", palette, at_least)
+    left.legend(*_swatches(palette), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    _boxes(right, long[long["variant"] == variants[-1]], "monosemanticity", palette, at_least)
     right.axhline(0.2, color="0.4", linestyle=":", linewidth=1)
     for axes, letter in ((left, "a"), (right, "b")):
         axes.set_title(f"({letter})", loc="left", fontsize=10)
@@ -93,14 +94,40 @@ def _colour(variant: str) -> tuple:
     return sns.color_palette()[LOOKS[variant][0]]
 
 
-def _frequent(long: pd.DataFrame, aspect: str, at_least: int) -> pd.DataFrame:
-    counts = long[aspect].value_counts()
-    return long[long[aspect].isin(counts[counts >= at_least].index)].astype({aspect: int})
+def _swatches(palette: Mapping[str, tuple]) -> tuple[list, list]:
+    return [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="k") for colour in palette.values()], list(palette)
 
 
-def _boxes(axes: Axes, data: pd.DataFrame, aspect: str, **more) -> None:
-    if len(data):
-        sns.boxplot(data, x=aspect, y="MPPC", ax=axes, fliersize=1, linewidth=0.8, saturation=1, **more)
-        n = data.groupby(aspect)["MPPC"].count() // (data["variant"].nunique() or 1)
-        axes.set_xticks(range(len(n)), [f"{score}\nn = {count}" for score, count in n.items()])
+def _boxes(axes: Axes, long: pd.DataFrame, aspect: str, palette: Mapping[str, tuple], at_least: int) -> None:
+    data = long.dropna(subset=[aspect]).astype({aspect: int})
+    names = list(dict.fromkeys(data["variant"]))
+    n = data[data["variant"] == names[-1]].groupby(aspect)["MPPC"].count() if names else pd.Series(dtype=int)
+    more = dict(x=aspect, y="MPPC", order=list(n.index), hue="variant", hue_order=names, palette=palette, ax=axes,
+                legend=False)  # fmt: skip
+    enough = data[aspect].map(n) >= at_least
+    if enough.any():
+        sns.boxplot(data[enough], fliersize=1, linewidth=0.8, saturation=1, **more)
+    if (~enough).any():
+        sns.stripplot(data[~enough], dodge=len(names) > 1, jitter=False, size=4, **more)
+    axes.set_xticks(range(len(n)), [f"{score}\nn = {count}" for score, count in n.items()], fontsize=8)
     axes.set(xlabel=f"{aspect} score", ylim=(0, 1.02))
+
+
+SIDES = {"own": ("Pythia's feature", PALETTE["pythia"], "o"), "match": ("its match in Mamba", PALETTE["mamba"], "s"),
+         "both": ("both of the pair", (0.3, 0.3, 0.3), "D")}  # fmt: skip
+
+
+def fig_unreadable(shares: pd.DataFrame, note: str = "") -> Figure:
+    """Share of features without a pattern, by fifths of MPPC, with 95 % intervals (`complexity.unreadable`)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
+    places = list(dict.fromkeys(shares["MPPC"]))
+    for k, (side, rows) in enumerate(shares.groupby("side", sort=False)):
+        label, colour, marker = SIDES[side]
+        x = rows["MPPC"].map(places.index) + 0.15 * (k - 1)
+        error = rows["share"] - rows["low"], rows["high"] - rows["share"]
+        axes.errorbar(x, rows["share"], error, color=colour, marker=marker, linestyle="", capsize=3, label=label)
+    n = shares.groupby("MPPC", sort=False)["n"].max()
+    axes.set_xticks(range(len(places)), [f"{place}\nn = {n[place]}" for place in places])
+    axes.set(xlabel="MPPC", ylabel="share without a pattern", ylim=(-0.02, 1.02), xlim=(-0.5, len(places) - 0.5))
+    axes.legend(frameon=False, fontsize=8, title=note, title_fontsize=8)
+    return figure

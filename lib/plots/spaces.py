@@ -9,28 +9,52 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.spatial.distance import pdist
+from scipy.stats import rankdata
 
-from lib.plots.style import DASHES, WIDTH
+from lib.plots.style import DASHES, PALETTE, WIDTH
 
-ROWS = {"score": ("viridis", 0, 1), "null_mean": ("viridis", 0, 1), "p": ("magma_r", 0, 0.1)}
+LOOKS = {"other seed": "seed", "Mamba": "mamba", "RWKV": "rwkv"}
+THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k != 7]  # its grey is the background's
+
+
+def _colour(label: str) -> tuple:
+    return PALETTE[LOOKS[label]] if label in LOOKS else sns.color_palette()[6]
 
 
 def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
-    """Layer × layer, a column per pair of models: score, mean of the null, p (the columns of `layer_scores`)."""
-    figure, grid = plt.subplots(3, len(scores), figsize=(1.5 * WIDTH, 7.5), squeeze=False, layout="constrained")
-    for column, (label, table) in enumerate(scores.items()):
-        table = table[table["measure"] == measure]
-        for axes, (value, (colours, low, high)) in zip(grid[:, column], ROWS.items(), strict=True):
-            cells = table.pivot(index="layer_b", columns="layer_a", values=value).sort_index()
-            cells = cells.round(2) + 0.0  # no −0.00
-            style = dict(
-                cmap=colours, vmin=low, vmax=high, annot=cells.size <= 100, fmt=".2f", annot_kws={"fontsize": 7}
-            )
-            sns.heatmap(cells, ax=axes, cbar=column == len(scores) - 1, **style)
-            axes.invert_yaxis()
-            axes.set(
-                xlabel="layer of Pythia", ylabel=f"layer of {label}", title=f"{measure}: {value.replace('_', ' ')}"
-            )
+    """Layer × layer, a panel per pair of models: the score, and in brackets the mean of the null.
+
+    Columns as in `layer_scores`. Above each panel: how many scores lie above 95 % of their shuffles, and the largest p.
+    """
+    tables = {label: table[table["measure"] == measure] for label, table in scores.items()}
+    top = max([table["score"].max() for table in tables.values()] + [0.1])
+    size = {"figsize": (1.5 * WIDTH, 4.2), "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(1, len(tables), **size)
+    for axes, (label, table) in zip(grid[0], tables.items(), strict=True):
+        cells = {value: table.pivot(index="layer_b", columns="layer_a", values=value).sort_index().round(2) + 0.0
+                 for value in ("score", "null_mean")}  # fmt: skip
+        words = cells["score"].map("{:.2f}".format) + cells["null_mean"].map(" ({:.2f})".format)
+        few = words.size <= 100
+        look = dict(cmap="viridis", vmin=0, vmax=top, fmt="", annot_kws={"fontsize": 7 if len(tables) > 2 else 8})
+        sns.heatmap(cells["score"], ax=axes, annot=words if few else False, cbar=axes is grid[0, -1], **look)
+        above, known = (table["score"] > table["null_95"]).sum(), table["score"].notna().sum()
+        axes.set_title(f"{label}: {above} of {known} above 95 % of\nshuffles, largest p {table['p'].max():.3f}",
+                       fontsize=9, color=_colour(label))  # fmt: skip
+        axes.invert_yaxis()
+        axes.set(xlabel="layer of Pythia", ylabel=f"layer of {label}")
+    figure.suptitle(f"{measure} of matched features (mean of shuffled pairs)", fontsize=10)
+    return figure
+
+
+def fig_distances(x: np.ndarray, y: np.ndarray, names: tuple[str, str], score: float) -> Figure:
+    """RSA as a picture: for every two features, the rank of their distance in one space against that in the other."""
+    ranks = [rankdata(pdist(rows, "correlation")) for rows in (x, y)]
+    figure, axes = plt.subplots(figsize=(0.6 * WIDTH, 3.6), layout="constrained")
+    drawn = axes.hexbin(*(r / len(r) for r in ranks), gridsize=30, cmap="Greys", mincnt=1)
+    figure.colorbar(drawn, label="pairs of features")
+    axes.set(xlabel=f"rank of the distance in {names[0]}", ylabel=f"rank in {names[1]}", aspect="equal")
+    axes.set_title(f"{len(x)} matched features, RSA {score:.2f}", fontsize=10)
     return figure
 
 
@@ -41,36 +65,41 @@ def fig_subspaces(scores: pd.DataFrame, measure: str) -> Figure:
     """
     rows = scores[(scores["measure"] == measure) & scores["score"].notna()]
     names, comparisons = sorted(rows["concept"].unique()), list(dict.fromkeys(scores["comparison"]))
-    figure, axes = plt.subplots(figsize=(1.2 * WIDTH, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     for k, comparison in enumerate(comparisons):
         own = rows[rows["comparison"] == comparison]
         x = np.array([names.index(name) for name in own["concept"]], float) + 0.22 * (k - (len(comparisons) - 1) / 2)
-        colour, sure = sns.color_palette()[k], own["p_corrected"] < 0.05
-        axes.scatter(x, own["null_95"], marker="_", color="0.5", s=60, label=None if k else "null, 95th percentile")
+        colour, sure = _colour(comparison), own["p_corrected"] < 0.05
+        axes.scatter(x, own["null_95"], marker="_", color="0.5", s=60, label=None if k else "95 % of shuffles")
         filled = [colour if yes else (1, 1, 1) for yes in sure]
         axes.scatter(x, own["score"], color=filled, edgecolors=[colour], marker="osD^"[k % 4], s=28, label=comparison)
-    axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
-    axes.set(ylabel=measure, title="filled: significant after correction (5 %)")
+    tests = rows.groupby("concept").size()
+    axes.set_xticks(range(len(names)), [f"{name}\nn = {tests[name]}" for name in names], fontsize=8)
+    axes.set(ylabel=measure, title="filled: significant after correction (5 %); n: tested layers and models")
+    axes.title.set_fontsize(9)
     axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
 def fig_umap(pairs: pd.DataFrame, left: str, right: str, n_links: int = 40, seed: int = 0) -> Figure:
     """Both decoder spaces as maps, matched features linked; columns ax, ay, bx, by, concept."""
-    figure, grid = plt.subplots(1, 2, figsize=(1.4 * WIDTH, 4.4), layout="constrained")
+    figure, grid = plt.subplots(1, 2, figsize=(1.4 * WIDTH, 4.6), layout="constrained")
     named = sorted(name for name in pairs["concept"].unique() if name)
-    colours = dict(zip(named, sns.color_palette("colorblind", len(named)), strict=True))
+    colours = {name: THEMES[k % len(THEMES)] for k, name in enumerate(named)}
     for axes, (x, y), title in zip(grid, (("ax", "ay"), ("bx", "by")), (left, right), strict=True):
-        axes.scatter(pairs[x], pairs[y], s=3, color="0.8", rasterized=True)
+        rest = pairs[pairs["concept"] == ""]
+        axes.scatter(rest[x], rest[y], s=5, color="0.82", linewidth=0, rasterized=True)
         for k, name in enumerate(named):
             rows = pairs[pairs["concept"] == name]
-            axes.scatter(rows[x], rows[y], s=16, color=colours[name], marker="osD^vPX*"[k % 8], label=name)
+            axes.scatter(rows[x], rows[y], s=26, color=colours[name], marker="osD^vPX*"[k % 8], edgecolors="k",
+                         linewidth=0.4, label=f"{name}, n = {len(rows)}", zorder=3)  # fmt: skip
         axes.set(title=title, xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
     chosen = pairs[pairs["concept"] != ""]
     for row in chosen.sample(min(n_links, len(chosen)), random_state=seed).itertuples():
         line = dict(
-            coordsA=grid[0].transData, coordsB=grid[1].transData, linewidth=0.5, alpha=0.5, color=colours[row.concept]
+            coordsA=grid[0].transData, coordsB=grid[1].transData, linewidth=0.6, alpha=0.6, color=colours[row.concept]
         )
         figure.add_artist(plt.matplotlib.patches.ConnectionPatch((row.ax, row.ay), (row.bx, row.by), **line))
     if named:
@@ -87,8 +116,8 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
         edges = np.unique(np.quantile(table["rho"], np.linspace(0, 1, n_bins + 1)))
         groups = table.groupby(pd.cut(table["rho"], edges, include_lowest=True), observed=True)
         mean, error = groups["overlap"].mean(), 1.96 * groups["overlap"].sem()
-        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2)
-        axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,}", **look)
+        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2, color=_colour(label))
+        axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,} pairs", **look)
     axes.set(
         xlabel="correlation of the pair's activations",
         ylabel="share of neighbours in both\n(mean and 95 % interval)",

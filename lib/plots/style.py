@@ -8,8 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from lib.sae import SAE
 
 PALETTE = dict(zip(("pythia", "mamba", "rwkv", "seed"), sns.color_palette("colorblind", 4), strict=True))
 WIDTH = 7.0  # inches; a page's text width
@@ -37,8 +42,17 @@ def fig_training_losses(losses: pd.DataFrame) -> Figure:
     return figure
 
 
+def model_colour(name: str) -> tuple:
+    """The colour of a model in every figure, by its name; another seed of the Transformer has one of its own."""
+    family = next((key for key in ("seed", "mamba", "rwkv") if key in name.lower()), "pythia")
+    return PALETTE[family]
+
+
 def fig_sae_quality(quality: pd.DataFrame) -> Figure:
-    """Four panels against relative depth: L0, explained variance, cross-entropy recovered, dead share."""
+    """Four panels against relative depth: L0, explained variance, cross-entropy recovered, dead share.
+
+    A model's first SAE seed is drawn with large hollow marks, so that the second can be seen inside them.
+    """
     panels = {
         "l0": "L0 (active features)",
         "explained_variance": "explained variance",
@@ -46,42 +60,58 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
         "dead": "dead share",
     }
     depth = quality.groupby("model")["layer"].transform(lambda layer: (layer + 1) / (layer.max() + 1))
-    figure, grid = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, layout="constrained")
+    looks = (dict(marker="o", markersize=9, markerfacecolor="none", linewidth=3, alpha=0.6),
+             dict(marker="x", markersize=5, linewidth=1, linestyle="--"))  # fmt: skip
+    figure, grid = plt.subplots(2, 2, figsize=(WIDTH, 4.8), sharex=True, layout="constrained")
     for axes, (column, label) in zip(grid.flat, panels.items(), strict=True):
-        data = quality.assign(depth=depth, SAE=quality["model"] + ", seed " + quality["seed"].astype(str))
-        sns.lineplot(
-            data, x="depth", y=column, hue="SAE", style="SAE", markers=True, ax=axes, legend=axes is grid[0, 0]
-        )
-        axes.set(ylabel=label, xlabel="relative depth")
-        axes.set_ylim(0, 1.1 * data[column].max() or 1)
-    grid[0, 0].legend(title=None, frameon=False, fontsize=7)
+        for (model, seed), rows in quality.assign(depth=depth).groupby(["model", "seed"], sort=False):
+            look = looks[min(list(quality["seed"].unique()).index(seed), 1)]
+            axes.plot(rows["depth"], rows[column], color=model_colour(model), label=f"{model}, SAE seed {seed}", **look)
+        axes.set(ylabel=label, ylim=(0, 1.1 * quality[column].max() or 1))
+    for axes in grid[-1]:
+        axes.set_xlabel("relative depth")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False,
+                  fontsize=8)  # fmt: skip
     return figure
 
 
+CHOICES = {
+    "expansion": "dictionary size\n(times the width)",
+    "sae_tokens": "tokens of text",
+    "sae_batch_size": "tokens per batch",
+    "target_l0": "target of L0",
+}
+
+
 def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
-    """What each choice does to reproducibility, explained variance, L0 and time; columns choice, value, measures."""
+    """What each choice does to reproducibility, explained variance, L0, dead features and time.
+
+    Columns choice, value, and measures. The setting that stands in every choice, the profile's own, has a hollow mark.
+    """
     measures = {
         "reproducibility": "mean MPPC\nof two seeds",
         "explained_variance": "explained\nvariance",
         "l0": "L0",
+        "dead": "dead share",
         "seconds": "training\n(seconds)",
     }
-    choices = list(dict.fromkeys(sweep["choice"]))
-    figure, grid = plt.subplots(
-        len(measures), len(choices), figsize=(WIDTH, 6.4), sharey="row", sharex="col", layout="constrained"
-    )
+    choices, own = list(dict.fromkeys(sweep["choice"])), sweep.duplicated(list(measures), keep=False)
+    size = {"figsize": (WIDTH, 7.2), "sharey": "row", "sharex": "col", "layout": "constrained"}
+    figure, grid = plt.subplots(len(measures), len(choices), **size)
     for column, choice in enumerate(choices):
-        data = sweep[sweep["choice"] == choice].sort_values("value")
+        data = sweep.assign(own=own)[sweep["choice"] == choice].sort_values("value")
         for row, (measure, label) in enumerate(measures.items()):
             axes = grid[row, column]
-            axes.plot(data["value"], data[measure], marker="o")
+            axes.plot(data["value"], data[measure], color=PALETTE["pythia"])
+            faces = np.where(data["own"], "w", "C0")
+            axes.scatter(data["value"], data[measure], color=faces, edgecolors=[PALETTE["pythia"]], zorder=3)
             axes.set(xscale="log", ylabel=label if column == 0 else None)
             axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
             axes.minorticks_off()
             axes.tick_params(axis="x", labelsize=7)
-        grid[-1, column].set_xlabel(choice)
+        grid[-1, column].set_xlabel(CHOICES.get(choice, choice), fontsize=9)
     for axes in grid[1:, 0]:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     return figure
 
 
@@ -91,25 +121,38 @@ def _short(value: float) -> str:
 
 
 def fig_sae_training(history: pd.DataFrame) -> Figure:
-    """L0 and explained variance during training; columns model, layer, tokens, l0, explained_variance."""
-    figure, grid = plt.subplots(
-        2,
-        history["model"].nunique(),
-        figsize=(WIDTH, 4.4),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for column, (model, rows) in enumerate(history.groupby("model", sort=False)):
-        for axes, measure in zip(grid[:, column], ("l0", "explained_variance"), strict=True):
+    """L0 and the share of the variance that is not explained, during training, both on a logarithmic axis.
+
+    Columns model, layer, tokens, l0, explained_variance; nothing of what was recorded is cut off.
+    """
+    rows = history.assign(unexplained=(1 - history["explained_variance"]).clip(lower=1e-4))
+    panels = {"l0": "L0 (active features)", "unexplained": "unexplained variance"}
+    size = {"figsize": (WIDTH, 4.6), "sharex": True, "sharey": "row", "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(2, history["model"].nunique(), **size)
+    for column, (model, data) in enumerate(rows.groupby("model", sort=False)):
+        for axes, (measure, label) in zip(grid[:, column], panels.items(), strict=True):
             full = measure == "l0" and "full"
-            sns.lineplot(rows, x="tokens", y=measure, hue="layer", palette="crest", ax=axes, legend=full)
-            axes.set(xlabel="tokens", ylabel=measure.replace("_", " ").replace("l0", "L0"))
+            sns.lineplot(data, x="tokens", y=measure, hue="layer", palette="crest", linewidth=1, ax=axes, legend=full)
+            axes.set(xlabel="tokens read", ylabel=label, yscale="log")
             axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
-        grid[0, column].set(title=model, yscale="log")
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        grid[0, column].set_title(model, color=model_colour(model))
         grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
-        grid[1, column].set_ylim(0, 1.02)
+    grid[1, 0].axhline(1, color="0.6", linewidth=0.8, linestyle=":")
+    return figure
+
+
+def fig_one_token(sae: SAE, x: Float[Tensor, "tokens d_model"], price: float, most: int = 200) -> Figure:
+    """The `most` highest activations of the first token, and what the SAE makes of all tokens of `x`."""
+    with torch.no_grad():
+        f, x_hat = sae.encode(x), sae(x)
+    explained = 1 - float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
+    highest = f[0].sort(descending=True).values[:most].cpu().numpy()
+    axes.bar(range(len(highest)), highest, width=1, color=PALETTE["pythia"])
+    axes.set(xlabel="features of the first token, the most active first", ylabel="activation", xlim=(-1, most))
+    l0 = float((f > 0).sum(1).float().mean())
+    axes.set_title(f"λ = {price:g}: {l0:.0f} of {f.shape[1]} features active, {explained:.0%} explained", fontsize=10)
     return figure
 
 

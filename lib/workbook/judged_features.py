@@ -63,6 +63,13 @@ def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     return rows.merge(matches[["layer", "index", "match_layer", "match_index"]], on=["layer", "index"], how="left")
 
 
+def both_sides(scores: pd.DataFrame, match_places: Sequence[TopPlaces], judge: Judge, profile: Profile) -> pd.DataFrame:
+    """Scored features with their matches in Mamba, which the same judge has scored too: match_monosemanticity."""
+    found, words = with_matches(scores, profile), vocabulary(texts.load_tokenizer(profile))
+    judged = judge.score(_examples(match_places, found["match_layer"], found["match_index"], words))
+    return found.assign(match_monosemanticity=np.array([score.monosemanticity for score in judged], float))
+
+
 def pairs_of(
     rows: pd.DataFrame, places: Sequence[TopPlaces], match_places: Sequence[TopPlaces], profile: Profile
 ) -> list[Pair]:

@@ -22,6 +22,7 @@ from lib.workbook.profiles import HOME, Profile
 from lib.workbook.store import atomic_write
 
 FOLDER = HOME / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"  # no page without a kernel can show one
 
 MORE_MEMORY = "close other programs, or take a smaller profile or --set buffer_tokens=…, batch_blocks=…."
 MORE_ROOM = "The disk is full: make room, or take another folder with --set cache_dir=FOLDER, and run again."
@@ -146,7 +147,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title
 
 
 def refresh_notebook(executed: Path, committed: Path) -> None:
-    """Take the outputs of an executed copy into the committed notebook: no timestamps, no stderr, counts from 1.
+    """Take the outputs of an executed copy into the committed notebook: no timestamps, stderr or widgets, counts from 1.
 
     Raises `CannotRun` if the committed notebook was edited after the run.
     """
@@ -157,7 +158,7 @@ def refresh_notebook(executed: Path, committed: Path) -> None:
         raise CannotRun(f"{committed.name} was edited after {executed} was run; run it again.")
     for number, (cell, run) in enumerate(zip(cells, ran), start=1):
         cell.execution_count = number
-        cell.outputs = [output for output in run.outputs if output.get("name") != "stderr"]
+        cell.outputs = [o for o in run.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = number
