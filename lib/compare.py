@@ -32,7 +32,7 @@ from lib.workbook.outputs import write_figure
 from lib.workbook.pages import TEMPLATES
 from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
-from lib.workbook.store import atomic_write
+from lib.workbook.store import Store, atomic_write
 from lib.workbook.two_models import CannotCompare, Comparison, Request, pairs_with_snippets
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
@@ -50,6 +50,9 @@ def main(
         ),
     ] = [],
     saes_b: Annotated[list[str], typer.Option(help="The same of the other model.")] = [],
+    skyline: Annotated[
+        list[str], typer.Option(help="SAEs of the first model from another seed, beside --saes-a; repeatable.")
+    ] = [],
     text: Annotated[
         str | None, typer.Option(help="A file (.txt, .jsonl) or a dataset of the hub; else documentation.")
     ] = None,
@@ -68,7 +71,8 @@ def main(
     """Compare two models' features."""
     try:
         chosen = None if layers is None else tuple(sorted({int(layer) for layer in layers.split("+")}))
-        request = Request(a, b, tuple(saes_a), tuple(saes_b), text, chosen, tokens, sae_tokens, context, device)
+        saes = tuple(saes_a), tuple(saes_b), tuple(skyline)
+        request = Request(a, b, *saes, text, chosen, tokens, sae_tokens, context, device)
         folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
         typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
     except (CannotCompare, ModelNotFound, ValueError, FileNotFoundError) as error:
@@ -82,14 +86,14 @@ def main(
 def run(request: Request, folder: Path) -> Path:
     """Do what is asked, or what is left of it; returns the page. Raises as `Comparison` does."""
     began = time.monotonic()
-    comparison = Comparison(request, folder)
+    comparison = Comparison(request, Store(folder / "cache"))
     for line in announced(comparison):
         typer.echo(line)
     seconds, memory, disk = comparison.needs(measured_rate(devices.resolve(request.device)))
     clock = timedelta(seconds=round(seconds))
     typer.echo(f"About {clock}, {memory / GB:.1f} GB of memory and {disk / GB:.1f} GB of disk; the time is coarse.")
     both = comparison.directions()
-    skyline = None if request.saes_a else comparison.directions(skyline=True)
+    skyline = comparison.directions(skyline=True) if request.has_skyline else None
     page = write(comparison, both, skyline, folder)
     typer.echo(f"Done in {timedelta(seconds=round(time.monotonic() - began))}.")
     return page
