@@ -33,7 +33,7 @@ from lib.workbook.pages import TEMPLATES
 from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
-from lib.workbook.two_models import CannotCompare, Comparison, Request, pairs_with_snippets
+from lib.workbook.two_models import CannotCompare, Comparison, Request, layer_shares, pairs_with_snippets
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -140,10 +140,8 @@ def write(
 def _figures(directions: dict[str, Direction], both: tuple[Direction, Direction]) -> dict[str, tuple]:
     values = {label: d.frame["mppc"] for label, d in directions.items()}
     intervals = {label: comparisons.mean_interval(d) for label, d in directions.items()}
-    first = both[0]
+    first, shares = both[0], layer_shares(both[0])
     nulls = {f"null: {label}": d.frame["null_mppc"] for label, d in directions.items() if d is first}
-    found = first.frame[first.frame["match_layer"] >= 0]
-    shares = pd.crosstab(found["layer"], found["match_layer"], normalize="index")
     return {
         "densities": (plots.fig_mppc_density(values, intervals), "Densities of MPPC, with means and their intervals."),
         "null": (plots.fig_share_above(values | nulls), "Share of features above each MPPC, beside what chance gives."),

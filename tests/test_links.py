@@ -70,7 +70,7 @@ def test_the_front_page_s_rows_are_the_scorecard_s():
 def test_the_pages_for_teaching_have_pictures_and_every_notebook():
     assert len(re.findall(r"!\[[^\]]+\]\(", TEXTS[HOME / "notebooks" / "background.md"])) >= 4
     plan = TEXTS[HOME / "notebooks" / "README.md"]
-    assert all(f"{number:02}_" in plan for number in range(11))
+    assert all(f"{number:02}_" in plan for number in range(12))
 
 
 @pytest.mark.parametrize(

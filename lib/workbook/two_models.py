@@ -450,6 +450,12 @@ def _source(profile: Profile) -> Iterator[str]:
     return shuffled(texts.documents(), profile.seed)
 
 
+def layer_shares(direction: Direction) -> pd.DataFrame:
+    """For each layer (rows), the share of its features whose best match lies in each of the other's (columns)."""
+    found = direction.frame[direction.frame["match_layer"] >= 0]
+    return pd.crosstab(found["layer"], found["match_layer"], normalize="index")
+
+
 Places = Mapping[int, TopPlaces]
 
 
