@@ -314,7 +314,7 @@ class Comparison:
         return [load(path, devices.resolve(self.request.device)) for path in sorted(folder.glob(f"seed{seed:02d}_*"))]
 
     def _seeds(self, side: Side) -> tuple[int, ...]:
-        return SEEDS if side is self.a else SEEDS[:1]
+        return SEEDS if side is self.a and self.request.has_skyline else SEEDS[:1]
 
     def _sae_fields(self, side: Side, seed: int = 0) -> dict[str, Any]:
         far = {"far": activations.FAR, "typical_positions": activations.TYPICAL_POSITIONS}
@@ -399,7 +399,7 @@ class Comparison:
             seeds = 0 if side.given else len(self._seeds(side))
             parameters = sum(p.numel() for p in side.model.parameters())
             config = self.request.sae_config(self.request.sae_tokens)
-            sae, read = 2 * d * d * config.expansion, max(seeds, 1) * self.request.tokens
+            sae, read = 2 * d * d * config.expansion, len(self._seeds(side)) * self.request.tokens
             work += read * parameters + self.request.sae_tokens * (bool(seeds) * parameters + seeds * n * sae / 2)
             kept = feature_bytes(read, config.target_l0, d * config.expansion)
             memory = max(
@@ -420,11 +420,12 @@ class Comparison:
 def of_profile(a: str, b: str, profile: Profile, saes_a: Sequence[str] = (), saes_b: Sequence[str] = ()) -> Comparison:
     """Two models at a profile's sizes, on its text and in its cache.
 
-    A model that the profile names, and for which no SAEs are given, has those that its run trained, at three depths.
+    A model that the profile names, and for which no SAEs are given, has those that its run trained, at three depths;
+    there is a skyline if they are of two seeds, as the Transformer's are.
     """
-    ours, again = ([_sae_of_run(name, profile, seed) for name in (a, b)] for seed in (0, -1))
     request = Request(
-        a, b, tuple(saes_a) or ours[0], tuple(saes_b) or ours[1], () if saes_a else again[0],
+        a, b, tuple(saes_a) or _saes_of_run(a, profile), tuple(saes_b) or _saes_of_run(b, profile),
+        () if saes_a else _saes_of_run(a, profile, SEEDS[1]),
         tokens=min(profile.mppc_tokens, MOST_TOKENS), sae_tokens=profile.sae_tokens, context=profile.context_length,
         device=profile.device, seed=profile.seed,
     )  # fmt: skip
@@ -435,13 +436,14 @@ def of_profile(a: str, b: str, profile: Profile, saes_a: Sequence[str] = (), sae
     return comparison
 
 
-def _sae_of_run(name: str, profile: Profile, seed: int) -> tuple[str, ...]:
-    """Folders of the SAEs that a run trained of a model, at three of the depths; none for a model that it has not."""
-    if name not in profile.model_names:
+def _saes_of_run(name: str, profile: Profile, which: int = 0) -> tuple[str, ...]:
+    """Folders of the SAEs that a run trained of a model, at three depths; none where it trained none of that seed."""
+    seeds = artifacts.seeds_of(name, profile) if name in profile.model_names else ()
+    if which >= len(seeds):
         return ()
-    which = artifacts.seeds_of(name, profile)[seed]
-    found = sorted(artifacts.saes_folder(name, profile).glob(f"seed{which:02d}_*"))
-    return tuple(str(found[k]) for k in at_depths(len(found)))
+    found = sorted(artifacts.saes_folder(name, profile).glob(f"seed{seeds[which]:02d}_*"))
+    kept = at_depths(len(found)) if len(found) > len(DEPTHS) else range(len(found))
+    return tuple(str(found[k]) for k in kept)
 
 
 def _source(profile: Profile) -> Iterator[str]:
