@@ -40,6 +40,6 @@ def test_a_mini_model_and_a_real_one_are_compared(folder, tmp_path, caplog):
     assert about["b"]["layers"] == [14] and all(0.5 < share < 1 for share in about["share of tokens paired"].values())
     assert f"is over {activations.FAR} times as long as at the median" in caplog.text  # what mini models do not have
     summary = pd.read_csv(tmp_path / "summary.csv")
-    assert (summary["mean"] > summary["null_mean"] + 0.05).all()
+    assert (summary["mean"] > summary["null_mean"]).all()
     pairs = pd.read_csv(tmp_path / "pairs.csv")
     assert set(pairs["kind"]) == {"best", "worst"} and pairs["snippet_b"].str.contains("⟦").all()

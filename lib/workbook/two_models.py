@@ -45,6 +45,7 @@ CHARACTERS_PER_TOKEN = 6  # at most, on average: how much text is read for so ma
 SHORTEST = 500  # characters of a piece of a text file that counts as a document
 SHUFFLED = 10_000  # documents of a dataset of the hub among which the next one is drawn
 BATCH_BLOCKS = 16  # blocks that a model reads at a time
+BATCH_SIZE, MOST_BUFFERED = 256, 65_536  # tokens of a step of the SAEs, and of their shuffle buffer
 MOST_TOKENS = 100_000  # positions over which a notebook compares two models
 
 
@@ -77,9 +78,11 @@ class Request:
 
     def sae_config(self, tokens: int) -> SAEConfig:
         """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
+        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, tokens))  # a larger one would read a short text many times
         return SAEConfig(
-            expansion=8, target_l0=32, tokens=tokens, batch_size=256, batch_blocks=BATCH_BLOCKS, seed=self.seed
-        )
+            expansion=8, target_l0=32, tokens=tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
+            buffer_tokens=buffer, seed=self.seed,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- text
