@@ -31,8 +31,8 @@ from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
 from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
-from lib.workbook.store import atomic_write
-from lib.workbook.two_models import CannotCompare, Comparison, Request, pairs_with_snippets
+from lib.workbook.store import Store, atomic_write
+from lib.workbook.two_models import CannotCompare, Comparison, Request, layer_shares, pairs_with_snippets
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,6 +49,9 @@ def main(
         ),
     ] = [],
     saes_b: Annotated[list[str], typer.Option(help="The same of the other model.")] = [],
+    skyline: Annotated[
+        list[str], typer.Option(help="SAEs of the first model from another seed, beside --saes-a; repeatable.")
+    ] = [],
     text: Annotated[
         str | None, typer.Option(help="A file (.txt, .jsonl) or a dataset of the hub; else documentation.")
     ] = None,
@@ -67,7 +70,8 @@ def main(
     """Compare two models' features."""
     try:
         chosen = None if layers is None else tuple(sorted({int(layer) for layer in layers.split("+")}))
-        request = Request(a, b, tuple(saes_a), tuple(saes_b), text, chosen, tokens, sae_tokens, context, device)
+        saes = tuple(saes_a), tuple(saes_b), tuple(skyline)
+        request = Request(a, b, *saes, text, chosen, tokens, sae_tokens, context, device)
         folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
         typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
     except (CannotCompare, ModelNotFound, ValueError, FileNotFoundError) as error:
@@ -81,14 +85,14 @@ def main(
 def run(request: Request, folder: Path) -> Path:
     """Do what is asked, or what is left of it; returns the page. Raises as `Comparison` does."""
     began = time.monotonic()
-    comparison = Comparison(request, folder)
+    comparison = Comparison(request, Store(folder / "cache"))
     for line in announced(comparison):
         typer.echo(line)
     seconds, memory, disk = comparison.needs(measured_rate(devices.resolve(request.device)))
     clock = timedelta(seconds=round(seconds))
     typer.echo(f"About {clock}, {memory / GB:.1f} GB of memory and {disk / GB:.1f} GB of disk; the time is coarse.")
     both = comparison.directions()
-    skyline = None if request.saes_a else comparison.directions(skyline=True)
+    skyline = comparison.directions(skyline=True) if request.has_skyline else None
     page = write(comparison, both, skyline, folder)
     typer.echo(f"Done in {timedelta(seconds=round(time.monotonic() - began))}.")
     return page
@@ -135,10 +139,8 @@ def write(
 def _figures(directions: dict[str, Direction], both: tuple[Direction, Direction]) -> dict[str, tuple]:
     values = {label: d.frame["mppc"] for label, d in directions.items()}
     intervals = {label: comparisons.mean_interval(d) for label, d in directions.items()}
-    first = both[0]
+    first, shares = both[0], layer_shares(both[0])
     nulls = {f"null: {label}": d.frame["null_mppc"] for label, d in directions.items() if d is first}
-    found = first.frame[first.frame["match_layer"] >= 0]
-    shares = pd.crosstab(found["layer"], found["match_layer"], normalize="index")
     return {
         "densities": (plots.fig_mppc_density(values, intervals), "Densities of MPPC, with means and their intervals."),
         "null": (plots.fig_share_above(values | nulls), "Share of features above each MPPC, beside what chance gives."),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.corpus import Blocks
-from lib.models.activations import ShuffleBuffer, iterate_activations
+from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, shortened, typical_norms
 from lib.workbook import model_store
 
 CONTEXT = 16
@@ -57,6 +57,29 @@ def test_forward_pass_ends_with_the_last_wanted_layer(model, blocks):
     finally:
         handle.remove()
     assert not ran
+
+
+def test_vectors_far_longer_than_the_typical_one_are_brought_to_its_length():
+    x = torch.randn(1_000, 8, generator=torch.Generator().manual_seed(0))
+    x[7] *= 200
+    typical = float(x.norm(dim=1).median())
+    found = shortened(x, typical)
+    assert float(found[7].norm()) == pytest.approx(typical)
+    assert float(torch.cosine_similarity(found[7], x[7], dim=0)) == pytest.approx(1)
+    others = torch.arange(1_000) != 7
+    assert torch.equal(found[others], x[others])
+
+
+def test_the_typical_norm_is_the_median_and_a_text_is_read_with_it(model, blocks, caplog):
+    x = {layer: torch.cat([b[layer] for b in iterate_activations(model, blocks, [0, 1], 8)]) for layer in (0, 1)}
+    typical = typical_norms(model, blocks, [0, 1], 8)
+    assert typical == {layer: pytest.approx(float(found.norm(dim=1).median())) for layer, found in x.items()}
+    assert not caplog.text  # random weights have no vector that is so long
+    low = {layer: norm / (2 * FAR) for layer, norm in typical.items()}  # as if the usual vectors were so short
+    for number, batch in enumerate(iterate_activations(model, blocks, [0, 1], 8, low)):
+        for layer, found in batch.items():
+            assert float(found.norm(dim=1).max()) <= FAR * low[layer] * 1.001, number
+    assert all(float(b[0].norm(dim=1).max()) < typical[0] for b in buffer(model, blocks, typical=low).next_refill())
 
 
 def buffer(model, blocks, **more):

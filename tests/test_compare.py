@@ -1,17 +1,23 @@
 """``python -m lib.compare``: two models of one's own, with one tokenizer or two, and what it says where it cannot."""
 
+import itertools
 import json
 import shutil
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
-from lib import compare
-from lib.models import ModelNotFound, recipes
-from lib.workbook import texts, two_models
+from lib import compare, corpus, models
+from lib.models import ModelNotFound, activations, recipes
+from lib.sae import SAEConfig, train_saes
+from lib.workbook import artifacts, model_store, texts, two_models
+from lib.workbook.store import Store
 from lib.workbook.two_models import CannotCompare, Request
 
 SMALL = dict(tokens=1_200, sae_tokens=2_048, context=32, device="cpu")
@@ -66,16 +72,55 @@ def test_a_run_that_was_stopped_goes_on_and_trains_nothing_twice(folders, done, 
 
 def test_one_s_own_saes_are_taken_and_give_the_same_numbers(folders, done, tmp_path):
     [made] = [path for path in (done / "cache").glob("saes-*") if len(list(path.glob("seed01*"))) == 2]
-    for path in made.glob("seed00*"):
-        shutil.copytree(path, tmp_path / "saes" / path.name)
-    compare.run(request(folders, "other", saes_a=(str(tmp_path / "saes"),)), tmp_path / "out")
+    for path in made.glob("seed*"):
+        shutil.copytree(path, tmp_path / path.name[:6] / path.name)
+    own, again = ((str(tmp_path / seed),) for seed in ("seed00", "seed01"))
+    compare.run(request(folders, "other", saes_a=own, skyline=again), tmp_path / "out")
     one, other = (pd.read_parquet(place / "a_to_b.parquet") for place in (done, tmp_path / "out"))
     np.testing.assert_allclose(one["mppc"], other["mppc"], atol=1e-6)
+    skylines = [pd.read_csv(place / "summary.csv")["mean"][2] for place in (done, tmp_path / "out")]
+    assert skylines[0] == pytest.approx(skylines[1], abs=1e-5)
+    compare.run(request(folders, "other", saes_a=own), tmp_path / "out")
     assert "no skyline" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_a_profile_s_models_have_the_saes_of_its_run(smoke):
+    comparison = two_models.of_profile(smoke.pythia, smoke.mamba, smoke)
+    assert comparison.a.name == smoke.pythia and comparison.request.has_skyline
+    assert comparison.b.folder == Path(model_store.folder_of(smoke.mamba, smoke))
+    for seed, of_run in enumerate(smoke.sae_seeds):
+        trained = {sae.info.layer: sae for sae in artifacts.trained_saes(smoke.pythia, smoke, of_run)[0]}
+        found = comparison.saes(comparison.a, seed)
+        assert found and all(torch.equal(sae.W_dec, trained[sae.info.layer].W_dec) for sae in found)
+    stranger = two_models.of_profile(smoke.pythia, "another", smoke)
+    assert not stranger.b.given and stranger.a.given
+
+
+def test_one_vector_of_norm_23_000_moves_neither_the_scale_nor_what_an_sae_learns(folders, monkeypatch):
+    model = models.load(folders / "pythia", "cpu")
+    ids = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts.documents()[:60])
+    blocks = corpus.cut(ids, model.tokenizer, 32)
+    config = SAEConfig(expansion=2, tokens=2_048, batch_size=64, buffer_tokens=2_048, batch_blocks=16)
+    read = activations.run_to
+
+    def with_one_far(*arguments):
+        found = read(*arguments)
+        found[0][0, 3] *= 23_000 / found[0][0, 3].norm()
+        return found
+
+    def trained(**more):
+        [sae], history = train_saes(model, blocks, config, layers=[0], progress=False, **more)
+        return sae.info.training["scale"], history["explained_variance"].iloc[-1]
+
+    scale, explained = trained()
+    monkeypatch.setattr(activations, "run_to", with_one_far)
+    typical = models.typical_norms(model, blocks, [0], 16)
+    assert trained(typical=typical) == (pytest.approx(scale, rel=0.02), pytest.approx(explained, abs=0.05))
+    assert trained()[0] < scale / 2  # what the mean norm alone makes of it
+
+
 def test_models_of_one_tokenizer_are_compared_at_every_token(folders, tmp_path):
-    comparison = two_models.Comparison(request(folders, layers=(1,)), tmp_path)
+    comparison = two_models.Comparison(request(folders, layers=(1,)), Store(tmp_path))
     assert comparison.blocks.shares == (1.0, 1.0) and comparison.b.layers == [3]
     assert (comparison.blocks.a.tokens == comparison.blocks.b.tokens).all()
 
@@ -87,6 +132,7 @@ def test_models_of_one_tokenizer_are_compared_at_every_token(folders, tmp_path):
         (dict(saes_a=("nowhere",)), "nowhere is no SAE folder"),
         (dict(text="nowhere.txt"), "there is no text nowhere.txt"),
         (dict(a="no/such-model"), "cannot load no/such-model"),
+        (dict(skyline=("nowhere",)), "skyline .* needs saes_a"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_sentence(folders, tmp_path, change, said):
@@ -106,13 +152,31 @@ def test_saes_of_another_width_do_not_fit(folders, done, tmp_path):
 def test_texts(tmp_path):
     plain = tmp_path / "a.txt"
     plain.write_text("\n\n".join("x" * 300 for _ in range(5)))
-    assert [len(document) for document in two_models.documents(str(plain))] == [602, 602, 300]
+    assert sorted(len(document) for document in two_models.documents(str(plain), 0)) == [300, 602, 602]
     broken = tmp_path / "b.jsonl"
     broken.write_text('{"text": "one"}\n{"no": 1}\n')
     with pytest.raises(CannotCompare, match="line 2 of .* is no JSON object with a `text`"):
-        list(two_models.documents(str(broken)))
+        list(two_models.documents(str(broken), 0))
     with pytest.raises(CannotCompare, match="the text is too short"):
         two_models.read_text(["one document"], 10, 10)
+
+
+def test_documents_are_drawn_from_all_of_a_text_in_an_order_that_the_seed_decides(tmp_path):
+    written = [f"document {number}" for number in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
+    once, again, other = (list(two_models.documents(str(tmp_path / "a.jsonl"), seed)) for seed in (0, 0, 1))
+    assert once == again != other and sorted(once) == sorted(written) and once[:10] != written[:10]
+    shipped = list(itertools.islice(two_models.documents(None, 0), 200))
+    places = [texts.documents().index(text) for text in shipped]
+    assert max(places) > len(texts.documents()) / 2 > min(places)
+
+
+def test_a_dataset_of_the_hub_is_drawn_from_as_it_streams(monkeypatch):
+    written = [str(number) for number in range(100)]
+    streamed = datasets.Dataset.from_dict({"text": written}).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: streamed)
+    found = list(two_models.documents("org/name", 0))
+    assert sorted(found) == sorted(written) and found[:10] != written[:10]
 
 
 def test_the_command_line_says_what_is_wrong_and_ends_with_2(folders, tmp_path):

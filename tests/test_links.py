@@ -78,7 +78,7 @@ def test_less_than_half_of_the_front_page_is_about_running_it():
 def test_the_pages_for_teaching_have_pictures_and_every_notebook():
     assert len(re.findall(r"!\[[^\]]+\]\(", TEXTS[HOME / "notebooks" / "background.md"])) >= 4
     plan = TEXTS[HOME / "notebooks" / "README.md"]
-    assert all(f"{number:02}_" in plan for number in range(11))
+    assert all(f"{number:02}_" in plan for number in range(12))
 
 
 @pytest.mark.parametrize(

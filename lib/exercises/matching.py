@@ -1,4 +1,4 @@
-"""Exercises of notebooks 03, 04, 05 and 09: MPPC, what it is compared with, depth, and a third architecture."""
+"""Exercises of notebooks 03, 04, 05, 09 and 11: MPPC, what it is compared with, depth, other models and tokenizers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 
-from lib import interpret
+from lib import interpret, pairing
 from lib.exercises.exercise import Exercise
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures
 from lib.mppc.uncertainty import correlation, matched_sums
-from lib.workbook import artifacts, comparisons
+from lib.workbook import artifacts, comparisons, texts
 from lib.workbook.profiles import LeftOut, Profile
 
 PLACE = ("match_layer", "match_index")
 OFTEN, HIGH = 100, 0.7
+READ_A = ["for", " the", " loop", "s", " end", "s"]  # exercise 11.1
+READ_B = ["f", "or", " the", " loops", " en", "ds"]
+SOME = slice(None, None, 400)  # documents of exercise 11.2
 
 
 def _frame(profile: Profile, name: str = "mamba", direction: int = 0) -> pd.DataFrame:
@@ -192,6 +195,23 @@ def _in_both(profile: Profile, divide: str = "either") -> float:
     return float((mamba & rwkv).sum() / max(of, 1))
 
 
+def _ends(tokens: Sequence[str]) -> ndarray:
+    return np.cumsum([len(token) for token in tokens])
+
+
+def _shared_ends(profile: Profile, of: Callable[[ndarray, ndarray], ndarray] = np.intersect1d) -> ndarray:
+    return of(_ends(READ_A), _ends(READ_B))
+
+
+def _of_characters(profile: Profile, pooled: bool = True) -> float:
+    """Share of a text's characters at which a token of the run's tokenizer ends."""
+    documents = texts.documents()[SOME]
+    readings = pairing.read(texts.load_tokenizer(profile), documents)
+    tokens = np.array([(reading.ends >= 0).sum() for reading in readings])
+    characters = np.array([len(text) for text in documents])
+    return float(tokens.sum() / characters.sum() if pooled else (tokens / characters).mean())
+
+
 EXERCISES = {
     "03.1": Exercise("one number, a share", _mutual, {
         "only the layers are compared: the index must come back as well": dict(by_layer_only=True),
@@ -298,4 +318,18 @@ EXERCISES = {
         "the divisor is those above 0.7 in Mamba only": dict(divide="mamba"),
         "the divisor is those above 0.7 in RWKV only": dict(divide="rwkv"),
     }, needs="rwkv, mamba"),
+    "11.1": Exercise("a list of numbers of characters", _shared_ends, {
+        "only tokens that are the same in both are paired; it is enough that they end at the same place":
+            lambda profile: [end for end, token in zip(_ends(READ_A), READ_A) if token in READ_B],
+        "tokens are paired by their numbers; two tokenizers have not read the same after as many tokens":
+            dict(of=lambda a, b: a[a == b]),
+        "these are all places where a token of either ends": dict(of=np.union1d),
+        "the places where tokens begin are listed, too: nothing has been read at 0":
+            lambda profile: [0, *_shared_ends(profile)],
+    }),
+    "11.2": Exercise("one number, a share", _of_characters, {
+        "that is the share of the first model's tokens: each of them ends at a character": lambda profile: 1.0,
+        "it is upside down: that is how many characters a token has": lambda profile: 1 / _of_characters(profile),
+        "that is the mean over documents, in which short ones weigh as much as long ones": dict(pooled=False),
+    }),
 }  # fmt: skip

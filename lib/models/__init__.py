@@ -5,7 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post"],
+        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post", "typical_norms"],
         "devices": ["fast_dtype"],
         "families": ["Family", "Patchable", "family_of", "n_layers", "neurons", "patchable", "register"],
         "hub": ["ModelNotFound"],

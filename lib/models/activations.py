@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
 
+log = logging.getLogger("workbook.activations")
+FAR = 10  # times the median norm: further out lies no ordinary token
+TYPICAL_POSITIONS = 4_096  # of a text, over which the median norm is taken
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
 
 
@@ -60,14 +64,46 @@ def run_to(
 
 
 def iterate_activations(
-    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int
-) -> Iterator[Activations]:
+    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int,
+    typical: Mapping[int, float] | None = None,
+) -> Iterator[Activations]:  # fmt: skip
     """Yield the layers' resid_post at the positions that count, in text order, `batch_blocks` blocks at a time.
 
-    Values are float32 on the model's device. Every layer's rows belong to the same tokens.
+    Values are float32 on the model's device. Every layer's rows belong to the same tokens. With `typical`
+    (`typical_norms`), those that are far longer are shortened to it.
     """
     for tokens, mask in batches_of(blocks, batch_blocks, model_device(model)):
-        yield {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
+        found = {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
+        yield {k: shortened(x, typical[k]) for k, x in found.items()} if typical else found
+
+
+def typical_norms(
+    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int
+) -> dict[int, float]:
+    """Each layer's median norm of resid_post, over the first 4,096 positions of a text that count.
+
+    Says by a warning how many of them are more than ten times as long.
+    """
+    parts = list(iterate_activations(model, blocks.take(TYPICAL_POSITIONS), layers, batch_blocks))
+    norms = {layer: torch.cat([part[layer].norm(dim=1) for part in parts]) for layer in layers}
+    typical = {layer: float(found.median()) for layer, found in norms.items()}
+    far = max(float((found > FAR * typical[layer]).float().mean()) for layer, found in norms.items())
+    if far:
+        log.warning(
+            "At up to %.2g %% of its positions the residual stream of %s is over %d times as long as at the median: "
+            "there it is shortened to the median's length.", 100 * far, model.cfg.model_name, FAR,
+        )  # fmt: skip
+    return typical
+
+
+def shortened(x: Float[Tensor, "positions d_model"], typical: float) -> Float[Tensor, "positions d_model"]:
+    """The same rows, those that are more than ten times longer than `typical` brought to that length.
+
+    Real models write vectors of a hundred times the usual length at a few tokens (massive activations, Sun et al.
+    2402.17762). One in a thousand of them is most of the squared error and decides every correlation.
+    """
+    norms = x.norm(dim=1, keepdim=True)
+    return torch.where(norms > FAR * typical, x * (typical / norms), x)
 
 
 class ShuffleBuffer:
@@ -86,6 +122,7 @@ class ShuffleBuffer:
     def __init__(
         self, model: TransformerBridge, blocks: Blocks, layers: Sequence[int], *,
         buffer_tokens: int, batch_size: int, batch_blocks: int, seed: int = 0, refills_done: int = 0,
+        typical: Mapping[int, float] | None = None,
     ) -> None:  # fmt: skip
         if buffer_tokens < 4 * batch_size:
             raise ValueError(f"buffer_tokens={buffer_tokens} must hold at least four batches of {batch_size} tokens.")
@@ -93,6 +130,7 @@ class ShuffleBuffer:
             raise ValueError("the text holds no position that counts, so there is nothing to train on.")
         self.model, self.blocks, self.layers = model, blocks, tuple(layers)
         self.batch_size, self.batch_blocks, self.seed = batch_size, batch_blocks, seed
+        self.typical = typical
         self.lengths = blocks.mask.sum(1)
         self.blocks_per_refill = max(1, int(buffer_tokens * 2 / 3 / self.lengths.mean()))
         self.refills_done = refills_done
@@ -113,7 +151,7 @@ class ShuffleBuffer:
         """Activations of one refill of text, layer by layer, each split into two random halves (now, later)."""
         numbers = self._block_numbers(refill)
         text = self.blocks[numbers]
-        parts = list(iterate_activations(self.model, text, self.layers, self.batch_blocks))
+        parts = list(iterate_activations(self.model, text, self.layers, self.batch_blocks, self.typical))
         for layer in self.layers:
             x = torch.cat([part.pop(layer) for part in parts])
             order = self._permutation(len(x), 1, refill)

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -53,18 +53,21 @@ def constants(config: SAEConfig) -> dict[str, float]:
 def train_saes(
     model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: Sequence[int] = (0,),
     layers: Sequence[int] | None = None, checkpoint_dir: Path | str | None = None, progress: bool = True,
+    typical: Mapping[int, float] | None = None,
 ) -> tuple[list[SAE], pd.DataFrame]:  # fmt: skip
     """Train one SAE per layer (None: all) and SAE seed on `config.tokens` tokens of `blocks`.
 
     All SAEs see the same batches: SAE seeds differ in nothing but the initial weights. Returns the SAEs, by seed and
     layer, acting on raw activations, and the history (columns layer, seed, step, tokens, loss, l0,
     explained_variance, l1). With a `checkpoint_dir`, an interrupted call goes on where it was when called again.
+    With `typical` (`lib.models.typical_norms`), activations that are far longer are shortened: else a few tokens would
+    be most of the scale, the variance and the loss.
 
     Raises `ValueError` for an SAE type that is not known, and if the checkpoint belongs to other settings,
     `FloatingPointError` if a loss is not finite.
     """
     layers = tuple(range(model.cfg.n_layers)) if layers is None else tuple(layers)
-    run = _Run(model, blocks, config, tuple(seeds), layers)
+    run = _Run(model, blocks, config, tuple(seeds), layers, typical)
     checkpoint = Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir else None
     if checkpoint and (found := _newest(checkpoint)):
         run.restore(found)
@@ -174,7 +177,7 @@ class _Run:
 
     def __init__(
         self, model: TransformerBridge, blocks: Blocks, config: SAEConfig, seeds: tuple[int, ...],
-        layers: tuple[int, ...],
+        layers: tuple[int, ...], typical: Mapping[int, float] | None,
     ) -> None:  # fmt: skip
         self.steps = max(1, config.tokens // config.batch_size)
         self.log_every = max(1, self.steps // LOGGED_STEPS)
@@ -182,7 +185,7 @@ class _Run:
         device, name, d_model = model_device(model), str(model.cfg.model_name), model.cfg.d_model
         training = config.model_dump() | {"context_length": blocks.tokens.shape[1]}
         of_run = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks)}
-        self.identity = of_run | training
+        self.identity = of_run | training | ({"typical": list(typical.values())} if typical else {})
         cls = sae_type(config.architecture)
         self.trainees = []
         for seed, layer in product(seeds, layers):
@@ -195,7 +198,7 @@ class _Run:
         self.workers = [cls.sparse_step(*size, parallel=False) for _ in range(threads)] if share else []
         self.make_buffer = partial(
             ShuffleBuffer, model, blocks, layers, buffer_tokens=config.buffer_tokens,
-            batch_size=config.batch_size, batch_blocks=config.batch_blocks, seed=config.seed,
+            batch_size=config.batch_size, batch_blocks=config.batch_blocks, seed=config.seed, typical=typical,
         )  # fmt: skip
         self.buffer = self.make_buffer()
 

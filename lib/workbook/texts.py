@@ -125,8 +125,8 @@ def document_tokens(profile: Profile, split: Split, tokenizer: Path | None = Non
     return np.split(np.load(folder / f"{split}_tokens.npy"), np.cumsum(lengths)[:-1])
 
 
-def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
-    """OpenWebText's documents as token ids; one in ten, by its hash, is held out.
+def openwebtext(profile: Profile) -> Iterator[str]:
+    """OpenWebText's documents as they come.
 
     Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
     revision. Raises `TextNotFound` where neither can be.
@@ -134,10 +134,15 @@ def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
     from datasets import load_dataset
 
     files = hub.text_files(origins.text_revision(profile))
+    rows = load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True)
+    yield from (row["text"] for row in rows)
+
+
+def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
+    """OpenWebText's documents as token ids; one in ten, by its hash, is held out."""
     tokenizer = load_tokenizer(profile)
-    for row in load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True):
-        if split_of(row["text"]) == split:
-            yield tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+    wanted = (text for text in openwebtext(profile) if split_of(text) == split)
+    yield from (tokenizer(text, add_special_tokens=False)["input_ids"] for text in wanted)
 
 
 def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None) -> Blocks:

@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.interpret.snippets import TopPlaces, top_places
-from lib.models import devices, hub, recipes
+from lib.models import activations, devices, hub, recipes, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.correlation import max_pairwise_correlations
@@ -33,15 +33,20 @@ from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_
 from lib.pairing import PairedBlocks, paired_blocks
 from lib.sae import SAE, SAEConfig, load, train_saes, training as sae_training
 from lib.sae.folders import check_fits
-from lib.workbook import texts
+from lib.workbook import artifacts, model_store, texts
 from lib.workbook.comparisons import Direction
 from lib.workbook.plan import EFFICIENCY
+from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, sha256_of
 
-SEEDS = (0, 1)  # of the SAEs that are trained of the first model; the second is the skyline's
+SEEDS = (0, 1)  # of the SAEs of the first model; the second is the skyline's
 DEPTHS = (0.25, 0.5, 0.75)  # relative depths of the layers that are compared, where none are named
 CHARACTERS_PER_TOKEN = 6  # at most, on average: how much text is read for so many tokens
 SHORTEST = 500  # characters of a piece of a text file that counts as a document
+SHUFFLED = 10_000  # documents of a dataset of the hub among which the next one is drawn
+BATCH_BLOCKS = 16  # blocks that a model reads at a time
+BATCH_SIZE, MOST_BUFFERED = 256, 65_536  # tokens of a step of the SAEs, and of their shuffle buffer
+MOST_TOKENS = 100_000  # positions over which a notebook compares two models
 
 
 class CannotCompare(ValueError):
@@ -56,6 +61,8 @@ class Request:
     b: str
     saes_a: tuple[str, ...] = ()
     saes_b: tuple[str, ...] = ()
+    skyline: tuple[str, ...] = ()
+    """SAEs of the first model from another seed, where `saes_a` are given."""
     text: str | None = None
     layers: tuple[int, ...] | None = None
     tokens: int = 200_000
@@ -64,28 +71,45 @@ class Request:
     device: str = "auto"
     seed: int = 0
 
+    @property
+    def has_skyline(self) -> bool:
+        """Whether the first model has SAEs of two seeds."""
+        return bool(self.skyline or not self.saes_a)
+
     def sae_config(self, tokens: int) -> SAEConfig:
         """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
-        return SAEConfig(expansion=8, target_l0=32, tokens=tokens, batch_size=256, batch_blocks=16, seed=self.seed)
+        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, tokens))  # a larger one would read a short text many times
+        return SAEConfig(
+            expansion=8, target_l0=32, tokens=tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
+            buffer_tokens=buffer, seed=self.seed,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- text
 
 
-def documents(text: str | None) -> Iterator[str]:
-    """The documents of the shipped text (None), of a file of plain text or JSONL, or of a dataset of the hub.
+def documents(text: str | None, seed: int) -> Iterator[str]:
+    """The documents of the shipped text (None), of a file of plain text or JSONL, or of a dataset of the hub, shuffled.
 
-    Plain text is cut into documents at blank lines, each of 500 characters or more. JSONL and datasets have a column
-    `text`. Raises `CannotCompare` for a text that is not there.
+    A text seldom begins as it goes on, so that its first documents would not stand for it. Plain text is cut into
+    documents at blank lines, each of 500 characters or more. JSONL and datasets have a column `text`; a dataset is
+    streamed, and the next document drawn from the 10,000 that follow. Raises `CannotCompare` for a text that is not
+    there.
     """
     if text is None:
-        return iter(texts.documents())
+        return shuffled(texts.documents(), seed)
     path = Path(text)
     if path.is_file():
-        return _from_json_lines(path) if path.suffix in (".jsonl", ".json") else _from_plain_text(path)
+        read = _from_json_lines if path.suffix in (".jsonl", ".json") else _from_plain_text
+        return shuffled(list(read(path)), seed)
     if path.suffix in (".txt", ".jsonl", ".json") or not text.count("/") == 1:
         raise CannotCompare(f"there is no text {text}: name a file, or a dataset of the hub as org/name.")
-    return _from_hub(text)
+    return _from_hub(text, seed)
+
+
+def shuffled(documents: Sequence[str], seed: int) -> Iterator[str]:
+    """In an order that the seed decides."""
+    return (documents[k] for k in np.random.default_rng(seed).permutation(len(documents)))
 
 
 def _from_plain_text(path: Path) -> Iterator[str]:
@@ -108,11 +132,12 @@ def _from_json_lines(path: Path) -> Iterator[str]:
                 raise CannotCompare(f"line {number} of {path} is no JSON object with a `text`.") from None
 
 
-def _from_hub(name: str) -> Iterator[str]:
+def _from_hub(name: str, seed: int) -> Iterator[str]:
     from datasets import load_dataset
 
     try:
-        yield from (row["text"] for row in load_dataset(name, split="train", streaming=True))
+        rows = load_dataset(name, split="train", streaming=True).shuffle(seed=seed, buffer_size=SHUFFLED)
+        yield from (row["text"] for row in rows)
     except (*hub.UNREACHABLE, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CannotCompare(f"cannot read the dataset {name}: {type(error).__name__}: {reason}") from None
@@ -159,8 +184,9 @@ def read_text(source: Iterable[str], train_tokens: int, tokens: int) -> Text:
 class Side:
     """One of the two models, with what is read of it."""
 
-    def __init__(self, name: str, given: Sequence[str], request: Request) -> None:
+    def __init__(self, name: str, given: Sequence[str], request: Request, again: Sequence[str] = ()) -> None:
         self.name, self.given, self.request = name, given, request
+        self.again = again
 
     @cached_property
     def folder(self) -> Path:
@@ -189,10 +215,17 @@ class Side:
         return min([self.request.context, *(length for length in lengths if length)])
 
     @cached_property
-    def saes_given(self) -> list[SAE]:
-        """The user's SAEs, by layer. Raises `ValueError` for SAEs that do not fit the model."""
+    def saes_given(self) -> list[list[SAE]]:
+        """The user's SAEs, and the skyline's if there are any, by layer. Raises `ValueError` where they do not fit."""
+        found = [self._read(given) for given in (self.given, self.again) if given]
+        layers = [[sae.info.layer for sae in saes] for saes in found]
+        if layers[0] != layers[-1]:
+            raise CannotCompare(f"the SAEs of {self.name} are for layers {layers[0]}, the skyline's for {layers[1]}.")
+        return found
+
+    def _read(self, sources: Sequence[str]) -> list[SAE]:
         device = devices.resolve(self.request.device)
-        saes = sorted((load(source, device) for given in self.given for source in _sae_folders(given)), key=_layer_of)
+        saes = sorted((load(folder, device) for source in sources for folder in _sae_folders(source)), key=_layer_of)
         for sae in saes:
             check_fits(sae, self.name, self.model.cfg.d_model, models.n_layers(self.model))
         twice = [a.info.layer for a, b in itertools.pairwise(saes) if a.info.layer == b.info.layer]
@@ -201,19 +234,24 @@ class Side:
         return saes
 
     @cached_property
-    def digests_given(self) -> list[str]:
+    def digests_given(self) -> list[list[str]]:
         """What identifies the user's SAEs."""
-        return [_digest(sae) for sae in self.saes_given]
+        return [[_digest(sae) for sae in saes] for saes in self.saes_given]
 
     @cached_property
     def layers(self) -> list[int]:
         """The layers that are compared."""
         if self.given:
-            return [sae.info.layer for sae in self.saes_given]
+            return [sae.info.layer for sae in self.saes_given[0]]
         n = models.n_layers(self.model)
         if self.request.layers is None:
-            return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
+            return at_depths(n)
         return sorted(self.request.layers)
+
+
+def at_depths(n: int) -> list[int]:
+    """Of so many layers, those at a quarter, a half and three quarters of the depth."""
+    return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
 
 
 def _layer_of(sae: SAE) -> int:
@@ -235,14 +273,18 @@ def _sae_folders(given: str) -> list[str]:
 
 
 class Comparison:
-    """Two models over one text, in a folder that keeps every stage."""
+    """Two models over one text, every stage kept in a store; `source` has other documents than those of the request."""
 
-    def __init__(self, request: Request, folder: Path) -> None:
-        self.request, self.store = request, Store(folder / "cache")
-        self.a, self.b = Side(request.a, request.saes_a, request), Side(request.b, request.saes_b, request)
+    def __init__(self, request: Request, store: Store, source: Iterable[str] | None = None) -> None:
+        if request.skyline and not request.saes_a:
+            raise CannotCompare("skyline has the same SAEs of another seed, so it needs saes_a.")
+        self.request, self.store = request, store
+        self.a = Side(request.a, request.saes_a, request, request.skyline)
+        self.b = Side(request.b, request.saes_b, request)
         self._same_relative_depths()
         trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
-        self.text = read_text(documents(request.text), trained, request.tokens)
+        read = documents(request.text, request.seed) if source is None else source
+        self.text = read_text(read, trained, request.tokens)
 
     def _same_relative_depths(self) -> None:
         """Layers that were named are the first model's; the second is read at the same relative depths."""
@@ -270,26 +312,30 @@ class Comparison:
     def saes(self, side: Side, seed: int = 0) -> list[SAE]:
         """The side's SAEs, by layer; trained where none are given."""
         if side.given:
-            return side.saes_given
+            return side.saes_given[seed]
         folder = self.store.get("saes", self._sae_fields(side), partial(self._train, side))
         return [load(path, devices.resolve(self.request.device)) for path in sorted(folder.glob(f"seed{seed:02d}_*"))]
 
     def _seeds(self, side: Side) -> tuple[int, ...]:
-        return SEEDS if side is self.a else SEEDS[:1]
+        return SEEDS if side is self.a and self.request.has_skyline else SEEDS[:1]
 
-    def _sae_fields(self, side: Side) -> dict[str, Any]:
+    def _sae_fields(self, side: Side, seed: int = 0) -> dict[str, Any]:
+        far = {"far": activations.FAR, "typical_positions": activations.TYPICAL_POSITIONS}
         if side.given:
-            return side.fields | {"saes": side.digests_given}
+            return side.fields | far | {"saes": side.digests_given[seed]}
         config = self.request.sae_config(self.request.sae_tokens)
         made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
-        return side.fields | {"sae": config.model_dump()} | sae_training.constants(config) | made
+        return side.fields | far | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
     def _train(self, side: Side, folder: Path) -> None:
         tokenizer = side.model.tokenizer
         ids = (tokenizer(document, add_special_tokens=False)["input_ids"] for document in self.text.train)
         blocks = corpus.cut(ids, tokenizer, side.context, n_positions=self.request.sae_tokens)
         config = self.request.sae_config(self.request.sae_tokens)
-        saes, history = train_saes(side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint")
+        saes, history = train_saes(
+            side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint",
+            typical=typical_norms(side.model, blocks, side.layers, BATCH_BLOCKS),
+        )  # fmt: skip
         for sae in saes:
             sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:03d}")
         history.to_csv(folder / "history.csv", index=False)
@@ -299,18 +345,20 @@ class Comparison:
         blocks = self.blocks.a if side is self.a else self.blocks.b
 
         def capture(folder: Path) -> None:
-            found = capture_features(side.model, self.saes(side, seed), blocks, batch_blocks=16)
+            typical = typical_norms(side.model, blocks, side.layers, BATCH_BLOCKS)
+            saes = self.saes(side, seed)
+            found = capture_features(side.model, saes, blocks, batch_blocks=BATCH_BLOCKS, typical=typical)
             for k, layer in enumerate(found):
                 save_features(layer, layer_file(folder, k))
 
-        fields = self._sae_fields(side) | {"seed": seed, "read": blocks.digest}
+        fields = self._sae_fields(side, seed) | {"seed": seed, "read": blocks.digest}
         return open_features(self.store.get("features", fields, capture))
 
     def directions(self, skyline: bool = False) -> tuple[Direction, Direction]:
         """Matches of both models' features, with null and resamples; or of the first one's with another SAE seed's."""
         sides = (self.a, self.a if skyline else self.b)
         seed = SEEDS[1] if skyline else 0
-        fields = {"a": self._sae_fields(sides[0]), "b": self._sae_fields(sides[1]), "seed_b": seed}
+        fields = {"a": self._sae_fields(sides[0]), "b": self._sae_fields(sides[1], seed), "seed_b": seed}
         fields |= uncertainty.constants() | {"read": self.blocks.a.digest, "seed": self.request.seed}
         folder = self.store.get("matches", fields, partial(self._match, sides, seed))
         names = [sides[0].name, f"{sides[1].name}, SAE seed {seed}" if skyline else sides[1].name]
@@ -354,7 +402,7 @@ class Comparison:
             seeds = 0 if side.given else len(self._seeds(side))
             parameters = sum(p.numel() for p in side.model.parameters())
             config = self.request.sae_config(self.request.sae_tokens)
-            sae, read = 2 * d * d * config.expansion, max(seeds, 1) * self.request.tokens
+            sae, read = 2 * d * d * config.expansion, len(self._seeds(side)) * self.request.tokens
             work += read * parameters + self.request.sae_tokens * (bool(seeds) * parameters + seeds * n * sae / 2)
             kept = feature_bytes(read, config.target_l0, d * config.expansion)
             memory = max(
@@ -370,6 +418,47 @@ class Comparison:
         paired = dict(zip(("a", "b"), (round(share, 4) for share in self.blocks.shares), strict=True))
         return {"request": asdict(self.request), **found, "text": self.text.digest, "share of tokens paired": paired,
                 "positions": self.blocks.a.n_positions}  # fmt: skip
+
+
+def of_profile(a: str, b: str, profile: Profile, saes_a: Sequence[str] = (), saes_b: Sequence[str] = ()) -> Comparison:
+    """Two models at a profile's sizes, on its text and in its cache.
+
+    A model that the profile names, and for which no SAEs are given, has those that its run trained, at three depths;
+    there is a skyline if they are of two seeds, as the Transformer's are.
+    """
+    request = Request(
+        a, b, tuple(saes_a) or _saes_of_run(a, profile), tuple(saes_b) or _saes_of_run(b, profile),
+        () if saes_a else _saes_of_run(a, profile, SEEDS[1]),
+        tokens=min(profile.mppc_tokens, MOST_TOKENS), sae_tokens=profile.sae_tokens, context=profile.context_length,
+        device=profile.device, seed=profile.seed,
+    )  # fmt: skip
+    comparison = Comparison(request, Store(profile.cache_dir), _source(profile))
+    for side in (comparison.a, comparison.b):
+        if side.name in profile.model_names:
+            side.folder = Path(model_store.folder_of(side.name, profile))
+    return comparison
+
+
+def _saes_of_run(name: str, profile: Profile, which: int = 0) -> tuple[str, ...]:
+    """Folders of the SAEs that a run trained of a model, at three depths; none where it trained none of that seed."""
+    seeds = artifacts.seeds_of(name, profile) if name in profile.model_names else ()
+    if which >= len(seeds):
+        return ()
+    found = sorted(artifacts.saes_folder(name, profile).glob(f"seed{seeds[which]:02d}_*"))
+    kept = at_depths(len(found)) if len(found) > len(DEPTHS) else range(len(found))
+    return tuple(str(found[k]) for k in kept)
+
+
+def _source(profile: Profile) -> Iterator[str]:
+    if profile.corpus == "openwebtext":
+        return texts.openwebtext(profile)
+    return shuffled(texts.documents(), profile.seed)
+
+
+def layer_shares(direction: Direction) -> pd.DataFrame:
+    """For each layer (rows), the share of its features whose best match lies in each of the other's (columns)."""
+    found = direction.frame[direction.frame["match_layer"] >= 0]
+    return pd.crosstab(found["layer"], found["match_layer"], normalize="index")
 
 
 Places = Mapping[int, TopPlaces]
