@@ -165,7 +165,8 @@ def test_sections_that_are_left_out(capsys):
 
 def test_claims_that_are_left_out(tmp_path):
     profile = get_profile("smoke", mamba=None, figures=tmp_path)
-    rows = [("x-a", "a", True, "1"), ("x-d", "d", *claims.unless("no control", True, "3")), claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
+    unclear = ("x-d", "d", *claims.unless("no control", True, "3"))
+    rows = [("x-a", "a", True, "1"), unclear, claims.claim("x-b", "b", "mamba", lambda: 1 / 0, profile),
             claims.claim("x-c", "c", "rwkv", lambda: (False, "2"), profile)]  # fmt: skip
     table = claims.record(rows, "table_claims_x", profile)
     assert claims.unless("", True, "3") == (True, "3")

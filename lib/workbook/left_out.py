@@ -75,10 +75,5 @@ def _uses(code: CodeType) -> Iterator[tuple[str, bool]]:
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "STORE_NAME", "STORE_GLOBAL"):
             yield step.argval, step.opname.startswith("STORE")
-        elif isinstance(step.argval, CodeType) and step.argval.co_name in (
-            "<listcomp>",
-            "<setcomp>",
-            "<dictcomp>",
-            "<genexpr>",
-        ):
+        elif isinstance(step.argval, CodeType) and step.argval.co_name.endswith(("comp>", "genexpr>")):
             yield from _uses(step.argval)
