@@ -46,7 +46,7 @@ SHORTEST = 500  # characters of a piece of a text file that counts as a document
 SHUFFLED = 10_000  # documents of a dataset of the hub among which the next one is drawn
 BATCH_BLOCKS = 16  # blocks that a model reads at a time
 BATCH_SIZE, MOST_BUFFERED = 256, 65_536  # tokens of a step of the SAEs, and of their shuffle buffer
-MOST_TOKENS = 100_000  # positions over which a notebook compares two models
+MOST_TOKENS = 50_000  # positions over which a notebook compares two models
 
 
 class CannotCompare(ValueError):
