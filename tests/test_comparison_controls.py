@@ -19,7 +19,7 @@ def test_pools_of_one_size_lower_what_had_more_candidates_and_leave_the_rest(smo
     across = table.loc[("Pythia → Mamba", "forward")].set_index("size")
     assert across.loc[smallest, "mean_equal"] < across.loc[smallest, "mean"] == pairs["mamba"][0].mppc.mean()
     assert across.loc[smallest, "spread"] > 0 and across["candidates"].iloc[0] == len(pairs["mamba"][1].mppc)
-    seeds = table.loc[("SAE seed", "reverse")].iloc[0]
+    seeds = table.loc[[("SAE seed", "reverse")]].iloc[0]
     assert seeds["mean_equal"] == seeds["mean"] and seeds["spread"] == 0
 
 
