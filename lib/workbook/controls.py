@@ -166,7 +166,7 @@ def effect(real: pd.Series, null: pd.Series) -> dict[str, float]:
 
     Superiority is the chance that a feature drawn from `real` has a higher MPPC than one drawn from `null`.
     """
-    real, null = real.dropna(), null.dropna()
+    real, null = (mppc.dropna().astype(float) for mppc in (real, null))
     superiority = mannwhitneyu(real, null).statistic / (len(real) * len(null))
     return {
         "mean": real.mean(),
