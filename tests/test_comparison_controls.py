@@ -19,7 +19,7 @@ def test_pools_of_one_size_lower_what_had_more_candidates_and_leave_the_rest(smo
     across = table.loc[("Pythia → Mamba", "forward")].set_index("size")
     assert across.loc[smallest, "mean_equal"] < across.loc[smallest, "mean"] == pairs["mamba"][0].mppc.mean()
     assert across.loc[smallest, "spread"] > 0 and across["candidates"].iloc[0] == len(pairs["mamba"][1].mppc)
-    seeds = table.loc[("SAE seed", "reverse")].iloc[0]
+    seeds = table.loc[[("SAE seed", "reverse")]].iloc[0]
     assert seeds["mean_equal"] == seeds["mean"] and seeds["spread"] == 0
 
 
@@ -54,7 +54,7 @@ def test_partners_of_two_sae_seeds(smoke):
     a, b = (artifacts.trained_saes(smoke.pythia, smoke, seed)[0][0].W_dec for seed in smoke.sae_seeds)
     cosine = (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
     first = partners[partners["layer"] == 0]
-    assert (first["cosine"] <= cosine.max(1).values.numpy() + 1e-5).all()
+    assert (first["cosine"] <= cosine.max(1).values.detach().numpy() + 1e-5).all()
     table = controls.by_firing_rate(partners, n_bins=4)
     assert len(table) == 4 and table["firing_rate"].is_monotonic_increasing
     assert (

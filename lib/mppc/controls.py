@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float, Float32, Int
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
@@ -125,7 +126,7 @@ def pairwise_mcc(
     The assignment has the largest sum of cosines; their mean is the pairwise dictionary mean correlation coefficient
     (PW-MCC) of two SAEs of the same activations. Directions without a partner get NaN and −1.
     """
-    unit_a, unit_b = (W.double() / W.double().norm(dim=1, keepdim=True) for W in (W_dec_a, W_dec_b))
+    unit_a, unit_b = (torch.nn.functional.normalize(W.detach().double(), dim=1) for W in (W_dec_a, W_dec_b))
     cosine = (unit_a @ unit_b.T).cpu().numpy()
     rows, columns = linear_sum_assignment(cosine, maximize=True)
     value, partner = np.full(len(cosine), np.nan), np.full(len(cosine), -1)

@@ -108,7 +108,7 @@ def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:
 def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
     """MPPC of the middle layers of the Transformer and Mamba, as they are, and with the random weights of their start.
 
-    Both pairs get SAEs of their own, one for each model, trained on `sweep_tokens` tokens and correlated over
+    Both pairs get SAEs of their own, one for each model, trained on half of `sweep_tokens` and correlated over
     `eval_tokens`, so that nothing differs but the language models. Empty where the shape of a model that was not
     trained here is not known (Heap et al. 2025, arXiv 2501.17727, ask how far SAEs of untrained models go).
     """
@@ -116,7 +116,7 @@ def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
         return {}
     middle = config_of(profile.pythia, profile).num_hidden_layers // 2
     small = dict(layers=(middle,), sae_seeds=profile.sae_seeds[:1], mppc_tokens=profile.eval_tokens)
-    trained = profile.changed(sae_tokens=profile.sweep_tokens, **small)
+    trained = profile.changed(sae_tokens=max(1, profile.sweep_tokens // 2), **small)
     both = {"trained": trained, "untrained": trained.changed(models="random")}
     return {label: artifacts.mppc(p.pythia, p.mamba, p)[0]["mppc"] for label, p in both.items()}
 
@@ -166,7 +166,7 @@ def effect(real: pd.Series, null: pd.Series) -> dict[str, float]:
 
     Superiority is the chance that a feature drawn from `real` has a higher MPPC than one drawn from `null`.
     """
-    real, null = real.dropna(), null.dropna()
+    real, null = (mppc.dropna().astype(float) for mppc in (real, null))
     superiority = mannwhitneyu(real, null).statistic / (len(real) * len(null))
     return {
         "mean": real.mean(),
