@@ -105,7 +105,7 @@ def test_the_whole_pipeline_runs_and_is_kept(smoke):
 def layers(scores=(0.5, 0.6, 0.7, 0.8)):
     grid = [(i, j) for i in range(2) for j in range(2)]
     rows = [
-        {"layer_a": i, "layer_b": j, "measure": m, "score": s, "null_mean": 0.1, "p": 0.01}
+        {"layer_a": i, "layer_b": j, "measure": m, "score": s, "null_mean": 0.1, "null_95": 0.2, "p": 0.01}
         for (i, j), s in zip(grid, scores)
         for m in ("SVCCA", "RSA")
     ]
@@ -117,6 +117,18 @@ def test_heatmaps_have_the_own_layers_along_x():
     values = figure.axes[0].collections[0].get_array().reshape(2, 2)
     np.testing.assert_array_equal(values, [[0.5, 0.7], [0.6, 0.8]])
     assert figure.axes[0].get_ylim() == (0, 2)
+
+
+def test_heatmaps_write_score_and_null_into_the_cells_and_the_largest_p_above():
+    axes = space_plots.fig_heatmaps({"Mamba": layers().assign(null_mean=0.1, null_95=0.55, p=0.02)}, "RSA").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.50 (0.10)", "0.70 (0.10)", "0.60 (0.10)", "0.80 (0.10)"]
+    assert axes.get_title() == "Mamba: 3 of 4 above 95 % of\nshuffles, largest p 0.020"
+
+
+def test_a_cloud_of_distances_counts_every_pair_of_features():
+    rows = np.random.default_rng(0).normal(size=(20, 5))
+    axes = space_plots.fig_distances(rows, rows, ("A", "B"), 1.0).axes[0]
+    assert axes.collections[0].get_array().sum() == 20 * 19 / 2 and axes.get_title() == "20 matched features, RSA 1.00"
 
 
 def test_subspaces_are_filled_where_significant():

@@ -104,7 +104,8 @@ def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
             axes = grid[row, column]
             axes.plot(data["value"], data[measure], color=PALETTE["pythia"])
             faces = np.where(data["own"], "w", "C0")
-            axes.scatter(data["value"], data[measure], color=faces, edgecolors=[PALETTE["pythia"]], zorder=3)
+            look = {"color": faces, "edgecolors": [PALETTE["pythia"]], "zorder": 3, "clip_on": False}
+            axes.scatter(data["value"], data[measure], **look)
             axes.set(xscale="log", ylabel=label if column == 0 else None)
             axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
             axes.minorticks_off()

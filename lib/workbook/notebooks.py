@@ -147,7 +147,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title
 
 
 def refresh_notebook(executed: Path, committed: Path) -> None:
-    """Take the outputs of an executed copy into the committed notebook: no timestamps, stderr or widgets, counts from 1.
+    """Take the outputs of an executed copy into the committed one: no timestamps, stderr or widgets; counts from 1.
 
     Raises `CannotRun` if the committed notebook was edited after the run.
     """
