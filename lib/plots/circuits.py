@@ -386,9 +386,8 @@ def fig_shifts(frame: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(shifts)), [])
     right.invert_yaxis()
     right.axvline(0, color="0.3", linewidth=0.8)
-    right.set(xlabel="fall of the logit of B")
-    right.set_title("replaced in the whole run", fontsize=10)
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.set(xlabel="fall of the logit of B, replaced in the whole run")
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
     return figure
 
 
