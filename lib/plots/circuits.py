@@ -400,6 +400,6 @@ def fig_time_mixing(half_lives: Mapping[int, np.ndarray], shift: Mapping[int, np
             sns.ecdfplot(x=x, ax=axes, color=colour, label=f"layer {layer}")
         axes.set(ylabel="share of channels")
     left.set(xscale="log", xlabel="tokens until half is forgotten")
-    right.set(xlabel="share of the token before in key and value", ylabel=None, xlim=(-0.02, 1.02))
+    right.set(xlabel="share of the token before in key and value", ylabel=None)
     right.legend(frameon=False, fontsize=8)
     return figure
