@@ -386,9 +386,8 @@ def fig_shifts(frame: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(shifts)), [])
     right.invert_yaxis()
     right.axvline(0, color="0.3", linewidth=0.8)
-    right.set(xlabel="fall of the logit of B")
-    right.set_title("replaced in the whole run", fontsize=10)
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.set(xlabel="fall of the logit of B, replaced in the whole run")
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
     return figure
 
 
@@ -401,6 +400,6 @@ def fig_time_mixing(half_lives: Mapping[int, np.ndarray], shift: Mapping[int, np
             sns.ecdfplot(x=x, ax=axes, color=colour, label=f"layer {layer}")
         axes.set(ylabel="share of channels")
     left.set(xscale="log", xlabel="tokens until half is forgotten")
-    right.set(xlabel="share of the token before in key and value", ylabel=None, xlim=(-0.02, 1.02))
+    right.set(xlabel="share of the token before in key and value", ylabel=None)
     right.legend(frameon=False, fontsize=8)
     return figure
