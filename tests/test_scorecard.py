@@ -125,7 +125,8 @@ def test_what_rests_on_the_judge_says_so():
 
 
 def test_every_output_of_a_notebook_is_registered_where_it_is_made():
-    named = {"explorer": "explorer.write(", "lan_umap": "lan_umap.html", "table_checks": "claims.check("}
+    named = {"explorer": "explorer.write(", "lan_umap": "lan_umap.html", "state_animation": "state_animation.html",
+             "table_checks": "claims.check("}  # fmt: skip
     cells = [cell for cells in cells_with_places().values() for cell in cells]
     for name, entry in register().items():
         text = named.get(name, f'"{name}"')

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
@@ -83,14 +85,17 @@ def _spliced_losses(
     """Cross-entropy of the model, with x̂ and with x̄ spliced in, for each SAE."""
     spliced: list[tuple[int, Callable]] = [(sae.info.layer, sae) for sae in saes]
     spliced += [(layer, lambda x, mean=mean: mean.expand_as(x)) for layer, mean in means.items()]
+    blocks_of_model = [block.original_component for block in model.blocks]
     n, clean, losses = 0, 0.0, [0.0] * len(spliced)
     batches = batches_of(blocks, batch_blocks, model_device(model))
     for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // batch_blocks), mininterval=5):
         n += int((mask[:, :-1] & mask[:, 1:]).sum())
-        with _kept_outputs(model) as kept:
+        kept: list[Any] = []  # what each block gives, in its family's own form
+        with _acting(blocks_of_model, [partial(_keep, block.forward, kept) for block in blocks_of_model]):
             clean += _loss(model, tokens, mask)
         for k, (layer, replace) in enumerate(spliced):
-            with _answering(model, kept[: layer + 1]):
+            # The blocks up to the layer give what they gave, so a pass costs only what comes after them.
+            with _acting(blocks_of_model, [partial(_give, output) for output in kept[: layer + 1]]):
                 losses[k] += _loss(model, tokens, mask, resid_post(layer), replace)
     of_mean = dict(zip(means, losses[len(saes) :]))
     return [(clean / n, loss / n, of_mean[sae.info.layer] / n) for sae, loss in zip(saes, losses)]
@@ -119,29 +124,22 @@ def _loss(
     return sum(float(cross_entropy(model.unembed(x).float(), y, reduction="sum")) for x, y in pieces)
 
 
-@contextmanager
-def _kept_outputs(model: TransformerBridge) -> Iterator[list[Any]]:
-    """What the model's blocks give while this lasts, in their order and each in its family's own form."""
-    kept: list[Any] = []
-    handles = [
-        block.original_component.register_forward_hook(lambda module, args, output: kept.append(output))
-        for block in model.blocks
-    ]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
+def _keep(forward: Callable, kept: list[Any], *args: Any, **kwargs: Any) -> Any:
+    kept.append(forward(*args, **kwargs))
+    return kept[-1]
+
+
+def _give(output: Any, *args: Any, **kwargs: Any) -> Any:
+    return output
 
 
 @contextmanager
-def _answering(model: TransformerBridge, outputs: Sequence[Any]) -> Iterator[None]:
-    """The first blocks give these outputs, without computing anything: a pass then costs what comes after them."""
-    blocks = [block.original_component for block, _ in zip(model.blocks, outputs)]
-    for block, output in zip(blocks, outputs):
-        block.forward = lambda *args, output=output, **kwargs: output
+def _acting(modules: Sequence[Module], forwards: Sequence[Callable]) -> Iterator[None]:
+    """The first modules do something else in their forward passes, while this lasts."""
+    for module, forward in zip(modules, forwards):
+        module.forward = forward
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward  # the class's own is there again
+        for module, _ in zip(modules, forwards):
+            del module.forward  # the class's own is there again
