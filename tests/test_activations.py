@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lib.corpus import Blocks
-from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, shortened, typical_norms
+from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, shortened
+from lib.models.typical import typical_norms
 from lib.workbook import model_store
 
 CONTEXT = 16

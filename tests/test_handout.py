@@ -26,7 +26,9 @@ def test_the_handout_is_made_from_the_notebooks():
 def test_a_question_stands_below_its_heading_and_is_short_enough_to_print(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# Title"),
-        nbformat.v4.new_markdown_cell("## Heading\n\nText.\n\n**Predict.** How *high* is\nthe [mean](glossary.md#mean)?"),
+        nbformat.v4.new_markdown_cell(
+            "## Heading\n\nText.\n\n**Predict.** How *high* is\nthe [mean](glossary.md#mean)?"
+        ),
         nbformat.v4.new_code_cell("guess_a = None  # your guess: a mean\nguess_b = None  # your guess: True or False"),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "03_x.ipynb")

@@ -5,11 +5,12 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post", "typical_norms"],
+        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post"],
         "devices": ["fast_dtype"],
         "families": ["Family", "Patchable", "family_of", "n_layers", "neurons", "patchable", "register"],
         "hub": ["ModelNotFound"],
         "loading": ["load"],
         "measures": ["held_out_loss", "induction_accuracy", "induction_gap", "quality", "repeated_tokens"],
+        "typical": ["typical_norms"],
     },
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,9 +14,7 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
 
-log = logging.getLogger("workbook.activations")
 FAR = 10  # times the median norm: further out lies no ordinary token
-TYPICAL_POSITIONS = 4_096  # of a text, over which the median norm is taken
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
 
 
@@ -75,25 +72,6 @@ def iterate_activations(
     for tokens, mask in batches_of(blocks, batch_blocks, model_device(model)):
         found = {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
         yield {k: shortened(x, typical[k]) for k, x in found.items()} if typical else found
-
-
-def typical_norms(
-    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int
-) -> dict[int, float]:
-    """Each layer's median norm of resid_post, over the first 4,096 positions of a text that count.
-
-    Says by a warning how many of them are more than ten times as long.
-    """
-    parts = list(iterate_activations(model, blocks.take(TYPICAL_POSITIONS), layers, batch_blocks))
-    norms = {layer: torch.cat([part[layer].norm(dim=1) for part in parts]) for layer in layers}
-    typical = {layer: float(found.median()) for layer, found in norms.items()}
-    far = max(float((found > FAR * typical[layer]).float().mean()) for layer, found in norms.items())
-    if far:
-        log.warning(
-            "At up to %.2g %% of its positions the residual stream of %s is over %d times as long as at the median: "
-            "there it is shortened to the median's length.", 100 * far, model.cfg.model_name, FAR,
-        )  # fmt: skip
-    return typical
 
 
 def shortened(x: Float[Tensor, "positions d_model"], typical: float) -> Float[Tensor, "positions d_model"]:

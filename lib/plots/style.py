@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from lib.sae import SAE
@@ -293,6 +294,9 @@ def fig_sae_seeds(table: pd.DataFrame) -> Figure:
         axes.plot(table["firing_rate"], table[column], "osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="firing rate (share of tokens; each point a group of features)")
     axes.set(ylabel=f"of about {table['n'].iloc[0]:,} features each")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _name_ends(axes, list(labels.values()))
     return figure
 

@@ -23,7 +23,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.interpret.snippets import TopPlaces, top_places
-from lib.models import activations, devices, hub, recipes, typical_norms
+from lib.models import activations, devices, hub, recipes
+from lib.models.typical import TYPICAL_POSITIONS, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.correlation import max_pairwise_correlations
@@ -320,7 +321,7 @@ class Comparison:
         return SEEDS if side is self.a and self.request.has_skyline else SEEDS[:1]
 
     def _sae_fields(self, side: Side, seed: int = 0) -> dict[str, Any]:
-        far = {"far": activations.FAR, "typical_positions": activations.TYPICAL_POSITIONS}
+        far = {"far": activations.FAR, "typical_positions": TYPICAL_POSITIONS}
         if side.given:
             return side.fields | far | {"saes": side.digests_given[seed]}
         config = self.request.sae_config(self.request.sae_tokens)
