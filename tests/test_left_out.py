@@ -149,7 +149,7 @@ def test_every_notebook_watches_before_its_first_mark():
 
 def test_sections_that_are_left_out(capsys):
     headings = {role: [(p.notebook[:2], p.heading) for p in left_out_places(without(role))] for role in ROLES}
-    assert headings["pythia_seed"] == [("04", "Figure 3b: feature by feature")]
+    assert headings["pythia_seed"] == [("04", "Figure 3b: feature by feature"), ("10", "RSA")]
     assert {number for number, _ in headings["rwkv"]} == {"01", "08", "09"}
     assert ("01", "RWKV-4: an average with forgetting") in headings["rwkv"]
     assert {("03", "All pairs, exactly"), ("07", "Table 1: which layer's state carries B?")} < set(headings["mamba"])

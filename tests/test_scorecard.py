@@ -189,9 +189,11 @@ def test_a_weak_judge_marks_both_outcomes(run, kappa, judge, weakness):
 
 
 def test_a_claim_whose_control_fails_is_inconclusive(run):
-    alter(run, "table_claims_induction", "id=w-t1-few", verdict="inconclusive")
-    assert row(run, "w-t1-few").verdict == INCONCLUSIVE
-    assert scorecard.headline(scorecard.card(run)).endswith("; 1 more: inconclusive")
+    before = int((scorecard.card(run).query("kind == @FINDING").verdict == INCONCLUSIVE).sum())
+    assert row(run, "w-8").verdict == REPRODUCED
+    alter(run, "table_claims_depth", "id=w-8", verdict="inconclusive")
+    assert row(run, "w-8").verdict == INCONCLUSIVE
+    assert scorecard.headline(scorecard.card(run)).endswith(f"; {before + 1} more: inconclusive")
 
 
 def test_the_headline_counts_findings_only(run):

@@ -43,16 +43,12 @@ def _wald(profile: Profile) -> list[float]:
     return [share - half, share + half]
 
 
-def _consistency(profile: Profile, neighbours: bool = True, spelling: bool = False) -> list[int]:
-    """The stand-in's consistency of the judged features: with, or without, what precedes and follows a token."""
+def _consistency(profile: Profile, spelling: bool = False) -> list[int]:
+    """The stand-in's consistency of the judged features; with `spelling`, each spelling counts as a token of its own."""
     judge, examples = judges.RuleJudge(), judged_features.sample(profile, _places(profile)).examples
-    if neighbours and not spelling:
+    if not spelling:
         return [score.monosemanticity for score in judge.score(examples)]
-    found = []
-    for shares in map(judges.pattern_shares, examples):
-        other = {"variants": shares["token"]} if spelling else {"neighbour": 0}
-        found.append(judge._monosemanticity(shares | other))
-    return found
+    return [judge._monosemanticity(s | {"variants": s["token"]}) for s in map(judges.pattern_shares, examples)]
 
 
 def _kappa(profile: Profile, aspect: str = "complexity", weights: str | None = "quadratic") -> float:
@@ -172,8 +168,6 @@ EXERCISES = {
     }, needs="mamba"),
     "06.4": Exercise("a score for each judged feature", _consistency, {
         "that is complexity, not consistency": lambda profile: _scores(profile)["complexity"],
-        "the neighbours are left out: always firing before the same token is a pattern as well":
-            dict(neighbours=False),
         "`Error` and `error` were counted as different tokens: take variants": dict(spelling=True),
     }),
     "10.1": Exercise("one number, an RSA", _made_up_rsa, {
