@@ -43,12 +43,10 @@ def _wald(profile: Profile) -> list[float]:
     return [share - half, share + half]
 
 
-def _consistency(profile: Profile, spelling: bool = False) -> list[int]:
-    """The stand-in's consistency of the judged features; with `spelling`, each spelling counts as a token of its own."""
-    judge, examples = judges.RuleJudge(), judged_features.sample(profile, _places(profile)).examples
-    if not spelling:
-        return [score.monosemanticity for score in judge.score(examples)]
-    return [judge._monosemanticity(s | {"variants": s["token"]}) for s in map(judges.pattern_shares, examples)]
+def _consistency(profile: Profile) -> list[int]:
+    """The stand-in's consistency of the judged features."""
+    examples = judged_features.sample(profile, _places(profile)).examples
+    return [score.monosemanticity for score in judges.RuleJudge().score(examples)]
 
 
 def _kappa(profile: Profile, aspect: str = "complexity", weights: str | None = "quadratic") -> float:
@@ -168,7 +166,8 @@ EXERCISES = {
     }, needs="mamba"),
     "06.4": Exercise("a score for each judged feature", _consistency, {
         "that is complexity, not consistency": lambda profile: _scores(profile)["complexity"],
-        "`Error` and `error` were counted as different tokens: take variants": dict(spelling=True),
+        "a clear pattern scores 5 and none scores 1; yours runs the other way":
+            lambda profile: [6 - score for score in _consistency(profile)],
     }),
     "10.1": Exercise("one number, an RSA", _made_up_rsa, {
         "distances were correlated as they are; RSA takes their ranks": dict(ranks=False),
