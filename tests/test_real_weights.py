@@ -34,7 +34,7 @@ def test_the_weights_are_those_of_a_model_that_has_learned(folder):
 
 
 def test_a_mini_model_and_a_real_one_are_compared(folder, tmp_path, caplog):
-    sizes = dict(layers=(1,), tokens=2_000, sae_tokens=4_096, context=64, device="cpu")
+    sizes = dict(layers=(1,), tokens=10_000, sae_tokens=4_096, context=64, device="cpu")
     compare.run(Request("mini-pythia", str(folder), **sizes), tmp_path)
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["b"]["layers"] == [14] and all(0.5 < share < 1 for share in about["share of tokens paired"].values())
