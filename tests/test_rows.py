@@ -1,7 +1,6 @@
 """Training rows of the mini zoo: a target is always determined by what stands before it, and only then."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -106,33 +105,6 @@ def test_sentence_rows_are_whole_sentences_between_bos(tokenizer):
     for row in tokens:
         parts = tokenizer.decode(row.tolist(), skip_special_tokens=False).split(corpus.BOS)
         assert len(parts) > 5 and all(part.endswith(".") for part in parts[1:-1])
-
-
-def whole_sentences(tokens, tokenizer):
-    """Whether each sentence between two BOS is one of those that templates give, undisturbed; and its last words."""
-    parts = texts.sentence_parts()
-    slots = {slot: "|".join(parts["names"]) for slot in ("A", "B", "S", "IO")}
-    slots |= {"place": "|".join(parts["places"]), "object": "|".join(parts["objects"])}
-    pieces = [
-        sum(parts["openings"].values(), []),
-        sum(parts["links"].values(), []),
-        [f" {a}." for a in parts["actions"]],
-    ]
-    pattern = "".join(f"({'|'.join(re.escape(piece) for piece in alternatives)})" for alternatives in pieces)
-    for slot, words in slots.items():
-        pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?:{words})")
-    read = [tokenizer.decode(part.tolist()) for row in tokens for part in np.split(row, np.flatnonzero(row == 0))[1:-1]]
-    return [bool(re.fullmatch(pattern, text)) for text in read], [text.split()[-2] for text in read]
-
-
-def test_half_of_the_late_sentences_are_interrupted_but_not_before_the_name_that_is_asked_for(tokenizer):
-    recipe = dataclasses.replace(TINY, context_length=128)
-    whole, _ = whole_sentences(rows.sentence_rows(9, recipe, np.random.default_rng(0), tokenizer)[0], tokenizer)
-    assert all(whole)
-    late = rows.sentence_rows(60, recipe, np.random.default_rng(0), tokenizer, interrupted=True)[0]
-    whole, before_the_name = whole_sentences(late, tokenizer)
-    assert 0.4 < np.mean(whole) < 0.6
-    assert set(before_the_name) <= {action.split()[-2] for action in texts.sentence_parts()["actions"]}
 
 
 def test_batches_follow_from_the_step_alone_and_synthetic_rows_become_fewer(documents, tokenizer):

@@ -55,7 +55,7 @@ class Recipe:
     sentence_share: float = 0.0
     """Of all rows: sentences with two names."""
     sentence_share_end: float = 0.0
-    """The same, in the last third of the training, where half of them are interrupted by random tokens."""
+    """The same, in the last third of the training."""
 
     @property
     def tokens(self) -> int:

@@ -18,8 +18,6 @@ from lib.models.recipes import Recipe
 from lib.workbook.texts import sentence_parts
 
 IGNORE = -100  # target of positions that are not learnt
-LONGEST_INTERRUPTION = 6  # tokens, of a sentence
-AFTER_INTERRUPTION = 4  # tokens at least, up to the sentence's end: the name is asked for by undisturbed words
 
 Rows = tuple[Int[np.ndarray, "rows context"], Int[np.ndarray, "rows context"]]  # tokens, targets
 
@@ -85,22 +83,15 @@ def recall_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator) -> Rows:
     return tokens, targets
 
 
-def sentence_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator, tokenizer, interrupted: bool = False) -> Rows:
-    """Rows of training sentences, joined by BOS as documents are; every next token is a target.
-
-    Every other sentence is `interrupted` somewhere by a few random tokens: then no distance tells IO from S.
-    """
+def sentence_rows(n_rows: int, recipe: Recipe, rng: np.random.Generator, tokenizer) -> Rows:
+    """Rows of training sentences, joined by BOS as documents are; every next token is a target."""
     room = recipe.context_length - 1
     tokens = np.zeros((n_rows, recipe.context_length), np.int64)
     for row in tokens:
         stream: list[int] = []
         while len(stream) < room:
             for sentence in sentences(sentence_parts(), 8, rng):
-                ids = tokenizer.encode(sentence.text).ids
-                if interrupted and rng.random() < 0.5:
-                    place = rng.integers(1, len(ids) - AFTER_INTERRUPTION)
-                    ids[place:place] = rng.integers(2, VOCABULARY, rng.integers(1, LONGEST_INTERRUPTION + 1)).tolist()
-                stream += [*ids, 0]
+                stream += [*tokenizer.encode(sentence.text).ids, 0]
         row[1:] = stream[:room]
     return next_tokens(tokens)
 
@@ -128,14 +119,10 @@ class Batches:
         synthetic = round(share * r.batch_rows)
         recall = round(r.recall_share * synthetic)
         # A batch holds whole rows: the fraction is made up over steps.
-        expected = (r.sentence_share_end if self.is_late(step) else r.sentence_share) * r.batch_rows
+        expected = (r.sentence_share_end if 3 * step >= 2 * r.steps else r.sentence_share) * r.batch_rows
         sentence = math.floor((step + 1) * expected) - math.floor(step * expected)
         text = r.batch_rows - synthetic - sentence
         return {"text": text, "repeats": synthetic - recall, "recall": recall, "sentences": sentence}
-
-    def is_late(self, step: int) -> bool:
-        """Whether a step lies in the last third of the training, in which sentences are more, and interrupted."""
-        return 3 * step >= 2 * self.recipe.steps
 
     def text_rows(self, first: int, n_rows: int) -> np.ndarray:
         """Rows `first` … of the endless text; a batch that would cross into the next epoch starts there."""
@@ -154,5 +141,5 @@ class Batches:
             recall_rows(counts["recall"], r, rng),
         ]
         if counts["sentences"]:
-            parts.append(sentence_rows(counts["sentences"], r, rng, self.tokenizer, self.is_late(step)))
+            parts.append(sentence_rows(counts["sentences"], r, rng, self.tokenizer))
         return tuple(torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
