@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.circuits.ioi import Sentence, one_token_words
+from lib.circuits.ioi import Sentence, one_token_words, with_one_token_names
 from lib.circuits.prompts import induction_prompts
 from lib.corpus import Blocks
 from lib.models.measures import Logits, held_out_loss
@@ -74,9 +74,9 @@ def ioi(logits: Logits, tokenizer, drawn: Sequence[Sentence]) -> float:
 
     Only sentences count whose names are one token each; NaN where there is none.
     """
+    right, drawn = [], with_one_token_names(drawn, tokenizer)
     ids = one_token_words(sorted({name for sentence in drawn for name in (sentence.io, sentence.s)}), tokenizer)
-    right = []
-    for sentence in (sentence for sentence in drawn if {sentence.io, sentence.s} <= ids.keys()):
+    for sentence in drawn:
         tokens = [tokenizer.bos_token_id or 0, *tokenizer(sentence.prompt, add_special_tokens=False)["input_ids"]]
         last = logits(torch.tensor([tokens]))[0, -1]
         right.append(bool(last[ids[sentence.io]] > last[ids[sentence.s]]))
@@ -96,8 +96,13 @@ def induction_gap(logits: Logits, distance: int, vocabulary: int, other: str = "
 
 def cost_of_a(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> float:
     """What another A costs the logit of B in [A][B] … [A], as a share of what another B costs; NaN if that is 0."""
+    return _costs(logits, distance, vocabulary, n_samples)[1]
+
+
+def _costs(logits: Logits, distance: int, vocabulary: int, n_samples: int) -> tuple[float, float]:
+    """What another B costs, in logits, and what another A costs as a share of it."""
     of_a, of_b = (induction_gap(logits, distance, vocabulary, other, n_samples) for other in ("A′", "B′"))
-    return of_a / of_b if of_b else math.nan
+    return of_b, of_a / of_b if of_b else math.nan
 
 
 def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) -> dict[str, float | bool]:
@@ -108,12 +113,12 @@ def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) ->
     `does_induction` if it associates and asks for A; it `copies` if it continues the repeats.
     """
     shares = [share for gap in GAPS for share in association(logits, gap, vocabulary, n_samples)]
-    of_a, of_b = (induction_gap(logits, 8, vocabulary, other, n_samples) for other in ("A′", "B′"))
+    cost_of_b, share_of_a = _costs(logits, 8, vocabulary, n_samples)
     found = {
         "association": min(shares),
         "repeats": repeat_accuracy(logits, 8, vocabulary, n_samples),
-        "cost_of_b": of_b,
-        "cost_of_a": of_a / of_b if of_b else math.nan,
+        "cost_of_b": cost_of_b,
+        "cost_of_a": share_of_a,
     }
     enough = {name: bool(found[name] >= bound) for name, bound in BOUNDS.items()}
     induces = enough["association"] and enough["cost_of_a"] and found["cost_of_b"] > 0

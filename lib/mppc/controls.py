@@ -100,9 +100,8 @@ def elsewhere(mask: Bool[ndarray, "blocks context"], seed: int) -> Int[ndarray, 
     order = np.lexsort((rank, place))  # by place, and for each place by the blocks' random order
     firsts = np.flatnonzero(np.diff(place[order], prepend=-1))
     following = np.roll(order, -1)
-    following[np.append(firsts[1:], len(order)) - 1] = order[
-        firsts
-    ]  # the last block of a place is followed by its first
+    lasts = np.append(firsts[1:], len(order)) - 1
+    following[lasts] = order[firsts]  # the last block of a place is followed by its first
     found = np.empty_like(order)
     found[order] = following
     return found

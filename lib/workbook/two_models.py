@@ -341,9 +341,12 @@ class Comparison:
             sae.save(folder / f"seed{sae.info.seed:02d}_layer{sae.info.layer:03d}")
         history.to_csv(folder / "history.csv", index=False)
 
+    def _blocks_of(self, side: Side) -> corpus.Blocks:
+        return self.blocks.a if side is self.a else self.blocks.b
+
     def features(self, side: Side, seed: int = 0) -> list[SparseFeatures]:
         """Feature activations at the shared positions, by layer."""
-        blocks = self.blocks.a if side is self.a else self.blocks.b
+        blocks = self._blocks_of(side)
 
         def capture(folder: Path) -> None:
             typical = typical_norms(side.model, blocks, side.layers, BATCH_BLOCKS)
@@ -391,7 +394,7 @@ class Comparison:
 
     def places(self, side: Side) -> dict[int, TopPlaces]:
         """The highest places of the side's features, by layer of the model."""
-        blocks = self.blocks.a if side is self.a else self.blocks.b
+        blocks = self._blocks_of(side)
         features = tqdm(self.features(side), f"highest places of {side.name}", unit="layer", mininterval=5)
         return {layer: top_places(found, blocks) for layer, found in zip(side.layers, features, strict=True)}
 
