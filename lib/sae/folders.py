@@ -26,11 +26,9 @@ SCALER = "activation_scaler.json"  # where a checkpoint of SAELens has the facto
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+):(.*)")  # repository:path/in/repository
 HOOK = re.compile(r"blocks\.(\d+)\.(hook_resid_post|hook_out|hook_resid_pre)")
 BATCHTOPK = "batchtopk"  # as SAELens does at inference, a JumpReLU SAE whose thresholds are all the same
-OLD_NAMES = {
-    "activation_fn_str": "activation_fn",
-    "hook_point": "hook_name",
-    "hook_point_head_index": "hook_head_index",
-}
+OLD_NAMES = dict(
+    activation_fn_str="activation_fn", hook_point="hook_name", hook_point_head_index="hook_head_index"
+)  # fmt: skip
 
 
 class _Cfg(BaseModel):

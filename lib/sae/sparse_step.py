@@ -58,20 +58,26 @@ def _kernel(function: FunctionType, **flags: Any) -> _Kernel:
 
 
 @partial(_kernel, fastmath=_SUMS)
-def _forward(pre, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
+def _forward(pre, words, signs, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
     """Tokens of one chunk: active features, their activations `f`, d loss / d pre-activation `g`, and x̂ − x.
 
-    `pre` holds the dense product's bits as integers, whose sign is the number's. `scale` is 1 / batch size.
+    `pre` holds the dense product's bits as integers, whose sign is the number's, and `words` the same several at a
+    time: most words have nothing but negative numbers, whose signs are `signs`. `scale` is 1 / batch size.
     """
     n_tokens, d_model = x.shape
-    d_sae = W_enc.shape[0]
+    n_words, lanes = words.shape[1], pre.shape[1] // words.shape[1]
     for t in prange(n_tokens):
-        row = pre[t]
-        found = index[t]
+        row, word, found = pre[t], words[t], index[t]
+        chosen, k_words = np.empty(n_words, np.int32), 0
+        for w in range(n_words):  # no branch, here and below: the position advances only past what is wanted
+            chosen[k_words] = w
+            k_words += (word[w] & signs) != signs
         k = 0
-        for i in range(d_sae):  # no branch: the position advances only past positive entries
-            found[k] = i
-            k += row[i] > 0
+        for c in range(k_words):
+            first = chosen[c] * lanes
+            for i in range(first, first + lanes):
+                found[k] = i
+                k += row[i] > 0
         n = 0
         for c in range(k):
             i = found[c]
@@ -208,10 +214,10 @@ class SparseStep:
         l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
         x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
         index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
-        for first, bits in self._candidates(sae, x):
-            part = slice(first, first + len(bits))
+        for first, bits, words in self._candidates(sae, x):
+            part, signs = slice(first, first + len(bits)), np.full(4, np.iinfo(bits.dtype).min, bits.dtype)
             self.forward(
-                bits, x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
+                bits, words, signs.view(words.dtype)[0], x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
                 index[part], f[part], g[part], n_active[part], residual[part],
             )  # fmt: skip
         pairs = self.by_feature(index, n_active, len(W_dec), self.n_parts)
@@ -223,15 +229,16 @@ class SparseStep:
         _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
         return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ norms) / n, float(n_active.mean()))
 
-    def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
-        """The dense encoder product chunk by chunk, as integers with the same signs."""
+    def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The dense encoder product chunk by chunk, as integers with the same signs; and as words, where they fit."""
         W_enc, x = sae.W_enc.detach().to(self.dtype), x.to(self.dtype)
         b_enc = (sae.b_enc.detach() + (_MARGIN if self.dtype is torch.bfloat16 else 0)).to(self.dtype)
         bits = torch.int16 if self.dtype is torch.bfloat16 else torch.int32
         for first in range(0, len(x), _CHUNK):
             pre = self.pre[: len(x) - first]
             torch.addmm(b_enc, x[first : first + _CHUNK], W_enc, out=pre)
-            yield first, pre.view(bits).numpy()
+            pre = pre.view(bits).numpy()
+            yield first, pre, pre if pre.strides[0] % 8 else pre.view(np.int64)
 
 
 def _rows(tensor: Tensor) -> np.ndarray:

@@ -163,13 +163,9 @@ class _Trainee:
         return self.sae.requires_grad_(False)
 
 
-def _being_written(checkpoint: Path) -> Path:
-    return checkpoint.with_name(checkpoint.name + ".new")
-
-
 def _newest(checkpoint: Path) -> Path | None:
     """The checkpoint's folder, or the one that a kill kept from taking its place after it was written whole."""
-    return next((path for path in (_being_written(checkpoint), checkpoint) if (path / STATE).exists()), None)
+    return next((path for path in (checkpoint.with_suffix(".new"), checkpoint) if (path / STATE).exists()), None)
 
 
 class _Run:
@@ -203,13 +199,7 @@ class _Run:
         self.buffer = self.make_buffer()
 
     def train_on_refill(self, bar: tqdm, pool: Executor) -> None:
-        """Train on one refill of the buffer.
-
-        No thread makes the next refill meanwhile. On a CPU model and SAEs share the same cores, which are busy for 95 %
-        of the time: a thread changed mini's times by −14 to +16 % in ten turns, without a tendency. On a GPU, which
-        either fills, it would hide what Python takes between the model's kernels, for two thirds of the buffer's
-        memory again: 24 GB for the paper's Mamba.
-        """
+        """Train on one refill of the buffer. No thread makes the next one meanwhile: for mini that gained nothing."""
         batches = list(self.buffer.next_refill())
         if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
@@ -251,7 +241,7 @@ class _Run:
             "history": self.history,
             "trainees": [trainee.state() for trainee in self.trainees],
         }
-        new = _being_written(folder)
+        new = folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         for k, trainee in enumerate(self.trainees):
             tensors = {name: x.cpu().contiguous() for name, x in trainee.tensors().items()}
