@@ -121,6 +121,15 @@ def test_batches_follow_from_the_step_alone_and_synthetic_rows_become_fewer(docu
     assert [count["sentences"] for count in counts] == [0, 1] * 4 + [1] * 4  # more of them in the last third
 
 
+def test_recall_may_begin_later_and_then_takes_its_share_of_the_synthetic_rows(documents, tokenizer):
+    batches = rows.Batches(documents, dataclasses.replace(TINY, recall_from=0.5), tokenizer)
+    plain = rows.Batches(documents, TINY, tokenizer)
+    for step in range(TINY.steps):
+        later, at_once = batches.counts(step), plain.counts(step)
+        assert later["recall"] == (at_once["recall"] if step >= 6 else 0)
+        assert later["repeats"] + later["recall"] == at_once["repeats"] + at_once["recall"]
+
+
 def test_the_sentences_are_listed_in_the_data():
     parts = texts.sentence_parts()
     rng = np.random.default_rng(0)

@@ -49,6 +49,8 @@ class Recipe:
     """Of repeats, tokens."""
     recall_share: float = 0.0
     """Of the synthetic rows; the others are repeats."""
+    recall_from: float = 0.0
+    """Share of the training before which there is no recall. A Mamba that copies by then keeps its circuit."""
     most_pairs: int = 40
     most_filler: float = 0.6
     """Of a recall row's draws."""
@@ -91,10 +93,10 @@ _NEXT = dict(
     sentence_share_end=0.25,
 )  # fmt: skip
 _PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=6_000, **_NEXT)
-_MAMBA = partial(Recipe, "mamba", n_layers=8, steps=6_000, learning_rate=4e-3, **_NEXT)
-_RWKV = partial(
-    Recipe, "rwkv", n_layers=4, steps=6_000, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_NEXT
+_MAMBA = partial(
+    Recipe, "mamba", n_layers=8, steps=8_000, learning_rate=4e-3, recall_from=0.5, **(_NEXT | dict(recall_share=0.6))
 )
+_RWKV = partial(Recipe, "rwkv", n_layers=4, steps=6_000, learning_rate=4e-3, **_NEXT)
 
 NEXT_RECIPES = {
     "mini-pythia": _PYTHIA(),

@@ -68,11 +68,10 @@ def _forward(pre, words, signs, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
     n_words, lanes = words.shape[1], pre.shape[1] // words.shape[1]
     for t in prange(n_tokens):
         row, word, found = pre[t], words[t], index[t]
-        chosen, k_words = np.empty(n_words, np.int32), 0
+        chosen, k_words, k = np.empty(n_words, np.int32), 0, 0
         for w in range(n_words):  # no branch, here and below: the position advances only past what is wanted
             chosen[k_words] = w
             k_words += (word[w] & signs) != signs
-        k = 0
         for c in range(k_words):
             first = chosen[c] * lanes
             for i in range(first, first + lanes):

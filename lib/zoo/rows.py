@@ -117,7 +117,7 @@ class Batches:
         progress = min(1.0, 2 * step / r.steps)
         share = r.synthetic_share_start + (r.synthetic_share_end - r.synthetic_share_start) * progress
         synthetic = round(share * r.batch_rows)
-        recall = round(r.recall_share * synthetic)
+        recall = round(r.recall_share * synthetic) if step >= r.recall_from * r.steps else 0
         # A batch holds whole rows: the fraction is made up over steps.
         expected = (r.sentence_share_end if 3 * step >= 2 * r.steps else r.sentence_share) * r.batch_rows
         sentence = math.floor((step + 1) * expected) - math.floor(step * expected)
