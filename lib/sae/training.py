@@ -199,7 +199,10 @@ class _Run:
         self.buffer = self.make_buffer()
 
     def train_on_refill(self, bar: tqdm, pool: Executor) -> None:
-        """Train on one refill of the buffer. No thread makes the next one meanwhile: for mini that gained nothing."""
+        """Train on one refill of the buffer.
+
+        No thread makes the next one meanwhile: for mini it gained nothing, and for the paper's Mamba it takes 24 GB.
+        """
         batches = list(self.buffer.next_refill())
         if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
