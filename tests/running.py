@@ -1,5 +1,7 @@
-"""The workbook's notebooks run in this process, where everything is imported already."""
+"""What several test files run: all notebooks, in this process, and the training of a second tokenizer."""
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,20 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from lib import corpus
 from lib.spaces import semantic
-from lib.workbook import left_out
+from lib.workbook import left_out, texts
 from lib.workbook.notebooks import FOLDER, cells_with_places, find_notebooks
 from lib.workbook.outputs import Place
 from lib.workbook.profiles import get_profile
+
+
+@functools.cache
+def another_tokenizer() -> Path:
+    """A folder with a tokenizer of the shipped one's kind, trained on a part of its text."""
+    folder = Path(tempfile.mkdtemp())
+    corpus.train_tokenizer([text for text in texts.documents()[:500] if text.isascii()], folder)
+    return folder
 
 
 def execute_all(overrides: dict[str, Any]) -> dict[Place, None]:

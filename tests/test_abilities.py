@@ -77,7 +77,7 @@ def test_a_bag_of_words_does_no_induction():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(recipes.NEXT / "tokenizer")
+    return AutoTokenizer.from_pretrained(recipes.TOKENIZER)
 
 
 def test_ioi_asks_for_the_name_that_stands_once(tokenizer):

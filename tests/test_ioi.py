@@ -72,7 +72,7 @@ def test_mini_mamba_copies_names_more_than_chance(mamba, prompts):
 
 
 def test_effects_are_those_of_plain_hooks(mamba, prompts):
-    layer, position = 5, 3
+    layer, position = 7, 3
     found = ioi.input_effects(mamba, prompts)
     assert found.shape == (models.n_layers(mamba), prompts.clean.shape[1], 2)
     for mixer in (block.mixer for block in mamba.blocks):

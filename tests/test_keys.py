@@ -43,7 +43,7 @@ def made(profile):
     a, b = profile.pythia, profile.mamba
     return {
         "corpus": lambda: texts.document_tokens(profile, "train"),
-        "quality": lambda: artifacts.model_quality(a, profile),
+        "model_abilities": lambda: artifacts.model_abilities(a, profile),
         "saes": lambda: artifacts.trained_saes(a, profile),
         "features": lambda: artifacts.features(a, profile),
         "mppc": lambda: artifacts.mppc(a, b, profile),

@@ -132,28 +132,6 @@ def test_an_untrained_mini_model_names_the_command(smoke, monkeypatch, tmp_path)
         model_store.load("mini-rwkv", smoke)
 
 
-def copier(tokens):
-    """Logits of a machine that says what followed the last earlier occurrence of the current token."""
-    logits = torch.zeros(*tokens.shape, corpus.VOCABULARY)
-    for row in range(len(tokens)):
-        for t in range(tokens.shape[1]):
-            earlier = (tokens[row, :t] == tokens[row, t]).nonzero()
-            if len(earlier):
-                logits[row, t, tokens[row, earlier[-1, 0] + 1]] = 9.0
-    return logits
-
-
-def test_a_perfect_copier_has_full_induction_accuracy_and_a_constant_none():
-    tokens = models.repeated_tokens(8, 64, corpus.VOCABULARY, seed=3)
-    assert tokens.shape == (8, 129) and (tokens[:, 1:65] == tokens[:, 65:]).all()
-    assert models.induction_accuracy(copier, tokens) > 0.96  # a token drawn twice can mislead it
-    assert models.induction_accuracy(lambda t: torch.zeros(*t.shape, corpus.VOCABULARY), tokens) < 0.01
-
-
-def test_induction_gap_is_the_logit_that_the_copier_gives():
-    assert models.induction_gap(copier, 32, corpus.VOCABULARY, n_rows=16) == pytest.approx(9.0)
-
-
 def test_held_out_loss_of_a_uniform_guess_is_the_logarithm_of_the_vocabulary():
     blocks = corpus.blocks_of([[5, 6, 7, 8], [9]], 4, bos=0, pad=1, special={0, 1})
     uniform = lambda t: torch.zeros(*t.shape, 4096)  # noqa: E731

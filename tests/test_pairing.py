@@ -21,6 +21,7 @@ from lib.mppc.capture import capture_features
 from lib.mppc.uncertainty import document_groups
 from lib.sae import SAE
 from lib.workbook import texts
+from tests.running import another_tokenizer
 
 PROSE = [
     "Return the indices of the elements that are non-zero.\n\n    Parameters\n    ----------\n    x : array_like\n",
@@ -31,8 +32,8 @@ PROSE = [
 SPECIAL = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
 
-def loaded(name=""):
-    return AutoTokenizer.from_pretrained(texts.TOKENIZER.parent / name / "tokenizer")
+def loaded(name="shipped"):
+    return AutoTokenizer.from_pretrained(texts.TOKENIZER if name == "shipped" else another_tokenizer())
 
 
 shipped = functools.cache(loaded)
@@ -105,11 +106,11 @@ def ends(tokenizer, text):
 def test_only_the_last_byte_of_a_character_ends_it():
     text = "a👩‍🔬e\u0301漢"  # woman, joiner, microscope: 4, 3 and 4 bytes; an accent of 2; a character of 3
     expected = [1, -1, -1, -1, 2, -1, -1, 3, -1, -1, -1, 4, 5, -1, 6, -1, -1, 7]
-    assert ends(shipped(), text) == ends(shipped("next"), text) == expected
+    assert ends(shipped(), text) == ends(shipped("another"), text) == expected
     assert ends(byte_fallback(), text) == expected  # which has one token for the a and the space that it puts before
 
 
-@pytest.mark.parametrize("name", ["", "next"])
+@pytest.mark.parametrize("name", ["shipped", "another"])
 def test_ends_are_where_counting_the_bytes_of_tokens_puts_them(name):
     tokenizer = shipped(name)
     documents = PROSE + [text for text in texts.documents()[:4_000] if not text.isascii()][:40]
@@ -190,7 +191,7 @@ def same_text(pair, tokenizers):
         assert read[0] == read[1]
 
 
-OTHERS = {"next": lambda: shipped("next"), "unigram": unigram, "byte fallback": byte_fallback}
+OTHERS = {"another": lambda: shipped("another"), "unigram": unigram, "byte fallback": byte_fallback}
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -213,7 +214,7 @@ def test_every_row_holds_one_piece_of_text_and_pairs_what_both_have_read(other, 
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_positions": 60}, {"blocks_per_document": 1}])
-@pytest.mark.parametrize("name", ["", "next"])
+@pytest.mark.parametrize("name", ["shipped", "another"])
 def test_with_one_tokenizer_the_blocks_are_those_of_a_plain_cut(name, settings):
     tokenizer = shipped(name)
     documents = [*PROSE, "", "begin <|endoftext|> again", "<|endoftext|>", "👩‍🔬" * 20, PROSE[0]]
@@ -268,7 +269,7 @@ def test_a_share_below_one_half_is_warned_of(caplog):
     said = f"Only {100 * pair.shares[1]:.0f} % of the second tokenizer's tokens"
     assert [said in message for message in caplog.messages] == [True]
     caplog.clear()
-    assert min(pairing.paired_blocks(PROSE, (shipped(), shipped("next")), (512, 512)).shares) > 0.5
+    assert min(pairing.paired_blocks(PROSE, (shipped(), shipped("another")), (512, 512)).shares) > 0.5
     assert not caplog.messages
 
 

@@ -34,12 +34,13 @@ def test_every_layer_and_seed_gets_an_sae_with_metrics(smoke):
     assert [(s.info.seed, s.info.layer) for s in mamba] == [(0, 0), (0, 1), (0, 2), (0, 3)]
 
 
-def test_quality_of_a_model_is_kept(smoke, monkeypatch):
-    quality = artifacts.model_quality(smoke.rwkv, smoke)
+def test_what_a_model_can_do_is_kept(smoke, monkeypatch):
+    found = artifacts.model_abilities(smoke.rwkv, smoke)
     held_out = texts.load_blocks(smoke, "held_out", smoke.eval_tokens)
-    assert quality == models.quality(model_store.load(smoke.rwkv, smoke), held_out)
-    monkeypatch.delattr(models, "quality")
-    assert artifacts.model_quality(smoke.rwkv, smoke) == quality
+    loss = models.held_out_loss(model_store.load(smoke.rwkv, smoke), held_out)
+    assert found["held_out_loss"] == pytest.approx(loss, abs=1e-4) and {"repeats_64", "ioi"} <= set(found)
+    monkeypatch.delattr(artifacts, "abilities_of")
+    assert artifacts.model_abilities(smoke.rwkv, smoke) == found
 
 
 def test_mppc_is_numpys_correlation(smoke, correlated):

@@ -134,6 +134,15 @@ def test_training_shows_every_value_even_where_an_sae_is_worse_than_the_mean():
     assert lower.get_ylim()[1] >= 21 and lower.get_ylim()[0] <= 0.1
 
 
+def test_what_models_can_do_has_a_panel_for_each_ability_and_a_colour_for_each_model():
+    names = ["mini-pythia", "mini-pythia-seed1", "mini-mamba", "mini-rwkv"]
+    training = pd.DataFrame({"model": np.repeat(names, 2), "tokens": [1e6, 2e6] * 4})
+    training[["bits_per_byte", "repeats_8", "repeats_64", "association_8", "ioi", "cost_of_a_8"]] = 0.5
+    axes = plots.fig_abilities(training).axes
+    assert len(axes) == 6 and {tuple(line.get_color()) for line in axes[0].lines} == {*map(plots.model_colour, names)}
+    assert len(axes[0].lines) == 4 and len(axes[3].lines) == 5  # and chance
+
+
 def test_both_sae_seeds_are_seen():
     quality = pd.DataFrame({"model": "mini-pythia", "layer": [0, 1, 0, 1], "seed": [0, 0, 1, 1], "l0": 30,
                             "explained_variance": 0.9, "ce_recovered": 0.9, "dead": 0.0})  # fmt: skip

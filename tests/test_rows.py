@@ -26,7 +26,7 @@ def documents():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.from_file(str(recipes.NEXT / "tokenizer" / "tokenizer.json"))
+    return Tokenizer.from_file(str(recipes.TOKENIZER / "tokenizer.json"))
 
 
 def test_text_rows_hold_every_document_once_per_epoch(documents):

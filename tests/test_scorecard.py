@@ -168,7 +168,7 @@ def test_a_limit_that_has_not_been_measured_accounts_for_nothing(run):
 
 
 def test_a_finding_without_a_limit_differs_plainly(run):
-    assert row(run, "w-t1")[["verdict", "why"]].tolist() == [DIFFERS, ""]
+    assert row(run, "w-t2")[["verdict", "why"]].tolist() == [DIFFERS, ""]
 
 
 @pytest.mark.parametrize("kappa, judge, weakness", [
@@ -217,7 +217,7 @@ def test_a_setting_is_the_paper_s_or_another(run):
 
 
 def test_claims_are_taken_over(run):
-    assert row(run, "w-8").verdict == REPRODUCED and row(run, "w-11-lower").verdict == DIFFERS
+    assert row(run, "w-8").verdict == REPRODUCED and row(run, "w-7a-all").verdict == DIFFERS
     alter(run, "table_claims_depth", "id=w-8", verdict="does not hold")
     assert row(run, "w-8").verdict == DIFFERS and row(run, "w-8").ours.startswith("does not hold: first layer")
     assert row(run, "w-off-rwkv").verdict == UNSTATED  # the paper makes no such claim

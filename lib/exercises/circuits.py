@@ -9,7 +9,7 @@ from numpy import ndarray
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
-from lib.circuits import effect_tables, effects, heads, plain_patching
+from lib.circuits import abilities, effect_tables, effects, heads, plain_patching
 from lib.circuits.prompts import InductionPrompts
 from lib.exercises.exercise import Exercise
 from lib.workbook import induction, model_store
@@ -110,7 +110,7 @@ def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = F
         if tap is not None:
             layer.mixer.conv1d.weight.data[:, 0, tap] = 0
     device = model_store.device_of(profile)
-    return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
+    return abilities.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 
 def _states_in_the_middle(
@@ -144,7 +144,7 @@ def _gap_without_shift(profile: Profile, own: float | None = 1, layers: str = "a
         for name in parts if own is not None else ():
             getattr(block.attention, name).data.fill_(own)
     device = model_store.device_of(profile)
-    return models.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
+    return abilities.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 
 def _share_of_nearest(profile: Profile, nearest: int = 8, exponential: bool = True, pooled: bool = False) -> float:

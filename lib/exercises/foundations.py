@@ -56,7 +56,7 @@ def _differing(
 
 
 def _loss(profile: Profile, role: str = "mamba") -> float:
-    return artifacts.model_quality(getattr(profile, role), profile)["held_out_loss"]
+    return artifacts.model_abilities(getattr(profile, role), profile)["held_out_loss"]
 
 
 def _perplexity(profile: Profile, role: str = "mamba", base: float = np.e) -> float:

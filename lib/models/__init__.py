@@ -10,7 +10,7 @@ __getattr__, __all__ = lazily(
         "families": ["Family", "Patchable", "family_of", "n_layers", "neurons", "patchable", "register"],
         "hub": ["ModelNotFound"],
         "loading": ["load"],
-        "measures": ["held_out_loss", "induction_accuracy", "induction_gap", "quality", "repeated_tokens"],
+        "measures": ["held_out_loss", "repeated_tokens"],
         "typical": ["typical_norms"],
     },
 )

@@ -17,7 +17,6 @@ from lib.models.families import families
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 TOKENIZER = MODELS / "tokenizer"
-NEXT = MODELS / "next"  # the zoo in the making, which nothing reads
 
 
 @dataclass(frozen=True)
@@ -75,34 +74,22 @@ class Recipe:
         return common | own
 
 
-RECIPES = {
-    "mini-pythia": Recipe("gpt_neox", n_layers=4),
-    "mini-pythia-seed1": Recipe("gpt_neox", n_layers=4, seed=1),
-    "mini-mamba": Recipe("mamba", n_layers=8, learning_rate=4e-3, steps=3_400),
-    "mini-rwkv": Recipe("rwkv", n_layers=4, learning_rate=4e-3),
-    "smoke-pythia": Recipe("gpt_neox", n_layers=2, d_model=64),
-    "smoke-pythia-seed1": Recipe("gpt_neox", n_layers=2, d_model=64, seed=1),
-    "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
-    "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
-}
-
-
-_NEXT = dict(
+_ZOO = dict(
     batch_rows=16, muon_learning_rate=5e-3,
     synthetic_share_start=0.6, synthetic_share_end=0.25, recall_share=0.4, sentence_share=0.05,
     sentence_share_end=0.25,
 )  # fmt: skip
-_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=6_000, **_NEXT)
+_PYTHIA = partial(Recipe, "gpt_neox", n_layers=4, steps=6_000, **_ZOO)
 # With Muon a Mamba associates at B itself, in its first layer; with AdamW, and recall after it has learnt to copy, one
 # position later and in layer 7, as the paper's. IOI it did not learn from more sentences, so it has fewer.
-_BY_ADAM = _NEXT | dict(batch_rows=32, muon_learning_rate=None, recall_share=0.75, sentence_share_end=0.05)
+_BY_ADAM = _ZOO | dict(batch_rows=32, muon_learning_rate=None, recall_share=0.75, sentence_share_end=0.05)
 _MAMBA = partial(Recipe, "mamba", n_layers=8, steps=4_000, learning_rate=4e-3, recall_from=0.35, **_BY_ADAM)
 # With a head of its own it has more of the text (1.37 bits per byte for 1.39), but cannot repeat one token.
 _RWKV = partial(
-    Recipe, "rwkv", n_layers=4, steps=6_000, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_NEXT
+    Recipe, "rwkv", n_layers=4, steps=6_000, learning_rate=4e-3, tied=True, embedding_deviation=0.02, **_ZOO
 )
 
-NEXT_RECIPES = {
+RECIPES = {
     "mini-pythia": _PYTHIA(),
     "mini-pythia-seed1": _PYTHIA(seed=1),
     "mini-pythia-half": _PYTHIA(steps=3_000),
@@ -110,8 +97,12 @@ NEXT_RECIPES = {
     "mini-mamba-seed1": _MAMBA(seed=1),
     "mini-rwkv": _RWKV(),
     "mini-rwkv-seed1": _RWKV(seed=1),
-    "deep-pythia": _PYTHIA(n_layers=6, steps=3_200),  # tried once: do more layers show a clearer ridge of depth?
+    "deep-pythia": _PYTHIA(n_layers=6, steps=3_200),  # to be tried once: do more layers show a clearer ridge of depth?
     "deep-mamba": _MAMBA(n_layers=12, steps=3_200),
+    "smoke-pythia": Recipe("gpt_neox", n_layers=2, d_model=64),
+    "smoke-pythia-seed1": Recipe("gpt_neox", n_layers=2, d_model=64, seed=1),
+    "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
+    "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
 }
 
 
@@ -154,11 +145,11 @@ def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
     return families()[recipe.architecture].config_class(**recipe.settings)
 
 
-def export(model: PreTrainedModel, folder: Path, record: dict, tokenizer: Path = TOKENIZER) -> None:
+def export(model: PreTrainedModel, folder: Path, record: dict) -> None:
     """Write a Hugging Face folder: fp16 safetensors, tokenizer, training.json."""
     model.half().save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / file, folder / file)
+        shutil.copy(TOKENIZER / file, folder / file)
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -7,6 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "picking": ["pick"],
         "style": [
+            "fig_abilities",
             "fig_controls",
             "fig_density_by_layer",
             "fig_depth_lines",
@@ -26,7 +27,6 @@ __getattr__, __all__ = lazily(
             "fig_sensitivity",
             "fig_share_above",
             "fig_three_panels",
-            "fig_training_losses",
             "model_colour",
             "plt",
             "signed",

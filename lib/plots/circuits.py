@@ -207,25 +207,28 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
     Columns of both: layer, head, mean_logit_diff, attention (of B1 on A1, and of the second A on B1). Heads with a
     tenth of the strongest head's effect, and more, are drawn, at the height of their layer.
     """
-    figure, axes = plt.subplots(figsize=(1.2 * WIDTH, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.2 * WIDTH, 4.4), layout="constrained")
     last, roles = len(TOKENS) - 1, {"previous-token head": previous, "induction head": induction}
-    tokens, top = _tokens(axes, TOKENS), induction["layer"].max() + 2
+    strong = {what: heads[heads["mean_logit_diff"] <= 0.1 * heads["mean_logit_diff"].min()]
+              for what, heads in roles.items()}  # fmt: skip
+    highest = induction["layer"].max()
+    stacked = (strong["induction head"]["layer"] == highest).sum()  # heads of one layer, each above the other
+    tokens, top = _tokens(axes, TOKENS), highest + max(2, 1.2 + 0.42 * stacked)
     strongest = max(heads["mean_logit_diff"].abs().max() for heads in roles.values())
     answer = _node(axes, last, top, "logit of B", "#fff3cc")
     _arrow(axes, tokens[1], (1, top - 0.4))
     _arrow(axes, tokens[last], answer)
-    for (what, heads), colour, ends in zip(roles.items(), TOKEN_COLOURS.values(), ((0, 1), (1, last)), strict=True):
-        strong = heads[heads["mean_logit_diff"] <= 0.1 * heads["mean_logit_diff"].min()]
-        for layer, rows in strong.sort_values("mean_logit_diff").groupby("layer"):
+    for (what, heads), colour, ends in zip(strong.items(), TOKEN_COLOURS.values(), ((0, 1), (1, last)), strict=True):
+        for layer, rows in heads.sort_values("mean_logit_diff").groupby("layer"):
             for k, head in enumerate(rows.itertuples()):
-                y = layer + 0.85 + 0.3 * k
+                y = layer + 0.85 + 0.42 * k
                 look = colour, _width(head.mean_logit_diff, strongest)
                 _arrow(axes, (ends[0], y), (ends[1], y), *look)
                 text = (
                     f"{what} L{head.layer}H{head.head}: {signed(head.mean_logit_diff)}, attention {head.attention:.2f}"
                 )
-                _label(axes, ends[1] + 0.1 if ends[1] == 1 else 2, y + 0.17, text, colour)
-    for layer in range(top - 1):
+                _label(axes, ends[1] + 0.1 if ends[1] == 1 else 2, y + 0.2, text, colour)
+    for layer in range(highest + 1):
         _label(axes, -0.65, layer + 1, f"layer {layer}", "0.4")
     names = {"A is noted beside B": TOKEN_COLOURS["A"], "B is copied": TOKEN_COLOURS["B"]}
     _width_scale(axes, strongest, names)

@@ -33,13 +33,35 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def fig_training_losses(losses: pd.DataFrame) -> Figure:
-    """Training loss against tokens; columns model, tokens, loss."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    sns.lineplot(losses, x="tokens", y="loss", hue="model", style="model", ax=axes)
-    axes.set(xlabel="tokens seen", ylabel="training loss (nats per token)")
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:.0f}M")
-    axes.legend(title=None, frameon=False)
+ABILITIES = {
+    "bits_per_byte": "bits per byte of text",
+    "repeats_8": "repeats of 8 tokens",
+    "repeats_64": "repeats of 64 tokens",
+    "association_8": "association, gap 8",
+    "ioi": "IOI",
+    "cost_of_a_8": "cost of A / cost of B",
+}
+CHANCE = {"association_8": 0.5, "ioi": 0.5}
+
+
+def fig_abilities(training: pd.DataFrame) -> Figure:
+    """What models can do against the tokens that they have seen: a panel for each of `ABILITIES`.
+
+    Columns model, tokens, and the abilities. A dotted line is what a guess gets.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(1.2 * WIDTH, 4.8), sharex=True, layout="constrained")
+    for axes, (column, label) in zip(grid.flat, ABILITIES.items(), strict=True):
+        for k, (name, rows) in enumerate(training.groupby("model", sort=False)):
+            axes.plot(rows["tokens"], rows[column], color=model_colour(name), linestyle=DASHES[k], label=name)
+        if column in CHANCE:
+            axes.axhline(CHANCE[column], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+        if column != "bits_per_byte":
+            axes.set_ylim(min(-0.05, training[column].min()), max(1.05, training[column].max()))
+        axes.set_title(label, fontsize=9)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:.0f}M")
+    for axes in grid[-1]:
+        axes.set_xlabel("tokens seen in training")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The main job's stages, each kept as an artifact: models' quality; trained SAEs → feature activations → MPPC.
+"""The main job's stages, each kept as an artifact: what models can do; trained SAEs → feature activations → MPPC.
 
 Every function loads its result if it is there and makes it if not, so that any notebook runs on its own.
 """
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
+from lib.circuits import abilities_of
 from lib.corpus import Blocks
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
@@ -75,15 +76,17 @@ def sae_fields(name: str, profile: Profile) -> dict[str, Any]:
     return model_fields(name, profile) | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
 
-def model_quality(name: str, profile: Profile) -> dict[str, float]:
-    """Held-out loss, induction accuracy and induction gap of a model: `models.quality`, kept."""
+def model_abilities(name: str, profile: Profile) -> dict[str, float]:
+    """What a model can do, on `eval_tokens` of held-out text and on fresh prompts: `circuits.abilities_of`, kept."""
     fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
     def measure(folder: Path) -> None:
-        held_out = texts.load_blocks(profile, "held_out", profile.eval_tokens)
-        (folder / "quality.json").write_text(json.dumps(models.quality(model_store.load(name, profile), held_out)))
+        model, held_out = model_store.load(name, profile), texts.load_blocks(profile, "held_out", profile.eval_tokens)
+        logits = lambda tokens: model(tokens.to(model_store.device_of(profile)))  # noqa: E731
+        found = abilities_of(logits, model.tokenizer, held_out, texts.unseen_sentences(256))
+        (folder / "abilities.json").write_text(json.dumps(found))
 
-    return json.loads((Store(profile.cache_dir).get("quality", fields, measure) / "quality.json").read_text())
+    return json.loads((Store(profile.cache_dir).get("model_abilities", fields, measure) / "abilities.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------------- SAEs

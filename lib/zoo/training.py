@@ -1,10 +1,9 @@
 """Trains the mini zoo: small language models of three real architectures, on real text, on a CPU.
 
 ``python -m lib.zoo mini-pythia`` trains one model, ``python -m lib.zoo --all`` what is missing; a killed run goes
-on at its last checkpoint with the same result. On a GPU the same command uses it. With ``--next`` it is the zoo that
-is in the making: its tokenizer (``tokenizer``), recipes and models lie in data/models/next, and nothing reads them
-until all are there. ``text`` reads the packages' documentation again and says how the shipped text was made of it.
-`lib.zoo.rows` says what the models learn from.
+on at its last checkpoint with the same result. On a GPU the same command uses it. ``tokenizer`` trains the tokenizer
+again; ``text`` reads the packages' documentation again and says how the shipped text was made of it. `lib.zoo.rows`
+says what the models learn from.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lib import corpus, models
 from lib.circuits.abilities import abilities_of
 from lib.circuits.ioi import sentences
 from lib.models import scans
-from lib.models.recipes import MODELS, NEXT, NEXT_RECIPES, RECIPES, Recipe, build, export
+from lib.models.recipes import MODELS, RECIPES, TOKENIZER, Recipe, build, export
 from lib.workbook import model_store, texts
 from lib.workbook.profiles import DATA, Profile, get_profile
 from lib.zoo import documentation
@@ -210,30 +209,13 @@ def train(
 
 
 def make(name: str, profile: Profile) -> dict:
-    """Train one model of the zoo into data/models/<name>; returns `models.quality` of it, as it is kept there."""
-    recipe = RECIPES[name]
-    documents = texts.document_tokens(profile, "train")
-    model, losses = train(recipe, documents, CHECKPOINTS / name, device=model_store.device_of(profile))
-    record = {"recipe": asdict(recipe), "tokens": recipe.tokens}
-    export(model, MODELS / name, record | {"training_losses": losses})
-    quality = models.quality(model_store.load(name, profile), texts.load_blocks(profile, "held_out", 100_000))
-    record |= {"quality": quality, "training_losses": losses}
-    (MODELS / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    return quality
+    """Train one model of the zoo into data/models/<name>.
 
-
-def make_next(name: str, profile: Profile) -> dict:
-    """Train one model of the zoo in the making into data/models/next/<name>, with that zoo's tokenizer.
-
-    Returns what it can do (`circuits.abilities_of`), as it is kept there; its names are one token each in that
-    tokenizer only.
+    Returns what it can do (`circuits.abilities_of`), as it is kept there.
     """
-    recipe, tokenizer_folder, device = NEXT_RECIPES[name], NEXT / "tokenizer", model_store.device_of(profile)
-    documents = texts.document_tokens(profile, "train", tokenizer_folder)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    unseen = texts.document_tokens(profile, "held_out", tokenizer_folder)
-    order = np.random.default_rng(profile.seed).permutation(len(unseen))  # as the notebooks read them
-    held_out = corpus.cut((unseen[i] for i in order), tokenizer, profile.context_length, n_positions=100_000)
+    recipe, device = RECIPES[name], model_store.device_of(profile)
+    tokenizer = texts.load_tokenizer(profile)
+    held_out = texts.load_blocks(profile, "held_out", 100_000)
 
     def measure(model: PreTrainedModel, few: bool = True) -> dict:
         logits = lambda tokens: model(input_ids=tokens.to(device), use_cache=False).logits  # noqa: E731
@@ -243,18 +225,18 @@ def make_next(name: str, profile: Profile) -> dict:
 
     model, losses = train(
         recipe,
-        documents,
-        CHECKPOINTS / NEXT.name / name,
+        texts.document_tokens(profile, "train"),
+        CHECKPOINTS / name,
         tokenizer=tokenizer.backend_tokenizer,
         device=device,
         measure=measure,
     )
     record = {"recipe": asdict(recipe), "tokens": recipe.tokens, "abilities": measure(model, few=False)}
-    export(model, NEXT / name, record | {"training_losses": losses}, tokenizer_folder)
+    export(model, MODELS / name, record | {"training_losses": losses})
     return record["abilities"]
 
 
-def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
+def make_tokenizer(folder: Path = TOKENIZER) -> None:
     """Train a tokenizer on the training text and on sentences of two names, each of whose names becomes one token."""
     training = [text for text in texts.documents() if corpus.split_of(text) == "train"]
     drawn = sentences(texts.sentence_parts(), TOKENIZER_SENTENCES, np.random.default_rng(0))
@@ -262,11 +244,8 @@ def make_tokenizer(folder: Path = NEXT / "tokenizer") -> None:
 
 
 def main(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="models to train; or `text`; or, with --next, `tokenizer`")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="models to train, or `text`, or `tokenizer`")] = None,
     all_missing: Annotated[bool, typer.Option("--all", help="every mini model that is not there yet")] = False,
-    in_the_making: Annotated[bool, typer.Option("--next", help="of the zoo in the making, data/models/next")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all")] = 0,
 ) -> None:
     """Train mini models into data/models, or say how their text was made."""
@@ -278,15 +257,15 @@ def main(
     if names == ["text"]:
         print(documentation.remake())
         return
-    if names == ["tokenizer"] and in_the_making:
+    if names == ["tokenizer"]:
         make_tokenizer()
         return
-    zoo, known, build_one = (NEXT, NEXT_RECIPES, make_next) if in_the_making else (MODELS, RECIPES, make)
     if all_missing:
-        names = [n for n in known if n.startswith("mini-") and not (zoo / n / "training.json").exists()]
-    unknown = [name for name in names or [] if name not in known]
+        names = [n for n in RECIPES if n.startswith("mini-") and not (MODELS / n / "training.json").exists()]
+    unknown = [name for name in names or [] if name not in RECIPES]
     if unknown or names is None:
-        typer.echo(f"{'unknown model ' + unknown[0] if unknown else 'name a model'}; the zoo has {', '.join(known)}.")
+        what = f"unknown model {unknown[0]}" if unknown else "name a model"
+        typer.echo(f"{what}; the zoo has {', '.join(RECIPES)}.")
         raise typer.Exit(2)
     for name in names:
-        print(name, build_one(name, get_profile("mini")))
+        print(name, make(name, get_profile("mini")))
