@@ -113,12 +113,9 @@ def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
         np.save(folder / f"{split}_tokens.npy", np.concatenate([np.array(i, np.uint16) for i in ids]))
 
 
-def document_tokens(profile: Profile, split: Split, tokenizer: Path | None = None) -> list[Int[ndarray, " n"]]:
-    """Token ids of every document of the shipped text, without BOS; kept.
-
-    `tokenizer` is a folder, the shipped models' unless another is given.
-    """
-    file = (tokenizer or TOKENIZER) / "tokenizer.json"
+def document_tokens(profile: Profile, split: Split) -> list[Int[ndarray, " n"]]:
+    """Token ids of every document of the shipped text, without BOS; kept."""
+    file = TOKENIZER / "tokenizer.json"
     key = {"text": sha256_of(DOCUMENTATION), "tokenizer": sha256_of(file), "held_out": HELD_OUT}
     folder = Store(profile.cache_dir).get("corpus", key, functools.partial(_tokenize_documents, file))
     lengths = np.load(folder / f"{split}_lengths.npy")
