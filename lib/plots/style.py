@@ -367,14 +367,15 @@ def _map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: boo
 
 
 def _depth_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in") -> None:
-    """Heatmap of `comparisons.depth_map`; a frame marks the layer of the same relative depth."""
+    """Heatmap of `comparisons.depth_map`; a frame marks the layer of the same relative depth, or else the next one."""
     _map(axes, shares, own, other, of)
     n, m = shares.shape
     for layer in range(n):
         for width, colour in ((3.5, "k"), (2, "w")):  # seen on dark cells and on bright ones
-            same = (layer, (layer + 1) / n * m - 1)
+            same = (layer, -(-(layer + 1) * m // n) - 1)
             axes.add_patch(plt.Rectangle(same, 1, 1, fill=False, edgecolor=colour, linewidth=width))
-    axes.set_title("framed: the same relative depth", fontsize=8, loc="left", color="0.35")
+    rounded = ", or the next layer" if n > m else ""
+    axes.set_title(f"framed: the same relative depth{rounded}", fontsize=8, loc="left", color="0.35")
 
 
 def fig_layer_map(shares: pd.DataFrame, own: str, other: str) -> Figure:
