@@ -52,7 +52,8 @@ def fig_abilities(training: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(2, 3, figsize=(1.2 * WIDTH, 4.8), sharex=True, layout="constrained")
     for axes, (column, label) in zip(grid.flat, ABILITIES.items(), strict=True):
         for k, (name, rows) in enumerate(training.groupby("model", sort=False)):
-            axes.plot(rows["tokens"], rows[column], color=model_colour(name), linestyle=DASHES[k], label=name)
+            look = dict(color=model_colour(name), linestyle=DASHES[k % len(DASHES)])
+            axes.plot(rows["tokens"], rows[column], label=name, **look)
         if column in CHANCE:
             axes.axhline(CHANCE[column], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
         if column != "bits_per_byte":
