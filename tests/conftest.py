@@ -17,6 +17,9 @@ from lib.models import families, hub, recipes
 from lib.workbook.profiles import get_profile
 
 
+SMALL_RETRAINING = ("sae_tokens=4096", "eval_tokens=1024")
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
@@ -25,7 +28,20 @@ def smoke(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def executed(smoke, tmp_path_factory):
+def retrained(smoke, tmp_path_factory):
+    """The tables of `lib.workbook.retraining`, made at smoke, of few settings and little text; read in this session."""
+    from lib.workbook import retraining
+
+    few = {"sae_tokens": (1 / 2, 1, 2), "expansion": (1 / 2, 1, 2), "target_l0": (1 / 2, 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retraining, "REFERENCE", tmp_path_factory.mktemp("retrained"))
+        patch.setattr(retraining, "FACTORS", few)
+        retraining.main("smoke", [f"cache_dir={smoke.cache_dir}", "device=cpu", *SMALL_RETRAINING])
+        yield retraining.REFERENCE
+
+
+@pytest.fixture(scope="session")
+def executed(smoke, retrained, tmp_path_factory):
     """Figures, tables and notebooks of one run of the whole workbook, whose artifacts stay in the cache of `smoke`."""
     from tests import running  # here: it imports most of the library
 

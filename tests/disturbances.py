@@ -35,7 +35,6 @@ from tests.robustness import (
     kernel_of,
     kill_at_random,
     kill_in_new_stage,
-    read_table,
     said_last,
     small_disk,
     start,
@@ -114,7 +113,7 @@ def older_processor(root: Path, calm: Place, _) -> Row:
 
 def _about_equal(event: str, calm: Place, place: Place) -> Row:
     """A row about a run whose numbers may differ within the tolerance, and whose words and verdicts may not."""
-    tables = {t.name: (read_table(t), read_table(place.figures / t.name)) for t in sorted(calm.figures.glob("*.csv"))}
+    tables = {t.name: (pd.read_csv(t), pd.read_csv(place.figures / t.name)) for t in sorted(calm.figures.glob("*.csv"))}
     apart = {
         f"{name}: {column}": _apart(a[column], b[column]) for name, (a, b) in tables.items() for column in a.columns
     }

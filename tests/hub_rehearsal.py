@@ -22,7 +22,7 @@ from lib.workbook.profiles import HOME
 
 FEW = (
     "device=cpu,context_length=64,layers=5,expansion=4,sae_tokens=4096,sae_batch_size=64,buffer_tokens=2048,sae_warmup=0,"
-    "sweep_tokens=2048,eval_tokens=1024,mppc_tokens=2048,neuron_tokens=1024,circuit_samples=2,circuit_distances=8"
+    "untrained_tokens=1024,eval_tokens=1024,mppc_tokens=2048,neuron_tokens=1024,circuit_samples=2,circuit_distances=8"
 )
 COMMAND = "python -m lib.reproduce --profile laptop"
 

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import matplotlib
 import numba
-import pandas as pd
 import psutil
 import torch
 
@@ -31,7 +30,7 @@ from lib import plots  # noqa: F401
 from lib.circuits import ioi  # noqa: F401
 from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots  # noqa: F401
 from lib.sae import training as sae_training  # noqa: F401
-from lib.workbook import explorer, outputs, sweep, two_names  # noqa: F401
+from lib.workbook import explorer, outputs, retraining, two_names  # noqa: F401
 from lib.workbook.notebooks import code_cells, find_notebooks
 from lib.workbook.profiles import HOME
 
@@ -40,12 +39,11 @@ QUICK = bool(os.environ.get("ROBUSTNESS_QUICK"))  # notebook 03 alone, and the t
 NOTEBOOKS = find_notebooks(HOME / "notebooks", ["03"] if QUICK else [])
 SETTINGS = {
     "sae_tokens": 8_192,
-    "sweep_tokens": 2_048,
+    "untrained_tokens": 1_024,
     "judge_features": 20,
     "circuit_samples": 2,
 }  # of smoke, smaller still
 KILLS_PER_NOTEBOOK = 3
-TIMED = ("seconds",)  # columns that no two runs share
 TOLERANCE = 0.02  # of a table's number between two ways of computing it, relative to the column's largest
 
 
@@ -81,22 +79,14 @@ class Place:
         return sorted({path.name.rpartition("-")[0] for path in self.cache.glob("*.partial")})
 
     def digests(self) -> dict[str, str]:
-        """Digest of every file of every artifact but its manifest, and of every table; without columns of times."""
+        """Digest of every file of every artifact but its manifest, and of every table."""
         files = [p for a in self.artifacts() for p in a.rglob("*") if p.is_file() and p.name != "manifest.json"]
         files += [p for kind in ("csv", "parquet") for p in self.figures.glob(f"*.{kind}")]
         return {p.relative_to(self.root).as_posix(): _digest(p) for p in files}
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A table without columns of times."""
-    return pd.read_csv(path).drop(columns=list(TIMED), errors="ignore")
-
-
 def _digest(path: Path) -> str:
-    content = path.read_bytes()
-    if path.suffix == ".csv" and any(word in content.split(b"\n")[0].decode() for word in TIMED):
-        content = read_table(path).to_csv().encode()
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def differences(a: Place, b: Place) -> list[str]:

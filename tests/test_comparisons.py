@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lib.mppc import neurons
-from lib.workbook import comparisons, model_store, sweep, texts
+from lib.workbook import comparisons, controls, model_store, retraining, texts
 from lib.workbook.comparisons import Direction
 from lib.workbook.profiles import Pair, Role
 
@@ -104,6 +104,40 @@ def test_the_bias_of_the_bootstrap_is_what_its_mean_misses():
     assert found["bias"] == pytest.approx(-0.05) and found["low"] == pytest.approx(0.6) == found["high"]
 
 
+def spread_out(mppc, spread, documents, **columns):
+    """A direction whose mean lies `documents` to either side in 95 % of its resamples."""
+    steps = documents / 0.95 * np.linspace(-1, 1, 20_001)[:, None]
+    given = direction(mppc, **columns)
+    return replace(given, resampled=(np.array(mppc) + steps).astype(np.float32), spread=spread)
+
+
+def test_an_interval_has_the_documents_and_the_saes_in_quadrature():
+    four_layers = spread_out([0.4, 0.5, 0.5, 0.6], 2 * 0.04 / 1.96, 0.03, layer=[0, 1, 2, 3])
+    assert comparisons.mean_interval(four_layers) == pytest.approx((0.45, 0.55), abs=1e-4)  # a right angle of 3, 4, 5
+    found = comparisons.summarise(four_layers)
+    assert (found["low"], found["high"]) == comparisons.mean_interval(four_layers)
+    assert (found["documents_low"], found["documents_high"]) == pytest.approx((0.47, 0.53), abs=1e-4)
+    assert found["sae_deviation"] == pytest.approx(0.04 / 1.96)
+    first = comparisons.mppc_by_layer(four_layers).iloc[0]  # one layer has twice the deviation of a mean of four
+    assert first.high - 0.4 == pytest.approx(np.hypot(0.03, 0.08), abs=1e-4)
+    unknown = replace(four_layers, spread=np.nan)
+    assert comparisons.mean_interval(unknown) == pytest.approx((0.47, 0.53), abs=1e-4)
+    assert np.isnan(comparisons.summarise(unknown)["sae_deviation"])
+
+
+def test_a_difference_has_the_saes_of_both():
+    a, b = (spread_out([m], 0.03 * k / 1.96, 0.0, layer=[0]) for m, k in ((0.7, 1), (0.5, 4 / 3)))
+    assert comparisons.difference(a, b)[1] == pytest.approx((0.15, 0.25), abs=1e-5)
+    gap = comparisons.gap_by_layer(a, b).iloc[0]
+    assert (gap.low, gap.high) == pytest.approx((0.15, 0.25), abs=1e-5)
+
+
+def test_the_spread_of_the_comparisons_is_the_table_s(smoke, retrained):
+    known = comparisons.comparisons(smoke)
+    for name, spread in (("neurons", 0.0), ("mamba", retraining.spread_of("Pythia → Mamba", smoke, "reverse"))):
+        assert comparisons.compare(known[name], smoke)[1].spread == spread >= 0
+
+
 def test_the_gap_to_a_skyline_is_that_of_the_same_features():
     layer = [0, 0, 1, 1]
     skyline, other = direction([0.9, 0.8, np.nan, 0.6], layer=layer), direction([0.5, np.nan, 0.5, 0.3], layer=layer)
@@ -135,10 +169,8 @@ def test_depth_map_and_slope_of_known_matches():
 
 
 def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):
-    table = sweep.similarity_by_tokens(smoke)
+    table = controls.similarity_by_tokens(smoke)
     for label, name in (("Pythia → Mamba", "mamba"), ("SAE seed", "sae_seed")):
         rows = table[table.comparison == label]
         assert len(rows) == 5 and rows.value.is_monotonic_increasing
         assert rows.mppc.iloc[-1] == pytest.approx(pairs[name][0].mppc.mean(), abs=1e-6)
-    by_l0 = sweep.similarity_by_l0(smoke)
-    assert set(by_l0.comparison) == {"Pythia → Mamba", "SAE seed"} and by_l0.mppc.between(-1, 1).all()

@@ -21,7 +21,7 @@ from lib.mppc import controls
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, outputs, spaces, sweep
+from lib.workbook import artifacts, induction, outputs, retraining, spaces
 from lib.workbook.notebooks import find_notebooks
 from lib.workbook.profiles import HOME, LeftOut
 
@@ -75,9 +75,9 @@ def cheap(monkeypatch):
     """No training for a table of one column, and no UMAP for a figure that nothing reads."""
     rows = [("expansion", 4, 0.5), ("expansion", 8, 0.56), ("expansion", 16, 0.6)]
     rows += [("sae_tokens", 100, 0.4), ("sae_tokens", 200, 0.55)]
-    table = pd.DataFrame(rows, columns=["choice", "value", "reproducibility"])
+    table = pd.DataFrame(rows, columns=["setting", "value", "mppc"])
     table["explained_variance"] = 0.9 - table["value"] / 1_000
-    monkeypatch.setattr(sweep, "sae_trade_off", lambda profile: table)
+    monkeypatch.setattr(retraining, "by_setting", lambda comparison: table)
     monkeypatch.setattr(semantic, "umap", lambda rows, seed: rows[:, :2])
 
 

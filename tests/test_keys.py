@@ -9,7 +9,7 @@ from lib.circuits import abilities, ioi, prompts
 from lib.mppc import uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import semantic
-from lib.workbook import artifacts, induction, model_store, neurons, spaces, sweep, texts, two_names
+from lib.workbook import artifacts, controls, induction, model_store, neurons, retraining, spaces, texts, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -49,9 +49,8 @@ def made(profile):
         "mppc": lambda: artifacts.mppc(a, b, profile),
         "resampled": lambda: artifacts.resampled_mppc(a, b, profile),
         "neurons": lambda: neurons.neuron_mppc(a, b, profile),
-        "sweep": lambda: sweep.sae_trade_off(profile),
-        "by_tokens": lambda: sweep.similarity_by_tokens(profile),
-        "by_l0": lambda: sweep.similarity_by_l0(profile),
+        "by_tokens": lambda: controls.similarity_by_tokens(profile),
+        "retrained": lambda: retraining._measured(profile, (0, 1), (0,)),
         "paths": lambda: induction.path_effects(b, profile),
         "heads": lambda: induction.head_effects(a, profile),
         "abilities": lambda: induction.abilities(profile, [a]),
@@ -85,7 +84,7 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
 
 
-FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_l0", "spaces", "subspaces"}
+FROM_SAES = {"saes", "features", "mppc", "resampled", "by_tokens", "retrained", "spaces", "subspaces"}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ FROM_SAES = {"saes", "features", "mppc", "resampled", "sweep", "by_tokens", "by_
         (spaces, "WORD_LISTS", {"docstrings": {"types": "int"}}, {"subspaces"}),
         (ioi, "IDENTIFIERS", ["a", "b"], {"names", "name_effects"}),
         (abilities, "GAPS", (2, 4), {"abilities"}),
-        (sweep, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
+        (controls, "TOKEN_SHARES", (0.5, 1), {"by_tokens"}),
         (prompts, "ROLES", ("A1", "B1"), {"paths", "heads", "abilities"}),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from lib import models
 from lib.mppc.files import layer_file
 from lib.sae import load
-from lib.workbook import artifacts, model_store, sizes, sweep, texts
+from lib.workbook import artifacts, model_store, sizes, texts
 from lib.workbook.profiles import HOME, ProfileError
 
 
@@ -99,18 +99,6 @@ def test_chosen_layers_lie_at_the_same_depth(smoke):
     assert artifacts.layers_of(model_store.load(smoke.mamba, smoke), chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
         artifacts.layers_of(model_store.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
-
-
-def test_sweep_moves_one_setting_at_a_time(smoke):
-    table = sweep.sae_trade_off(smoke)
-    own = {choice: getattr(smoke, choice) for choice in sweep.FACTORS} | {"sae_tokens": smoke.sweep_tokens}
-    for choice, rows in table.groupby("choice"):
-        assert own[choice] in list(rows.value) and rows.value.is_unique
-    same = [
-        table[(table.choice == choice) & (table.value == value)].reproducibility.item() for choice, value in own.items()
-    ]
-    assert len(set(same)) == 1
-    assert table.reproducibility.between(-1, 1).all()
 
 
 KILLED = """

@@ -110,15 +110,29 @@ def test_layers_are_grouped_from_early_to_late():
     assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
 
 
-def test_trade_off_has_a_panel_per_choice_and_measure_and_marks_the_own_setting():
+def test_trade_off_has_a_panel_per_setting_and_measure_and_marks_the_own_setting():
     tried = {"expansion": (7, 8), "sae_tokens": (7, 250_000)}
-    rows = [{"choice": choice, "value": v, "reproducibility": 0.5, "explained_variance": 0.9, "l0": 30, "dead": 0.1,
-             "seconds": v} for choice in tried for v in tried[choice]]  # fmt: skip
+    rows = [{"setting": setting, "value": v, "mppc": v / 1e6, "explained_variance": 0.9, "l0": 30, "dead": 0.1}
+            for setting in tried for v in tried[setting]]  # fmt: skip
     figure = plots.fig_sae_trade_off(pd.DataFrame(rows))
-    assert len(figure.axes) == 10
+    assert len(figure.axes) == 8
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["7", "250k"]
     faces = figure.axes[0].collections[0].get_facecolors()
-    assert faces[0].tolist() == [1, 1, 1, 1] and faces[1].tolist() != [1, 1, 1, 1]  # 7 stands in both choices
+    assert faces[0].tolist() == [1, 1, 1, 1] and faces[1].tolist() != [1, 1, 1, 1]  # 7 stands under both settings
+
+
+def test_retraining_has_a_panel_per_setting_and_a_line_per_comparison_named_once():
+    tried = {"sae_tokens": (1e6, 2e6, 4e6), "expansion": (4, 8), "model_tokens": (1.2e7, 2.4e7)}
+    names = ["SAE seed", "model seed", "Pythia → Mamba"]
+    rows = [{"setting": s, "value": v, "comparison": name, "mppc": 0.7 - 0.1 * k}
+            for s in tried for v in tried[s] for k, name in enumerate(names)]  # fmt: skip
+    figure = plots.fig_retraining(pd.DataFrame(rows))
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert len(drawn) == 3 and all(len(axes.lines) == 3 for axes in drawn)
+    assert len({axes.get_ylim() for axes in drawn}) == 1 and all(axes.get_xscale() == "log" for axes in drawn)
+    assert [sorted(t.get_text() for t in axes.texts) for axes in drawn] == [[], sorted(names), []]
+    assert len({line.get_color() for line in drawn[0].lines}) == 3
+    assert [tick.get_text() for tick in drawn[0].get_xticklabels()] == ["1M", "2M", "4M"]
 
 
 def test_a_model_has_one_colour_whatever_its_full_name():

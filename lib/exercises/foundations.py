@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from lib.exercises.exercise import Exercise
 from lib.models.activations import iterate_activations
-from lib.workbook import artifacts, model_store, sweep, texts
+from lib.workbook import artifacts, model_store, retraining, texts
 from lib.workbook.profiles import Profile, get_profile
 
 PRICE, RATE = 0.5, 0.01  # λ of exercises 02.1 and 02.2, and how far a step goes
@@ -140,10 +140,8 @@ def _explained(profile: Profile, centred: bool = True, axis: int | None = None) 
     return float(np.mean(1 - left / whole))
 
 
-def _gain(
-    profile: Profile, measure: str = "reproducibility", choice: str = "expansion", scale: Callable = np.log2
-) -> float:
-    rows = sweep.sae_trade_off(profile).query("choice == @choice")
+def _gain(profile: Profile, measure: str = "mppc", setting: str = "expansion", scale: Callable = np.log2) -> float:
+    rows = retraining.by_setting("SAE seed").query("setting == @setting")
     return float(np.polyfit(scale(rows["value"]), rows[measure], 1)[0])
 
 
@@ -210,7 +208,7 @@ EXERCISES = {
         "that is the gain per factor of e; a doubling is asked for": dict(scale=np.log),
         "that is the gain per unit of `expansion`, not per doubling": dict(scale=np.asarray),
         "that is what happens to the explained variance": dict(measure="explained_variance"),
-        "that is the gain by more text": dict(choice="sae_tokens"),
+        "that is the gain by more text": dict(setting="sae_tokens"),
     }),
     "02.5": Exercise("one number, a factor", _best_scale, {
         "`b_dec` was multiplied as well: it is no feature, so take it away from both first": dict(centred=False),

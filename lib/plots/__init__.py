@@ -20,6 +20,7 @@ __getattr__, __all__ = lazily(
             "fig_mppc_difference",
             "fig_nulls",
             "fig_one_token",
+            "fig_retraining",
             "fig_sae_quality",
             "fig_sae_seeds",
             "fig_sae_trade_off",

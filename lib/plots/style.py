@@ -99,49 +99,79 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
     return figure
 
 
-CHOICES = {
-    "expansion": "dictionary size\n(times the width)",
+SETTINGS = {
     "sae_tokens": "tokens of text",
-    "sae_batch_size": "tokens per batch",
+    "expansion": "dictionary size\n(times the width)",
     "target_l0": "target of L0",
+    "sae_batch_size": "tokens per batch",
+    "sae_learning_rate": "learning rate",
+    "model_tokens": "tokens that the\nmodel read",
 }
 
 
-def fig_sae_trade_off(sweep: pd.DataFrame) -> Figure:
-    """What each choice does to reproducibility, explained variance, L0, dead features and time.
+def fig_sae_trade_off(by_setting: pd.DataFrame) -> Figure:
+    """What each setting does to the agreement of two SAE seeds, explained variance, L0 and dead features.
 
-    Columns choice, value, and measures. The setting that stands in every choice, the profile's own, has a hollow mark.
+    Columns setting, value, and measures. What stands under several settings, the profile's own, has a hollow mark.
     """
     measures = {
-        "reproducibility": "mean MPPC\nof two seeds",
+        "mppc": "mean MPPC\nof two seeds",
         "explained_variance": "explained\nvariance",
         "l0": "L0",
         "dead": "dead share",
-        "seconds": "training\n(seconds)",
     }
-    choices, own = list(dict.fromkeys(sweep["choice"])), sweep.duplicated(list(measures), keep=False)
-    size = {"figsize": (WIDTH, 7.2), "sharey": "row", "sharex": "col", "layout": "constrained"}
-    figure, grid = plt.subplots(len(measures), len(choices), **size)
-    for column, choice in enumerate(choices):
-        data = sweep.assign(own=own)[sweep["choice"] == choice].sort_values("value")
+    settings, own = list(dict.fromkeys(by_setting["setting"])), by_setting.duplicated(list(measures), keep=False)
+    size = {"figsize": (1.2 * WIDTH, 6), "sharey": "row", "sharex": "col", "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(len(measures), len(settings), **size)
+    for column, setting in enumerate(settings):
+        data = by_setting.assign(own=own)[by_setting["setting"] == setting].sort_values("value")
         for row, (measure, label) in enumerate(measures.items()):
             axes = grid[row, column]
             axes.plot(data["value"], data[measure], color=PALETTE["pythia"])
             faces = np.where(data["own"], "w", "C0")
             look = {"color": faces, "edgecolors": [PALETTE["pythia"]], "zorder": 3, "clip_on": False}
             axes.scatter(data["value"], data[measure], **look)
-            axes.set(xscale="log", ylabel=label if column == 0 else None)
-            axes.set_xticks(data["value"], [_short(v) for v in data["value"]], minor=False)
-            axes.minorticks_off()
-            axes.tick_params(axis="x", labelsize=7)
-        grid[-1, column].set_xlabel(CHOICES.get(choice, choice), fontsize=9)
+            axes.set(ylabel=label if column == 0 else None)
+        _values_of(grid[-1, column], setting, data["value"])
     for axes in grid[1:, 0]:
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     return figure
 
 
+def fig_retraining(by_setting: pd.DataFrame) -> Figure:
+    """Mean MPPC against each setting of the training, a panel each and a line per comparison, on one scale.
+
+    Columns setting, value, comparison, mppc.
+    """
+    settings, names = (list(dict.fromkeys(by_setting[column])) for column in ("setting", "comparison"))
+    figure, grid = plt.subplots(2, -(-len(settings) // 2), figsize=(1.3 * WIDTH, 5), sharey=True, layout="constrained")
+    for axes, setting in zip(grid.flat, settings):
+        rows = by_setting[by_setting["setting"] == setting].sort_values("value")
+        for k, name in enumerate(names):
+            of = rows[rows["comparison"] == name]
+            axes.plot(of["value"], of["mppc"], marker="o", markersize=4, **_look(name, k))
+        _values_of(axes, setting, rows["value"].unique())
+    for axes in grid.flat[len(settings) :]:
+        axes.set_axis_off()
+    _name_ends(grid[0, -1], names, 0.09)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean MPPC")
+    return figure
+
+
+def _values_of(axes: Axes, setting: str, values: Sequence[float]) -> None:
+    """A logarithmic axis with the values that were tried, under the setting's words."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [_short(value) for value in values], minor=False)
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlabel(SETTINGS.get(setting, setting), fontsize=9)
+
+
 def _short(value: float) -> str:
     """A number for a narrow axis: 250k for 250,000."""
+    if value >= 1e6:
+        return f"{value / 1e6:,.3g}M"
     return f"{value / 1e3:,.3g}k" if value >= 10_000 else f"{value:g}"
 
 
@@ -223,7 +253,7 @@ def _densities(
     axes.set(yticks=[], ylabel="density, on one scale")
     if intervals:
         look = dict(loc="left", fontsize=small, color="0.35")
-        axes.set_title("vertical line: mean [95 % interval, documents resampled]", **look)
+        axes.set_title("vertical line: mean [95 % interval]", **look)
 
 
 def _about(interval: Interval | None) -> str:
@@ -452,18 +482,16 @@ def fig_hierarchy(means: Mapping[str, float]) -> Figure:
     return figure
 
 
-def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
-    """Mean MPPC against three choices: tokens used, L0, dead features left out or counted as 0.
+def fig_sensitivity(by_tokens: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
+    """Mean MPPC against two choices: tokens used, dead features left out or counted as 0.
 
-    Columns comparison, value, mppc (by_l0: also l0, the L0 that was reached).
+    Columns comparison, value, mppc.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.4 * WIDTH, 3.4), sharey=True, layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True, layout="constrained")
     kinds = list(dict.fromkeys(by_dead["value"]))
     for k, name in enumerate(dict.fromkeys(by_tokens["comparison"])):
-        look = _look(name, k)
-        for axes, table, x in ((left, by_tokens, "value"), (middle, by_l0, "l0")):
-            rows = table[table["comparison"] == name]
-            axes.plot(rows[x], rows["mppc"], marker="o", label=name if axes is left else None, **look)
+        look, rows = _look(name, k), by_tokens[by_tokens["comparison"] == name]
+        left.plot(rows["value"], rows["mppc"], marker="o", label=name, **look)
         heights = by_dead[by_dead["comparison"] == name].set_index("value")["mppc"]
         at = [kinds.index(kind) + 0.3 * (k - 0.5) for kind in heights.index]
         right.bar_label(right.bar(at, heights, width=0.28, color=look["color"]), fmt="%.3f", fontsize=7)
@@ -471,7 +499,6 @@ def fig_sensitivity(by_tokens: pd.DataFrame, by_l0: pd.DataFrame, by_dead: pd.Da
     left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
     left.set_xticks(tokens, [_short(v) for v in tokens])
     left.minorticks_off()
-    middle.set(xlabel="L0 of the SAEs (middle layers)")
     right.set(xlabel="dead features")
     right.set_xticks(range(len(kinds)), kinds)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)

@@ -41,10 +41,10 @@ CAPTURE = ("mppc_tokens", "feature_dtype")
 
 def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
     """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
-    return _layers_of(models.n_layers(model), profile)
+    return matched_layers(models.n_layers(model), profile)
 
 
-def _layers_of(n: int, profile: Profile) -> list[int]:
+def matched_layers(n: int, profile: Profile) -> list[int]:
     """The same of a model with `n` layers."""
     if profile.layers is None:
         return list(range(n))
@@ -126,7 +126,7 @@ def _train(name: str, profile: Profile, folder: Path) -> None:
 def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
     """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
     shape = shape_of(name, profile)
-    layers = _layers_of(shape.n_layers, profile)
+    layers = matched_layers(shape.n_layers, profile)
     sizes = (shape.n_layers, shape.d_model, len(seeds_of(name, profile)), profile)
     [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
     return split(layers, max(-(-len(layers) // largest), workers.count))

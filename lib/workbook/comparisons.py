@@ -11,12 +11,13 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from lib.mppc.uncertainty import interval, null_level
-from lib.workbook import artifacts
+from lib.workbook import artifacts, retraining
 from lib.workbook.artifacts import Resampled
 from lib.workbook.neurons import neuron_mppc
 from lib.workbook.profiles import Profile
 
 HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)
+NORMAL = 1.96  # deviations to either end of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Direction:
     about as often), excess (mppc − null_level)."""
     resampled: Resampled
     """MPPC of the same features in resamples of the documents."""
+    spread: float = np.nan
+    """Standard deviation of one layer's mean over SAE seeds (`retraining.spread_of`): 0 for neurons, NaN if unknown."""
+
+    @property
+    def sae_deviation(self) -> float:
+        """Standard deviation of the mean over SAE seeds: the layers' errors are independent of each other."""
+        return self.spread / np.sqrt(self.frame["layer"].nunique())
 
     @property
     def mppc(self) -> pd.Series:
@@ -76,9 +84,11 @@ def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direct
         nulls = artifacts.mppc(c.a, c.b, profile, c.seed_b, null=True)
         parts = list(zip(frames, nulls, artifacts.resampled_mppc(c.a, c.b, profile, c.seed_b), strict=True))
     names = [c.a, c.b if c.seed_b is None else f"{c.b}, SAE seed {c.seed_b}"]
+    ways = (("forward", *names), ("reverse", *names[::-1]))
+    spreads = [0.0 if c.neurons else retraining.spread_of(c.label, profile, way) for way, *_ in ways]
     return tuple(
-        Direction(source, target, _with_null(frame, null), resampled)
-        for (source, target), (frame, null, resampled) in zip((names, names[::-1]), parts, strict=True)
+        Direction(source, target, _with_null(frame, null), resampled, spread)
+        for (_, source, target), (frame, null, resampled), spread in zip(ways, parts, spreads, strict=True)
     )
 
 
@@ -87,19 +97,30 @@ def _with_null(frame: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(null_mppc=null["mppc"], null_level=level, excess=frame["mppc"] - level)
 
 
-def mean_interval(direction: Direction) -> tuple[float, float]:
-    """95 % interval of the mean MPPC, documents resampled."""
-    return interval(np.nanmean(direction.resampled, axis=1), direction.mppc.mean())
+def mean_interval(direction: Direction, documents_alone: bool = False) -> tuple[float, float]:
+    """95 % interval of the mean MPPC: documents resampled and, if it is known, SAE training, in quadrature."""
+    mean = direction.mppc.mean()
+    documents = interval(np.nanmean(direction.resampled, axis=1), mean)
+    return documents if documents_alone else widened(documents, mean, direction.sae_deviation)
+
+
+def widened(span: tuple[float, float], estimate: float, deviation: float) -> tuple[float, float]:
+    """A 95 % interval with another, independent error of a standard deviation added in quadrature; NaN adds nothing."""
+    more = NORMAL * np.nan_to_num(deviation)
+    return float(estimate - np.hypot(estimate - span[0], more)), float(estimate + np.hypot(span[1] - estimate, more))
 
 
 def summarise(direction: Direction) -> dict[str, float]:
     """What the table of comparisons says about one direction.
 
-    `low` and `high` are the mean's 95 % interval; `bias` is by how much the mean of the resamples differs from the
-    mean itself. The interval has the resamples' spread and lies about the mean, so the bias is not in it.
+    `low` and `high` are the mean's 95 % interval, about documents and SAE training; `documents_low` and
+    `documents_high` are about documents alone, and `sae_deviation` is the standard deviation that SAE training adds
+    (NaN where it is not known). `bias` is by how much the mean of the resamples differs from the mean itself. The
+    interval has the resamples' spread and lies about the mean, so the bias is not in it.
     """
     frame, mppc = direction.frame, direction.mppc
-    low, high = mean_interval(direction)
+    documents = mean_interval(direction, documents_alone=True)
+    low, high = widened(documents, mppc.mean(), direction.sae_deviation)
     zeros = frame["mppc"].fillna(0)
     return {
         "n_features": len(frame),
@@ -107,6 +128,9 @@ def summarise(direction: Direction) -> dict[str, float]:
         "mean": mppc.mean(),
         "low": low,
         "high": high,
+        "documents_low": documents[0],
+        "documents_high": documents[1],
+        "sae_deviation": direction.sae_deviation,
         "bias": float(np.nanmean(direction.resampled, axis=1, dtype=float).mean()) - mppc.mean(),
         "median": mppc.median(),
         "share_above_0.95": (mppc > HIGH).mean(),
@@ -138,11 +162,16 @@ def save_matches(name: str, pair: Sequence[Direction], profile: Profile) -> None
 
 
 def difference(a: Direction, b: Direction) -> tuple[pd.Series, tuple[float, float]]:
-    """MPPC of the same features in two comparisons, a − b, and the 95 % interval of its mean (paired resamples)."""
+    """MPPC of the same features in two comparisons, a − b, and the 95 % interval of its mean.
+
+    Resamples of the documents are paired. SAE training is counted as if the two had no SAE in common: what the own
+    side's SAEs do to both cancels, so the interval is rather too wide.
+    """
     with np.errstate(invalid="ignore"):
         means = np.nanmean(a.resampled - b.resampled, axis=1)
     differences = (a.frame["mppc"] - b.frame["mppc"]).dropna()
-    return differences, interval(means, differences.mean())
+    mean = differences.mean()
+    return differences, widened(interval(means, mean), mean, np.hypot(a.sae_deviation, b.sae_deviation))
 
 
 def near_zero(differences: pd.Series, widths: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2)) -> pd.DataFrame:
@@ -199,23 +228,24 @@ def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:
 
 
 def mppc_by_layer(direction: Direction) -> pd.DataFrame:
-    """Mean MPPC of each layer with its 95 % interval; columns layer, mean, low, high, n."""
-    return _by_layer(direction.frame["layer"], direction.frame["mppc"], direction.resampled)
+    """Mean MPPC of each layer with its 95 % interval, about documents and SAE training: layer, mean, low, high, n."""
+    return _by_layer(direction.frame["layer"], direction.frame["mppc"], direction.resampled, direction.spread)
 
 
 def gap_by_layer(skyline: Direction, other: Direction) -> pd.DataFrame:
     """How much lower the MPPC of the same features is than in the skyline, by layer; columns as of `mppc_by_layer`.
 
-    Features that lack one of the two numbers are left out. The resamples are paired, so the interval is the gap's own.
+    Features that lack one of the two numbers are left out. The interval is the gap's own, as in `difference`.
     """
     gap = skyline.frame["mppc"] - other.frame["mppc"]
-    return _by_layer(skyline.frame["layer"], gap, skyline.resampled - other.resampled)
+    spread = np.hypot(skyline.spread, other.spread)
+    return _by_layer(skyline.frame["layer"], gap, skyline.resampled - other.resampled, spread)
 
 
-def _by_layer(layer: pd.Series, values: pd.Series, resampled: ndarray) -> pd.DataFrame:
+def _by_layer(layer: pd.Series, values: pd.Series, resampled: ndarray, spread: float) -> pd.DataFrame:
     rows = []
     for number, of_layer in values.groupby(layer):
         mean = of_layer.mean()
-        low, high = interval(np.nanmean(resampled[:, of_layer.index], axis=1), mean)
+        low, high = widened(interval(np.nanmean(resampled[:, of_layer.index], axis=1), mean), mean, spread)
         rows.append({"layer": number, "mean": mean, "low": low, "high": high, "n": of_layer.count()})
     return pd.DataFrame(rows)

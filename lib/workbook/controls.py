@@ -1,4 +1,4 @@
-"""Controls of §4 that the paper lacks, each kept: pools of one size, halves of the text, two more nulls, SAE seeds."""
+"""Controls of §4 that the paper lacks, each kept: equal pools, halves and parts of the text, two nulls, SAE seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
+from tqdm import tqdm
 
 from lib.mppc import controls
 from lib.mppc.correlation import max_pairwise_correlation
@@ -22,6 +23,7 @@ from lib.workbook.store import Store
 N_DRAWS = 3  # random pools of each comparison
 ALIKE = 1.05  # a pool that is larger by less than this factor counts as one of the same size
 PAPERS_WAY = "all candidates (the paper's way)"
+TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 FOUND = 0.7  # cosine from which a feature counts as found by both SAEs (Paulo and Belrose 2025, arXiv 2501.16615)
 
 
@@ -89,6 +91,29 @@ def _cross_scored(comparison: Comparison, profile: Profile) -> pd.DataFrame:
     return pd.read_parquet(folder / "halves.parquet")
 
 
+def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
+    """Mean MPPC with Mamba, if there is one, and with another SAE seed, over shorter parts of the held-out text.
+
+    Columns comparison, value (tokens), mppc.
+    """
+    known = comparisons.comparisons(profile)
+    of = [known[name] for name in ("mamba", "sae_seed") if name in known]
+
+    def measure(folder: Path) -> None:
+        rows = []
+        for comparison in of:
+            a, b = _sides(comparison, profile)
+            for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {comparison.label}", mininterval=5):
+                n = int(share * a[0].n_tokens)
+                parts = ([layer.head(n) for layer in layers] for layers in (a, b))
+                found = max_pairwise_correlation(*parts, device=model_store.device_of(profile))
+                rows.append({"comparison": comparison.label, "value": n, "mppc": np.nanmean(found.value)})
+        pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
+
+    fields = {comparison.label: _fields(comparison, profile) for comparison in of} | {"shares": TOKEN_SHARES}
+    return pd.read_csv(Store(profile.cache_dir).get("by_tokens", fields, measure) / "by_tokens.csv")
+
+
 def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:
     """MPPC of a comparison's features where the other model reads the same place of another block of text."""
     comparison = comparisons.comparisons(profile)[name]
@@ -108,7 +133,7 @@ def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:
 def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
     """MPPC of the middle layers of the Transformer and Mamba, as they are, and with the random weights of their start.
 
-    Both pairs get SAEs of their own, one for each model, trained on half of `sweep_tokens` and correlated over
+    Both pairs get SAEs of their own, one for each model, trained on `untrained_tokens` and correlated over
     `eval_tokens`, so that nothing differs but the language models. Empty where the shape of a model that was not
     trained here is not known (Heap et al. 2025, arXiv 2501.17727, ask how far SAEs of untrained models go).
     """
@@ -116,7 +141,7 @@ def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
         return {}
     middle = config_of(profile.pythia, profile).num_hidden_layers // 2
     small = dict(layers=(middle,), sae_seeds=profile.sae_seeds[:1], mppc_tokens=profile.eval_tokens)
-    trained = profile.changed(sae_tokens=max(1, profile.sweep_tokens // 2), **small)
+    trained = profile.changed(sae_tokens=profile.untrained_tokens, **small)
     both = {"trained": trained, "untrained": trained.changed(models="random")}
     return {label: artifacts.mppc(p.pythia, p.mamba, p)[0]["mppc"] for label, p in both.items()}
 

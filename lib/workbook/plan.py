@@ -23,7 +23,6 @@ from lib.workbook.sizes import Shape, free_memory, group_size, sae_parameters, s
 FLOAT = 4  # bytes
 L0_WITHOUT_TARGET = 64  # where λ does not follow L0, what it will be is not known: the paper's
 CHUNK = 2_048  # tokens whose features are dense at a time
-SETTINGS_COMPARED = 30  # SAEs that notebook 02 trains at other settings
 CIRCUIT_PASSES = 25  # forward passes over the prompts of notebooks 07 and 08
 SPARSE = 100  # a product of two sparse features takes as long as so many of a dense product's
 EFFICIENCY = 0.4  # of a dense product's speed; at this, the plan of mini gives the time of a measured whole run
@@ -59,9 +58,6 @@ def stages(profile: Profile) -> list[Stage]:
     shapes = {name: shape_of(name, profile) for name in profile.model_names}
     pythia = shapes[profile.pythia]
     found = [stage for shape in shapes.values() for stage in _model(shape, profile)]
-    work = SETTINGS_COMPARED * profile.sweep_tokens * sae_parameters(pythia.d_model, profile) / 2
-    most = FLOAT * pythia.parameters + training_bytes(2 * pythia.d_model, 2, profile)  # up to twice the dictionary
-    found.append(Stage("settings of SAEs compared", most, work=work))
     compared = {
         "Mamba": profile.mamba,
         "RWKV": profile.rwkv,

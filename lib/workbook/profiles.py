@@ -118,7 +118,7 @@ class Profile(BaseModel):
     )
     buffer_tokens: int = Field(ge=1, description="tokens in the shuffle buffer")
     batch_blocks: int = Field(32, ge=1, description="blocks per forward pass of a language model")
-    sweep_tokens: int = Field(ge=1, description="tokens per SAE where settings are compared (notebook 02)")
+    untrained_tokens: int = Field(ge=1, description="tokens per SAE of untrained models, the null of notebook 04")
 
     eval_tokens: int = Field(ge=1, description="held-out tokens for the SAEs' quality metrics")
     mppc_tokens: int = Field(ge=1, description="held-out tokens over which features are correlated")
@@ -267,7 +267,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         l1_coefficient=2.0,
         target_l0=16,
         sae_tokens=16_384,
-        sweep_tokens=4_096,
+        untrained_tokens=2_048,
         sae_batch_size=128,
         buffer_tokens=4_096,
         eval_tokens=2_048,
@@ -285,7 +285,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         l1_coefficient=2.0,
         target_l0=32,
         sae_tokens=2_000_000,
-        sweep_tokens=250_000,
+        untrained_tokens=125_000,
         sae_batch_size=128,
         buffer_tokens=65_536,
         batch_blocks=16,
@@ -300,7 +300,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         l1_coefficient=2.0,
         target_l0=32,
         sae_tokens=4_000_000,
-        sweep_tokens=1_000_000,
+        untrained_tokens=500_000,
         sae_batch_size=512,
         buffer_tokens=65_536,
         batch_blocks=4,
@@ -314,7 +314,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         l1_coefficient=2.0,
         target_l0=64,
         sae_tokens=300_000_000,
-        sweep_tokens=10_000_000,
+        untrained_tokens=5_000_000,
         buffer_tokens=500_000,
         batch_blocks=16,
         eval_tokens=200_000,

@@ -162,7 +162,7 @@ def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None)
 
 def gigabytes_streamed(profile: Profile) -> float:
     """OpenWebText that a run streams at most: documents it reads (nine in ten train, one is held out), uncompressed."""
-    train = profile.sae_tokens + profile.sweep_tokens
+    train = profile.sae_tokens + profile.untrained_tokens
     held_out = profile.eval_tokens + profile.mppc_tokens + profile.neuron_tokens
     documents = (train / 0.9 + held_out / 0.1) / TOKENS_PER_DOCUMENT
     return documents * hub.facts().gigabytes_at_most[hub.OPENWEBTEXT] / 8_013_769

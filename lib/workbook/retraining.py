@@ -1,0 +1,250 @@
+"""SAEs trained again (not in the papers): what MPPC owes to each setting of their training, and to their seeds.
+
+It takes longer than the main job has, so `python -m lib.workbook.retraining` does it once, on two layers of each model,
+and writes two tables to data/reference, from which everything else here is read.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from jaxtyping import Float
+from numpy import ndarray
+from tqdm import tqdm
+
+from lib.files import atomic_write
+from lib.models.hub import ModelNotFound
+from lib.models.recipes import recipe_of
+from lib.mppc.capture import capture_features
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures, feature_statistics
+from lib.workbook import artifacts, model_store, texts
+from lib.workbook.profiles import Pair, Profile, ProfileError, get_profile
+from lib.workbook.reference import REFERENCE
+from lib.workbook.sizes import config_of
+from lib.workbook.store import Store, sha256_of
+
+FACTORS = {
+    "sae_tokens": (1 / 4, 1 / 2, 1, 2, 4),
+    "expansion": (1 / 4, 1 / 2, 1, 2),
+    "target_l0": (1 / 2, 1, 2),
+    "sae_batch_size": (1 / 2, 1, 4),
+    "sae_learning_rate": (1 / 2, 1, 2),
+}
+SHARE = 1 / 4  # of `sae_tokens`, where another setting is moved: on all of them it would take hours more
+SEEDS = (0, 1, 2)
+PLACES = ["comparison", "direction", "layer", "seed_a", "seed_b", "mppc"]
+QUALITY = ["l0", "explained_variance", "dead"]
+Captured = list[tuple[dict[str, float], SparseFeatures]]  # of each layer: its number and quality, and its features
+
+
+# ------------------------------------------------------------------------------------------- what the tables say
+
+
+def table(by: str) -> pd.DataFrame:
+    """`retraining_by_setting` ("setting") or `retraining_by_sae_seed` ("sae_seed"); means over a layer's features.
+
+    Columns comparison, direction, layer (of the model whose features are matched), seed_a, seed_b (SAE seeds of both
+    sides), mppc (with both retrained layers of the other model); by setting also setting, value, and the layer's l0
+    (features per token), explained_variance, dead (share). Raises `FileNotFoundError` where it was never made.
+    """
+    return pd.read_csv(_file(by), comment="#")
+
+
+def by_setting(comparison: str | None = None) -> pd.DataFrame:
+    """Means over layers and SAE seeds: setting, value, comparison, mppc, l0, explained_variance, dead.
+
+    `comparison` is a label such as "SAE seed", or None for all.
+    """
+    rows = table("setting")
+    rows = rows[rows["comparison"] == comparison] if comparison else rows
+    return rows.groupby(["setting", "value", "comparison"], sort=False)[["mppc", *QUALITY]].mean().reset_index()
+
+
+def trade_off(by_setting: pd.DataFrame) -> pd.DataFrame:
+    """What each setting explains in MPPC, a row per setting and comparison of `by_setting`.
+
+    Columns from, to (values), moved (highest mean minus lowest), per_doubling (slope of a straight line through the
+    means against log2 of the value), off (root mean square of what such a line misses a mean by that is left out of the
+    fit; NaN for two values).
+    """
+
+    def explained(part: pd.DataFrame) -> dict[str, float]:
+        x, y = np.log2(part["value"].to_numpy(float)), part["mppc"].to_numpy()
+        rest = ~np.eye(len(x), dtype=bool) if len(x) > 2 else []
+        missed = [y[k] - np.polyval(np.polyfit(x[others], y[others], 1), x[k]) for k, others in enumerate(rest)]
+        off = np.sqrt(np.mean(np.square(missed))) if missed else np.nan
+        found = {"from": part["value"].min(), "to": part["value"].max(), "moved": np.ptp(y)}
+        return found | {"per_doubling": np.polyfit(x, y, 1)[0], "off": off}
+
+    parts = by_setting.groupby(["setting", "comparison"], sort=False)
+    return pd.DataFrame({"setting": s, "comparison": c} | explained(part) for (s, c), part in parts)
+
+
+def spread_of(comparison: str, profile: Profile, direction: str = "forward") -> float:
+    """Standard deviation over SAE seeds of one layer's mean MPPC; NaN where it was not measured at this profile.
+
+    `comparison` is a label. The variance is half the mean squared difference of two pairs of SAEs without a common one,
+    as a mean over the retrained layers. SAEs of different layers start from weights drawn apart, so their errors count
+    as independent: the mean over n layers has this deviation divided by sqrt(n).
+    Two of the pairs that three SAE seeds of *one* model make have a seed in common, whose effect cancels in the
+    difference. It is half of the variance if the effects of two SAEs add up, so there the variance is doubled.
+    """
+    if made_on().get("profile") != profile.name:
+        return np.nan
+    rows = table("sae_seed").query("comparison == @comparison and direction == @direction")
+    cells = [part.pivot(index="seed_a", columns="seed_b", values="mppc") for _, part in rows.groupby("layer")]
+    return float(np.sqrt(np.mean([_variance(part.to_numpy()) for part in cells]))) if cells else np.nan
+
+
+def _variance(cells: Float[ndarray, "seeds_a seeds_b"]) -> float:
+    """Variance of a cell over both of its seeds; where the diagonal is empty, both are seeds of one model."""
+    if np.isnan(cells.diagonal()).all():
+        return 2 * np.var((cells + cells.T)[np.triu_indices_from(cells, 1)] / 2, ddof=1)
+    places, values = np.argwhere(np.isfinite(cells)), cells[np.isfinite(cells)]
+    apart = (places[:, None] != places).all(-1)
+    return np.square(np.subtract.outer(values, values))[apart].mean() / 2
+
+
+def made_on() -> dict[str, str]:
+    """The first line of the table by SAE seed: its profile, and each model's digest; empty where there is no table."""
+    return dict(re.findall(r"(\S+)=(\S+)", _file("sae_seed").open().readline())) if _file("sae_seed").exists() else {}
+
+
+def models_digest(profile: Profile) -> dict[str, str]:
+    """The first 12 digits of the sha256 of each model's weights."""
+    folders = {name: Path(model_store.folder_of(name, profile)) for name in profile.model_names}
+    return {name: sha256_of(folder / "model.safetensors")[:12] for name, folder in folders.items()}
+
+
+def about(profile: Profile) -> str:
+    """One sentence: whether the tables were made at this profile, and on the models that are here."""
+    made = made_on()
+    if made.get("profile") != profile.name:
+        where = f"at the profile {made['profile']}, not" if made else "nowhere yet, so not"
+        return f"SAEs were retrained {where} at {profile.name}: intervals are about the documents alone."
+    others = [name for name, digest in models_digest(profile).items() if made.get(name) != digest]
+    if others:
+        return f"OTHER MODELS than those that are here were retrained on ({', '.join(others)}): make the tables again."
+    return "The SAEs were retrained on the models that are here."
+
+
+def _file(by: str) -> Path:
+    return REFERENCE / f"retraining_by_{by}.csv"
+
+
+# ------------------------------------------------------------------------------------------- how they are made
+
+
+def variants(profile: Profile) -> list[tuple[str, float, Profile]]:
+    """(setting, value, profile) of each training: one setting at a time is moved away from the profile's own.
+
+    All but the text itself are moved on a `SHARE` of the text. The last, model_tokens, is the language model's own
+    training, where the zoo has a Transformer that was trained half as long. RWKV is left out.
+    """
+    whole = profile.changed(rwkv=None)
+    less = whole.changed(sae_tokens=int(SHARE * profile.sae_tokens))
+    found = []
+    for setting, factors in FACTORS.items():
+        own, base = getattr(profile, setting), whole if setting == "sae_tokens" else less
+        values = dict.fromkeys(type(own)(max(factor * own, min(own, 1))) for factor in factors)
+        found += [(setting, value, base.changed(**{setting: value})) for value in values]
+    recipes = {name: recipe_of(name) for name in (f"{profile.pythia}-half", profile.pythia)}
+    known = recipes.items() if all(recipes.values()) else ()
+    return [*found, *(("model_tokens", recipe.tokens, less.changed(pythia=name)) for name, recipe in known)]
+
+
+def retrain(profile: Profile) -> dict[str, pd.DataFrame]:
+    """Both tables. What was trained is kept, so that a run that was killed goes on where it was.
+
+    Raises `ModelNotFound`, before anything is trained, for a model that is not there.
+    """
+    tried = variants(profile)
+    for each in {variant.pythia: variant for _, _, variant in tried}.values():
+        models_digest(each)
+    of_seeds, parts = _measured(profile, SEEDS, SEEDS), []
+    for setting, value, variant in tqdm(tried, "settings", mininterval=5):
+        rows = of_seeds if variant == profile.changed(rwkv=None) else _measured(variant, SEEDS[:2], SEEDS[:1])
+        parts.append(rows.assign(setting=setting, value=value))
+    rows = pd.concat(parts).query("direction == 'forward' and comparison != 'Pythia → RWKV' and seed_a < 2")
+    rows = rows[(rows["seed_b"] == 0) | ((rows["comparison"] == "SAE seed") & (rows["seed_b"] == 1))]
+    return {"setting": rows[["setting", "value", *PLACES, *QUALITY]], "sae_seed": of_seeds[PLACES]}
+
+
+def _measured(profile: Profile, seeds: tuple[int, ...], seeds_of_others: tuple[int, ...]) -> pd.DataFrame:
+    """A row per comparison, direction, layer and pair of SAEs; `seeds` are the Transformer's."""
+    pairs = [p for p in profile.comparisons.values() if p.of == "features" and not {p.a, p.b} & set(profile.without)]
+    roles = dict.fromkeys(role for pair in pairs for role in (pair.a, pair.b))
+    alone = {role: _alone(role, profile, seeds if role == pairs[0].a else seeds_of_others) for role in roles}
+    fields = {role: artifacts.sae_fields(p.pythia, p) | artifacts.capture_fields(p) for role, p in alone.items()}
+    build = partial(_correlate, pairs, alone)
+    return pd.read_csv(Store(profile.cache_dir).get("retrained", fields, build) / "rows.csv")
+
+
+def _alone(role: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
+    """A profile with this model as its first, which has all SAE seeds, and with two of its layers.
+
+    These are the Transformer's second and last but one, and in other models those of the same relative depth.
+    """
+    name = profile.roles[role].model
+    n, of_first = (config_of(each, profile).num_hidden_layers for each in (name, profile.pythia))
+    chosen = profile.changed(layers=tuple(sorted({1 % of_first, max(0, of_first - 2)})))
+    few = dict(mppc_tokens=profile.eval_tokens, eval_tokens=max(1, profile.eval_tokens // 5))  # enough for a mean
+    return profile.changed(pythia=name, layers=tuple(artifacts.matched_layers(n, chosen)), sae_seeds=seeds, **few)
+
+
+def _correlate(pairs: list[Pair], alone: dict[str, Profile], folder: Path) -> None:
+    sides, rows = {role: _captured(profile) for role, profile in alone.items()}, []
+    for pair in pairs:
+        for seeds in product(sides[pair.a], sides[pair.b]):
+            if pair.a == pair.b and seeds[0] == seeds[1]:
+                continue
+            own = sides[pair.a][seeds[0]], sides[pair.b][seeds[1]]
+            features = ([layer for _, layer in side] for side in own)
+            found = max_pairwise_correlations(*features, device=model_store.device_of(alone[pair.a]))
+            for direction, result, side in zip(("forward", "reverse"), found, own, strict=True):
+                place = {"comparison": pair.label, "direction": direction, "seed_a": seeds[0], "seed_b": seeds[1]}
+                means = [float(np.nanmean(result.of_layer(k).value)) for k in range(len(side))]
+                rows += [place | quality | {"mppc": mean} for (quality, _), mean in zip(side, means, strict=True)]
+    pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+
+
+def _captured(profile: Profile) -> dict[int, Captured]:
+    """Of the first model's SAEs, by SAE seed, over `mppc_tokens` of held-out text."""
+    saes, _ = artifacts.trained_saes(profile.pythia, profile)
+    model, text = model_store.load(profile.pythia, profile), texts.load_blocks(profile, "held_out", profile.mppc_tokens)
+    found: dict[int, Captured] = {}
+    for sae, layer in zip(saes, capture_features(model, saes, text, batch_blocks=profile.batch_blocks), strict=True):
+        quality = {"layer": sae.info.layer, "l0": layer.nnz / layer.n_tokens}
+        quality["explained_variance"] = sae.info.metrics["explained_variance"]
+        quality["dead"] = float(np.mean(feature_statistics(layer).count == 0))
+        found.setdefault(sae.info.seed, []).append((quality, layer))
+    return found
+
+
+def main(
+    profile: Annotated[
+        str, typer.Option(help="The size; intervals take the spread at their own profile only.")
+    ] = "mini",
+    settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+) -> None:
+    """Train the SAEs of two layers of each model again, at other settings and from other seeds; write both tables."""
+    try:
+        size = get_profile(profile, ",".join(settings))
+        tables = retrain(size)
+    except (ProfileError, ModelNotFound) as error:
+        raise SystemExit(str(error))
+    made = " ".join(f"{name}={digest}" for name, digest in ({"profile": profile} | models_digest(size)).items())
+    for by, rows in tables.items():
+        atomic_write(_file(by), f"# models_digest: {made}\n{rows.to_csv(index=False, float_format='%.6g')}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
