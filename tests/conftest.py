@@ -17,9 +17,6 @@ from lib.models import families, hub, recipes
 from lib.workbook.profiles import get_profile
 
 
-SMALL_RETRAINING = ("sae_tokens=4096", "eval_tokens=1024")
-
-
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The smoke profile with one cache for the whole test run, so that no test trains twice."""
@@ -32,11 +29,12 @@ def retrained(smoke, tmp_path_factory):
     """The tables of `lib.workbook.retraining`, made at smoke, of few settings and little text; read in this session."""
     from lib.workbook import retraining
 
-    few = {"sae_tokens": (1 / 2, 1, 2), "expansion": (1 / 2, 1, 2), "target_l0": (1 / 2, 1)}
+    few = {"sae_tokens": (1 / 2, 1, 2), "expansion": (1 / 2, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retraining, "REFERENCE", tmp_path_factory.mktemp("retrained"))
         patch.setattr(retraining, "FACTORS", few)
-        retraining.main("smoke", [f"cache_dir={smoke.cache_dir}", "device=cpu", *SMALL_RETRAINING])
+        small = ["sae_tokens=4096", "eval_tokens=1024", "device=cpu"]
+        retraining.main("smoke", [f"cache_dir={smoke.cache_dir}", *small])
         yield retraining.REFERENCE
 
 

@@ -37,7 +37,7 @@ def test_a_comparison_looks_the_same_in_every_figure_and_has_the_colour_of_its_m
 
 
 def test_intervals_are_explained_where_there_are_some():
-    said = "vertical line: mean [95 % interval, documents resampled]"
+    said = "vertical line: mean [95 % interval]"
     assert density().axes[0].get_title(loc="left") == said
     assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_title(loc="left") == ""
 

@@ -7,13 +7,8 @@ import pytest
 from lib.models import recipes
 from lib.workbook import artifacts, retraining
 from lib.workbook.profiles import get_profile
-from tests.conftest import SMALL_RETRAINING
 
 MODELS = ["smoke-pythia", "smoke-pythia-seed1", "smoke-mamba", "smoke-rwkv"]
-
-
-def small(folder):
-    return get_profile("smoke", ",".join([f"cache_dir={folder}", "device=cpu", *SMALL_RETRAINING]))
 
 
 # ------------------------------------------------------------------------------------------- how they are made
@@ -27,7 +22,7 @@ def test_one_setting_at_a_time_is_moved_away_from_the_profile_s_own(smoke):
         moved = {name for name, kept in variant.settings().items() if kept != own[name]}
         assert moved <= {"sae_tokens", setting, *(["pythia"] if setting == "model_tokens" else [])}
         assert setting == "model_tokens" or getattr(variant, setting) == value
-        assert setting == "sae_tokens" or variant.sae_tokens == smoke.sae_tokens // 4
+        assert setting == "sae_tokens" or variant.sae_tokens == smoke.sae_tokens * retraining.SHARE
     assert [variant for _, _, variant in tried].count(smoke.changed(rwkv=None)) == 1
     assert [(value, variant.pythia) for _, value, variant in tried[-2:]] == [
         (recipes.RECIPES[name].tokens, name) for name in ("smoke-pythia-half", "smoke-pythia")
@@ -76,10 +71,11 @@ class Killed(BaseException):
     """What no code catches."""
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_was(smoke, monkeypatch):
     monkeypatch.setattr(retraining, "FACTORS", {"expansion": (1 / 2, 1)})
     monkeypatch.setattr(retraining, "recipe_of", lambda name: None)
-    profile, trained, train, kills = small(tmp_path), [], artifacts._train, [6]
+    profile = smoke.changed(sae_tokens=3_072, eval_tokens=512)  # of which the cache has nothing
+    trained, train, kills = [], artifacts._train, [6]
 
     def counted(name, profile, folder):
         if len(trained) + 1 in kills:
@@ -139,7 +135,7 @@ def test_the_spread_counts_the_seeds_of_both_sides(smoke, known):
 
 def test_the_spread_of_many_draws_is_the_true_one(smoke, known):
     rng = np.random.default_rng(0)
-    a, b = rng.normal(0, 0.02, (400, 3, 1)), rng.normal(0, 0.01, (400, 1, 3))
+    a, b = rng.normal(0, 0.02, (200, 3, 1)), rng.normal(0, 0.01, (200, 1, 3))
     known("Pythia → Mamba", 0.5 + a + b)
     assert retraining.spread_of("Pythia → Mamba", smoke) == pytest.approx(np.hypot(0.02, 0.01), rel=0.1)
     known("SAE seed", [seeds + seeds.T + np.diag(3 * [np.nan]) for seeds in a])
