@@ -94,8 +94,8 @@ def spread_of(comparison: str, profile: Profile, direction: str = "forward") -> 
     `comparison` is a label. The variance is half the mean squared difference of two pairs of SAEs without a common one,
     as a mean over the retrained layers. SAEs of different layers start from weights drawn apart, so their errors count
     as independent: the mean over n layers has this deviation divided by sqrt(n).
-    Two of the pairs that three SAE seeds of *one* model make have a seed in common, whose effect cancels in the
-    difference. It is half of the variance if the effects of two SAEs add up, so there the variance is doubled.
+    Any two of the pairs that three SAE seeds of *one* model make have a seed in common, whose effect cancels in their
+    difference. It is half of the variance if the effects of two SAEs add up, so the variance is doubled there.
     """
     if made_on().get("profile") != profile.name:
         return np.nan
@@ -167,7 +167,7 @@ def retrain(profile: Profile) -> dict[str, pd.DataFrame]:
     Raises `ModelNotFound`, before anything is trained, for a model that is not there.
     """
     tried = variants(profile)
-    for each in {variant.pythia: variant for _, _, variant in tried}.values():
+    for each in (profile, *(variant for _, _, variant in tried)):
         models_digest(each)
     of_seeds, parts = _measured(profile, SEEDS, SEEDS), []
     for setting, value, variant in tqdm(tried, "settings", mininterval=5):
@@ -235,7 +235,10 @@ def main(
     ] = "mini",
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
 ) -> None:
-    """Train the SAEs of two layers of each model again, at other settings and from other seeds; write both tables."""
+    """Train the SAEs of two layers of each model again, at other settings and from other seeds; write both tables.
+
+    At mini it takes one to two hours of a core. A run that is stopped goes on where it was.
+    """
     try:
         size = get_profile(profile, ",".join(settings))
         tables = retrain(size)
