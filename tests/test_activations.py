@@ -39,7 +39,7 @@ def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
     }  # the last two's hidden_states leave out the embedding
     for name, place in places.items():
         model = model_store.load(name, smoke)
-        found = list(iterate_activations(model, blocks, [0, 1], batch_blocks=8))
+        found = list(iterate_activations(model, blocks, [0, 1], batch_blocks=8, exact=True))
         x = torch.cat([batch[0] for batch in found])
         with torch.no_grad():
             states = model.original_model(
@@ -48,6 +48,10 @@ def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
         assert x.dtype == torch.float32
         torch.testing.assert_close(x, states[place][torch.from_numpy(blocks.mask)], rtol=1e-4, atol=1e-5)
         assert all(len(batch[0]) == len(batch[1]) for batch in found)
+        rounded = torch.cat([batch[1] for batch in iterate_activations(model, blocks, [0, 1], batch_blocks=8)])
+        x = torch.cat([batch[1] for batch in found])
+        assert rounded.dtype == torch.float32
+        assert (rounded - x).square().sum() < 1e-3 * (x - x.mean(0)).square().sum(), name
 
 
 def test_forward_pass_ends_with_the_last_wanted_layer(model, blocks):

@@ -50,7 +50,7 @@ def test_logits_and_residual_streams_are_those_of_plain_transformers(both, block
     run = plain(tokens, output_hidden_states=True, use_cache=False)
     assert run.logits.std() > 0.3
     torch.testing.assert_close(model(tokens), run.logits, atol=1e-4, rtol=1e-4)
-    parts = list(models.iterate_activations(model, blocks, range(3), batch_blocks=2))
+    parts = list(models.iterate_activations(model, blocks, range(3), batch_blocks=2, exact=True))
     found = [torch.cat([part[layer] for part in parts]) for layer in range(3)]
     found[2] = model.ln_final(found[2])  # transformers has the last one after the norm
     embeddings_first = plain.config.model_type in ATTENTION

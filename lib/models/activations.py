@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
+from lib.models.devices import fast_products
 
 FAR = 10  # times the median norm: further out lies no ordinary token
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
@@ -62,15 +64,18 @@ def run_to(
 
 def iterate_activations(
     model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int,
-    typical: Mapping[int, float] | None = None,
+    typical: Mapping[int, float] | None = None, exact: bool = False,
 ) -> Iterator[Activations]:  # fmt: skip
     """Yield the layers' resid_post at the positions that count, in text order, `batch_blocks` blocks at a time.
 
     Values are float32 on the model's device. Every layer's rows belong to the same tokens. With `typical`
-    (`typical_norms`), those that are far longer are shortened to it.
+    (`typical_norms`), those that are far longer are shortened to it. Unless `exact`, products run in bfloat16 where
+    that is faster (`fast_products`); what this changes is less than a thousandth of the variance.
     """
-    for tokens, mask in batches_of(blocks, batch_blocks, model_device(model)):
-        found = {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
+    device = model_device(model)
+    for tokens, mask in batches_of(blocks, batch_blocks, device):
+        with nullcontext() if exact else fast_products(device):
+            found = {layer: value[mask] for layer, value in run_to(model, tokens, layers).items()}
         yield {k: shortened(x, typical[k]) for k, x in found.items()} if typical else found
 
 

@@ -20,3 +20,9 @@ def fast_dtype(device: str) -> torch.dtype:
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     allowed = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     return torch.bfloat16 if device != "cpu" or (has_bf16 and allowed) else torch.float32
+
+
+def fast_products(device: torch.device) -> torch.autocast:
+    """Context in which products run in `fast_dtype`; sums, norms and the residual stream stay float32."""
+    dtype = fast_dtype(device.type)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)

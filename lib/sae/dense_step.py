@@ -30,7 +30,7 @@ def dense_step(sae: SAE, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model
 
 
 @torch.no_grad()
-def gpu_step(
+def bf16_step(
     sae: SAE, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float,
     dtype: torch.dtype = torch.bfloat16,
 ) -> StepStats:  # fmt: skip

@@ -23,6 +23,7 @@ from lib.models.activations import batches_of, iterate_activations, model_device
 from lib.sae.autoencoder import SAE
 
 _PIECE = 1_024  # positions whose logits are there at a time
+SPLICED_POSITIONS = 16_384  # of the text, over which cross-entropies are taken: a pass through the model for each SAE
 
 
 @torch.no_grad()
@@ -33,12 +34,13 @@ def evaluate_saes(
 
     l0: active features per token. explained_variance: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖². dead: share of the features that
     fire on no token of the text. ce_recovered: (ce_mean − ce_sae) / (ce_mean − ce), where ce is the model's
-    cross-entropy in nats per token, ce_sae that with x̂ in the place of x at the SAE's layer, ce_mean that with x̄.
-    The model reads `batch_blocks` blocks at a time.
+    cross-entropy in nats per token, ce_sae that with x̂ in the place of x at the SAE's layer, ce_mean that with x̄,
+    over the text's first 16,384 positions. The model reads `batch_blocks` blocks at a time.
     """
     saes = [sae.to(model_device(model)) for sae in saes]
     rows, means = _reconstruction(model, saes, blocks, batch_blocks)
-    for sae, row, losses in zip(saes, rows, _spliced_losses(model, saes, means, blocks, batch_blocks)):
+    spliced = blocks.take(SPLICED_POSITIONS)
+    for sae, row, losses in zip(saes, rows, _spliced_losses(model, saes, means, spliced, batch_blocks)):
         ce, ce_sae, ce_mean = losses
         row |= {"ce_recovered": (ce_mean - ce_sae) / (ce_mean - ce), "ce": ce, "ce_sae": ce_sae, "ce_mean": ce_mean}
         sae.info.metrics = row
@@ -54,7 +56,7 @@ def _reconstruction(
     n, total, square = 0, dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     error, active = [0.0] * len(saes), [0] * len(saes)
     fired = [torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.b_dec.device) for sae in saes]
-    batches = iterate_activations(model, blocks, layers, batch_blocks)
+    batches = iterate_activations(model, blocks, layers, batch_blocks, exact=True)
     for batch in tqdm(batches, "SAEs: reconstruction", -(-len(blocks) // batch_blocks), mininterval=5):
         n += len(batch[layers[0]])
         for layer, x in batch.items():

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -147,11 +148,15 @@ def _adam(parameter, m, v, gradient, rate, correction):
         parameter[d] -= rate * m[d] / (np.sqrt(v[d]) * correction + np.float32(EPS))
 
 
-@_kernel
+@partial(_kernel, fastmath=_SUMS)
 def _update(
-    start, token, slot, x, residual, f, g, norms, l1, scale, rate, correction, W_enc, b_enc, W_dec, m, v, f_sum
+    start, token, slot, x, residual, f, g, norms, l1, scale, rate, correction, W_enc, b_enc, W_dec, m, v, f_sum, low
 ):  # fmt: skip
-    """Gradient and Adam step of every feature's encoder row, bias and decoder row. `m`, `v`: (W_enc, b_enc, W_dec)."""
+    """Gradient and Adam step of every feature's encoder row, bias and decoder row. `m`, `v`: (W_enc, b_enc, W_dec).
+
+    While a feature's rows are in the cache, what the next step wants of them is made: `norms`, and W_enc's bits in
+    bfloat16, `low`, which is empty where the product takes W_enc itself.
+    """
     d_sae, d_model = W_enc.shape
     m_enc, m_b, m_dec = m
     v_enc, v_b, v_dec = v
@@ -176,6 +181,14 @@ def _update(
         _adam(W_enc[i], m_enc[i], v_enc[i], grad_enc, rate, correction)
         _adam(W_dec[i], m_dec[i], v_dec[i], grad_dec, rate, correction)
         _adam(b_enc[i : i + 1], m_b[i : i + 1], v_b[i : i + 1], grad_b, rate, correction)
+        square = np.float32(0)
+        for d in range(d_model):
+            square += W_dec[i, d] * W_dec[i, d]
+        norms[i] = np.sqrt(square)
+        if low.shape[0]:
+            bits = W_enc[i].view(np.uint32)
+            for d in range(d_model):  # to the nearest, ties to even
+                low[i, d] = (bits[d] + np.uint32(0x7FFF) + ((bits[d] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
 class SparseStep:
@@ -200,6 +213,7 @@ class SparseStep:
         self.g = np.empty((batch_size, d_sae), np.float32)
         self.n_active = np.empty(batch_size, np.int32)
         self.residual = np.empty((batch_size, d_model), np.float32)
+        self.left: WeakKeyDictionary[nn.Module, tuple[float, np.ndarray, Tensor | None]] = WeakKeyDictionary()
 
     def __call__(
         self, sae: nn.Module, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
@@ -207,32 +221,45 @@ class SparseStep:
         """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place on weights and Adam's state."""
         names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
         m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
+        norms, low = self._of_last_step(sae, adam)
         rate, correction = _count_step(adam, names)
         W_enc, b_enc, W_dec, b_dec = (_rows(p) for p in names)
-        norms = sae.W_dec.detach().norm(dim=1).numpy()
         l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
         x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
         index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
-        for first, bits, words in self._candidates(sae, x):
+        for first, bits, words in self._candidates(sae, low, x):
             part, signs = slice(first, first + len(bits)), np.full(4, np.iinfo(bits.dtype).min, bits.dtype)
             self.forward(
                 bits, words, signs.view(words.dtype)[0], x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
                 index[part], f[part], g[part], n_active[part], residual[part],
             )  # fmt: skip
         pairs = self.by_feature(index, n_active, len(W_dec), self.n_parts)
-        f_sum = np.empty_like(b_enc)
+        f_sum, old_norms = np.empty_like(b_enc), norms.copy()
         self.update(
             *pairs, x_rows, residual, f, g, norms, l1, scale, rate, correction,
             W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
+            np.empty((0, 0), np.uint16) if low is None else low.view(torch.uint16).numpy(),
         )  # fmt: skip
         _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
-        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ norms) / n, float(n_active.mean()))
+        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ old_norms) / n, float(n_active.mean()))
 
-    def _candidates(self, sae: nn.Module, x: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _of_last_step(self, sae: nn.Module, adam: torch.optim.Adam) -> tuple[np.ndarray, Tensor | None]:
+        """Decoder norms and W_encᵀ in bfloat16, as the last step left them; made anew if another kind of step ran."""
+        done = float(adam.state[sae.b_dec]["step"])
+        known, norms, low = self.left.get(sae, (None, None, None))
+        if known != done:
+            norms = sae.W_dec.detach().norm(dim=1).numpy()
+            low = sae.W_enc.detach().T.bfloat16() if self.dtype is torch.bfloat16 else None
+        self.left[sae] = done + 1, norms, low
+        return norms, low
+
+    def _candidates(
+        self, sae: nn.Module, low: Tensor | None, x: Tensor
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """The dense encoder product chunk by chunk, as integers with the same signs; and as words, where they fit."""
-        W_enc, x = sae.W_enc.detach().to(self.dtype), x.to(self.dtype)
-        b_enc = (sae.b_enc.detach() + (_MARGIN if self.dtype is torch.bfloat16 else 0)).to(self.dtype)
-        bits = torch.int16 if self.dtype is torch.bfloat16 else torch.int32
+        W_enc, x = sae.W_enc.detach() if low is None else low.T, x.to(self.dtype)
+        b_enc = (sae.b_enc.detach() + (0 if low is None else _MARGIN)).to(self.dtype)
+        bits = torch.int32 if low is None else torch.int16
         for first in range(0, len(x), _CHUNK):
             pre = self.pre[: len(x) - first]
             torch.addmm(b_enc, x[first : first + _CHUNK], W_enc, out=pre)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.sae.autoencoder import SAE, StepStats, register
-from lib.sae.dense_step import gpu_step
+from lib.sae.dense_step import bf16_step
 from lib.sae.sparse_step import SparseStep
 
 
@@ -16,7 +16,7 @@ class SparseAutoencoder(SAE):
     """The standard SAE: ‖x − x̂‖² + λ Σ_i f_i·‖W_dec,i‖ (App. A.1)."""
 
     sparse_step = SparseStep
-    gpu_step = staticmethod(gpu_step)
+    bf16_step = staticmethod(bf16_step)
 
     def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
         """Feature activations of resid_post activations."""

@@ -24,7 +24,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
 from lib.files import atomic_write
-from lib.models import resid_post
+from lib.models import fast_dtype, resid_post
 from lib.models.activations import Activations, ShuffleBuffer, model_device
 from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
 from lib.sae.config import SAEConfig
@@ -38,7 +38,7 @@ LOGGED_STEPS = 200  # rows of history per SAE
 SHOWN = ("loss", "l0", "explained_variance")
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's state
 Step = Callable[[SAE, torch.optim.Adam, Tensor, float], StepStats]
-SPARSE_SHARE = 1 / 3  # where a larger share of the features is active, the dense step is the faster one
+SPARSE_SHARE = 1 / 10  # where a larger share of the features is active, the dense step is the faster one
 IN_A_ROW = 32  # steps that one SAE takes before the next one's turn: its weights stay in the processor's cache
 L1_GAIN = 0.01  # how fast λ follows L0: a factor (L0 / target)^0.01 per step
 
@@ -84,7 +84,7 @@ def train_saes(
 
 def new_adam(sae: SAE) -> torch.optim.Adam:
     """An optimiser for an SAE whose state is there before the first step: steps that are not torch's write to it."""
-    adam = torch.optim.Adam(sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=sae.b_dec.is_cuda)
+    adam = torch.optim.Adam(sae.parameters(), betas=(BETA1, BETA2), eps=EPS, fused=True)
     for p in sae.parameters():
         moments = {name: torch.zeros_like(p) for name in MOMENTS}
         adam.state[p] = {"step": torch.zeros((), device=p.device), **moments}
@@ -96,8 +96,8 @@ class _Trainee:
 
     def __init__(self, sae: SAE, config: SAEConfig) -> None:
         self.sae, self.config = sae, config
-        on_gpu = sae.b_dec.is_cuda
-        self.dense = (on_gpu and sae.gpu_step) or dense_step
+        has_bf16 = fast_dtype(sae.b_dec.device.type) is torch.bfloat16
+        self.dense = (has_bf16 and sae.bf16_step) or dense_step
         self.adam = new_adam(sae)
         self.scale = self.variance = 0.0
         self.l1, self.l0 = config.l1_coefficient, math.inf
@@ -221,16 +221,16 @@ class _Run:
             batches = batches[len(part) :]
 
     def train_on_batches(self, batches: Sequence[Activations], pool: Executor) -> list[StepStats]:
-        """A step of every SAE on each batch, one SAE after the other; returns the last step's.
+        """A step of every SAE on each batch, one SAE after the other, in each thread its share of them.
 
-        Once all are sparse, each thread takes its share of the SAEs.
+        Returns the last step's statistics.
         """
 
         def steps(trainees: list[_Trainee], sparse: Step | None) -> list[StepStats]:
             return [t.train_on_all(batches, self.step, self.steps, sparse) for t in trainees]
 
         n = len(self.workers)
-        if not n or not all(t.is_sparse for t in self.trainees):
+        if not n:
             return steps(self.trainees, self.sparse)
         shares = list(pool.map(steps, [self.trainees[k::n] for k in range(n)], self.workers))
         return [shares[k % n][k // n] for k in range(len(self.trainees))]
