@@ -1,4 +1,4 @@
-"""Rules, hand labels, and the language-model judge against a real HTTP server that misbehaves."""
+"""Rules, reference labels, and the language-model judge against a real HTTP server that misbehaves."""
 
 import json
 import threading
@@ -42,9 +42,11 @@ def test_kinds(token, kind):
     assert judges.kind_of(token) == kind
 
 
-def test_the_stand_in_agrees_with_labels_made_by_hand():
-    labels = reference.hand_labels()
+@pytest.mark.parametrize("drawn", ["spread", "low"])
+def test_the_stand_in_agrees_with_labels_that_it_has_not_seen(drawn):
+    labels = reference.labels().query("drawn == @drawn")
     assert len(labels) == 60 and all(len(examples) == 10 for examples in labels["examples"])
+    assert labels["complexity_again"].notna().all() == (drawn == "low")
     scores = RuleJudge().score(list(labels["examples"]))
     for aspect in judges.ASPECTS:
         found = judges.agreement([getattr(s, aspect) for s in scores], list(labels[aspect]))

@@ -174,12 +174,12 @@ def test_a_finding_without_a_limit_differs_plainly(run):
 @pytest.mark.parametrize("kappa, judge, weakness", [
     (0.9, None, "the judge is a set of rules, where the paper asked a language model"),
     (0.61, "a-model", None),
-    (0.59, "a-model", "the judge agrees with the hand labels at a kappa of 0.59, below 0.6"),
-    (0.61, "another", "the agreement of another with the hand labels has not been measured"),
+    (0.59, "a-model", "the judge agrees with the reference labels at a kappa of 0.59, below 0.6"),
+    (0.61, "another", "the agreement of another with the reference labels has not been measured"),
 ])  # fmt: skip
 def test_a_weak_judge_marks_both_outcomes(run, kappa, judge, weakness):
-    agreement = pd.DataFrame({"aspect": ["complexity"], "weighted_kappa": [kappa], "judge": ["a-model"]})
-    agreement.to_csv(run.figures_dir / "table_judge_agreement.csv", index=False)
+    row_of_all = {"aspect": ["complexity"], "labels": "all", "weighted_kappa": kappa, "judge": "a-model"}
+    pd.DataFrame(row_of_all).to_csv(run.figures_dir / "table_judge_agreement.csv", index=False)
     if judge:
         alter(run, "table_complexity_scores", "", judge=judge)
     for says, outcome, verdict in (("holds", "holds", REPRODUCED), ("no", "does not hold", DIFFERS)):

@@ -50,18 +50,18 @@ def _consistency(profile: Profile) -> list[int]:
 
 
 def _kappa(profile: Profile, aspect: str = "complexity", weights: str | None = "quadratic") -> float:
-    """Cohen's kappa of the stand-in with the hand labels."""
-    ours, labels = _stand_in_and_hand(aspect)
+    """Cohen's kappa of the stand-in with the reference labels."""
+    ours, labels = _stand_in_and_labels(aspect)
     return float(cohen_kappa_score(ours, labels, labels=list(judges.SCORES), weights=weights))
 
 
 def _share_equal(profile: Profile) -> float:
-    ours, labels = _stand_in_and_hand("complexity")
+    ours, labels = _stand_in_and_labels("complexity")
     return float((np.array(ours) == labels).mean())
 
 
-def _stand_in_and_hand(aspect: str) -> tuple[list[int], pd.Series]:
-    labels = reference.hand_labels()
+def _stand_in_and_labels(aspect: str) -> tuple[list[int], pd.Series]:
+    labels = reference.labels()
     return [getattr(score, aspect) for score in judges.RuleJudge().score(list(labels["examples"]))], labels[aspect]
 
 

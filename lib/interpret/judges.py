@@ -157,7 +157,7 @@ def kind_of(token: str) -> str:
 
 
 def read_labels(file: Path) -> pd.DataFrame:
-    """Features labelled by hand: a row each, with complexity, monosemanticity and examples.
+    """Labelled features: a row each, with complexity, monosemanticity and examples.
 
     `file` is a table whose column `snippets` holds a JSON list of examples.
     """

@@ -103,6 +103,7 @@ RECIPES = {
     "smoke-pythia-seed1": Recipe("gpt_neox", n_layers=2, d_model=64, seed=1),
     "smoke-pythia-half": Recipe("gpt_neox", n_layers=2, d_model=64, steps=1_600, seed=2),
     "smoke-mamba": Recipe("mamba", n_layers=4, d_model=64),
+    "smoke-mamba-seed1": Recipe("mamba", n_layers=4, d_model=64, seed=1),
     "smoke-rwkv": Recipe("rwkv", n_layers=2, d_model=64),
 }
 

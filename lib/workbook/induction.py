@@ -38,7 +38,7 @@ def map_distance(profile: Profile) -> int:
 
 
 def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """`lib.circuits.abilities.induction_abilities` by model, of all models of the profile unless others are named.
+    """`lib.circuits.abilities.induction_abilities` by model, of `profile.circuit_models` unless others are named.
 
     Column `architecture` says whether it is a Transformer, a Mamba or an RWKV. Kept.
     """
@@ -48,7 +48,7 @@ def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFr
         found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
         return pd.DataFrame([{"architecture": architecture_of(model)} | found])
 
-    names = list(dict.fromkeys(names or profile.model_names))
+    names = list(names or profile.circuit_models)
     constants = dict(gaps=abilities_of_models.GAPS, bounds=abilities_of_models.BOUNDS)
     frames = {name: _kept("abilities", name, profile, measure, **constants) for name in names}
     return pd.concat(frames, names=["model"]).droplevel(1)

@@ -96,6 +96,9 @@ class Profile(BaseModel):
     roles: dict[str, Role] = Field(
         description="the models by their parts (a setting: mamba=NAME); others are compared with the first"
     )
+    more_models: tuple[str, ...] = Field(
+        (), description="models beside those in the parts, whose abilities and circuits are measured: more seeds"
+    )
     comparisons: dict[str, Pair] = Field(COMPARISONS, description="what is compared with what, by a short name")
     layers: tuple[int, ...] | None = Field(
         None, description="Transformer layers that get SAEs (None: all); deeper models take the same relative depths"
@@ -188,6 +191,11 @@ class Profile(BaseModel):
         return tuple(role.model for role in self.roles.values() if role.model)
 
     @property
+    def circuit_models(self) -> tuple[str, ...]:
+        """Each model once whose abilities and circuits are measured; a run that lacks a part has no more models."""
+        return tuple(dict.fromkeys(self.model_names + (() if self.without else self.more_models)))
+
+    @property
     def sae_config(self) -> SAEConfig:
         """How SAEs are trained."""
         named = {field: getattr(self, f"sae_{field}") for field in SAE_FIELDS}
@@ -263,6 +271,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         corpus="docstrings",
         context_length=32,
         roles=_roles(pythia="smoke-pythia", pythia_seed="smoke-pythia-seed1", mamba="smoke-mamba", rwkv="smoke-rwkv"),
+        more_models=("smoke-mamba-seed1",),
         expansion=4,
         l1_coefficient=2.0,
         target_l0=16,
@@ -281,6 +290,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         corpus="docstrings",
         context_length=256,
         roles=_roles(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
+        more_models=("mini-pythia-half", "mini-mamba-seed1"),
         expansion=16,
         l1_coefficient=2.0,
         target_l0=32,

@@ -1,4 +1,4 @@
-"""The papers' own numbers and our hand labels, as they lie in data/reference."""
+"""The papers' own numbers and our labels of features, as they lie in data/reference."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def released(model: str) -> pd.DataFrame:
     return table.assign(mean_logit_diff=table["patched_logit_B"] - table["clean_logit_B"])
 
 
-def hand_labels() -> pd.DataFrame:
-    """Sixty features labelled by hand from their snippets, before any judge: complexity, monosemanticity, examples."""
+def labels() -> pd.DataFrame:
+    """120 features labelled from their snippets, before any judge had scored them; a row each.
+
+    Columns drawn (spread: sixty over all MPPC; low: sixty at random, twenty each below an MPPC of 0.2, from 0.2 to 0.4
+    and above), complexity, monosemanticity, the same with `_again` (a second pass by the same labeller, of those that
+    are `low`), mppc (of these), examples.
+    """
     return interpret.read_labels(REFERENCE / "complexity_labels.csv")

@@ -11,7 +11,7 @@ measure, and an *addition*, for which the papers give no value.
 A finding is *reproduced* if its test holds, else it *differs*. It is *not at this scale* only where its row names a
 limit, an experiment of `data/reference/scale_limits.csv`, and what the experiment gave did not refute the limit. A
 finding that rests on a judge of features (App. E) is *by rules*, whether its test holds or not, where the judge is a
-set of rules or agrees too little with the hand labels. One whose control fails is *inconclusive*.
+set of rules or agrees too little with the reference labels. One whose control fails is *inconclusive*.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ FINDING, SETTING, SELF_CHECK, ADDITION, REPEATS = "finding", "setting", "self-ch
 KINDS = {SETTING: "Settings", SELF_CHECK: "Self-checks", REPEATS: "The same finding in another measure",
          ADDITION: "Measured here, not stated in the papers"}  # fmt: skip
 KAPPA = 0.6
-"""Weighted kappa with the hand labels from which on a judge's scores carry a verdict: the lower end of what Landis and
-Koch (1977) call substantial agreement."""
+"""Weighted kappa with the reference labels from which on a judge's scores carry a verdict: the lower end of what Landis
+and Koch (1977) call substantial agreement."""
 ITEMS = reference.REFERENCE / "scorecard.csv"
 LIMITS = reference.REFERENCE / "scale_limits.csv"
 COLUMNS = ("id", "kind", "part", "item", "paper", "ours", "interval", "tolerance", "holds", "verdict", "why", "source",
@@ -150,11 +150,12 @@ def weakness_of_judge(aspect: str, profile: Profile) -> str:
     if judge == RuleJudge.name:
         return "the judge is a set of rules, where the paper asked a language model"
     try:
-        where = f"aspect={aspect} & judge={judge}"
+        where = f"aspect={aspect} & judge={judge} & labels=all"
         kappa = results.value(results.rows("table_judge_agreement", where, profile), "weighted_kappa")
     except Missing:
-        return f"the agreement of {judge} with the hand labels has not been measured"
-    return "" if kappa >= KAPPA else f"the judge agrees with the hand labels at a kappa of {kappa:.2f}, below {KAPPA}"
+        return f"the agreement of {judge} with the reference labels has not been measured"
+    weak = f"the judge agrees with the reference labels at a kappa of {kappa:.2f}, below {KAPPA}"
+    return "" if kappa >= KAPPA else weak
 
 
 def limited(name: str, profile: Profile) -> tuple[str, str]:
