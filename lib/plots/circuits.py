@@ -277,14 +277,16 @@ def fig_state_by_distance(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def fig_head_effects(panels: Mapping[str, pd.DataFrame]) -> Figure:
+def fig_head_effects(panels: Mapping[str, pd.DataFrame], label: str = "change of the logit of B") -> Figure:
     """A heatmap of layers × heads per experiment, all on one scale; columns layer, head, mean_logit_diff."""
-    figure, grid = plt.subplots(1, len(panels), figsize=(1.3 * WIDTH, 3), squeeze=False, layout="constrained")
+    height = max(3, 0.16 * max(rows["layer"].nunique() for rows in panels.values()))
+    size = dict(figsize=(1.3 * WIDTH, height), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(1, len(panels), **size)
     limits = _limits(np.concatenate([rows["mean_logit_diff"] for rows in panels.values()]))
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         table = rows.pivot(index="layer", columns="head", values="mean_logit_diff")
-        _heatmap(axes, table, "change of the logit of B", limits, cbar=axes is grid[0, -1])
-        axes.set(xlabel="head", ylabel="layer")
+        _heatmap(axes, table, label, limits, cbar=axes is grid[0, -1])
+        axes.set(xlabel="head", ylabel="layer" if axes is grid[0, 0] else None)
         axes.set_title(title, fontsize=10)
     return figure
 

@@ -35,3 +35,11 @@ def labels() -> pd.DataFrame:
     are `low`), mppc (of these), examples.
     """
     return interpret.read_labels(REFERENCE / "complexity_labels.csv")
+
+
+def smollm2(table: str) -> pd.DataFrame:
+    """What was measured once on SmolLM2-135M: its `facts` (quantity, value) or its `heads`, a row per head and effect.
+
+    `python -m tests.real.measure` says what the columns are, and makes both again.
+    """
+    return pd.read_csv(REFERENCE / f"smollm2_{table}.csv")
