@@ -13,8 +13,9 @@ from lib import corpus
 from lib.mppc import uncertainty
 from lib.mppc.correlation import dense_max_pairwise_correlations
 from lib.mppc.neurons import Rolled, matched_sums, neuron_activations
+from lib.mppc.uncertainty import Resampled
 from lib.workbook import model_store, texts
-from lib.workbook.artifacts import Resampled, layers_of, model_fields
+from lib.workbook.artifacts import layers_of, model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
