@@ -24,12 +24,12 @@ from lib import plots
 from lib.interpret.snippets import pairs_with_snippets, vocabulary
 from lib.models import devices
 from lib.models.hub import ModelNotFound
+from lib.models.machine import measured_rate
 from lib.mppc.directions import Direction, layer_shares, mean_interval, summarise
 from lib.plots import explorer
 from lib.workbook.checks import GB
 from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
-from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
 from lib.workbook.two_models import CannotCompare, Comparison, Request

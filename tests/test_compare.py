@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lib import compare, corpus, models
 from lib.documents import documents, read_text, shuffled
 from lib.models import ModelNotFound, activations, recipes
+from lib.mppc import directions
 from lib.sae import SAEConfig, train_saes
 from lib.workbook import artifacts, model_store, texts, two_models
 from lib.workbook.store import Store
@@ -66,7 +67,7 @@ def test_a_page_tables_and_what_the_run_was_made_of(done):
 
 def test_a_run_that_was_stopped_goes_on_and_trains_nothing_twice(folders, done, monkeypatch):
     monkeypatch.delattr(two_models, "train_saes")
-    monkeypatch.delattr(two_models, "max_pairwise_correlations")
+    monkeypatch.delattr(directions, "max_pairwise_correlations")
     before = (done / "summary.csv").read_bytes()
     compare.run(request(folders, "other"), done)
     assert (done / "summary.csv").read_bytes() == before

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from lib.mppc.uncertainty import Resampled, interval, null_level
+from lib.corpus import Blocks
+from lib.mppc.correlation import max_pairwise_correlations
+from lib.mppc.features import SparseFeatures, firing_rates
+from lib.mppc.uncertainty import Resampled, document_groups, interval, null_level, null_offset, resampled
 
 HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)
 NORMAL = 1.96  # deviations to either end of a 95 % interval
@@ -39,6 +42,25 @@ class Direction:
     def mppc(self) -> pd.Series:
         """MPPC of the features that have one."""
         return self.frame["mppc"].dropna()
+
+
+def matched(
+    a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], blocks: Blocks, seed: int, device: str = "cpu"
+) -> Iterator[tuple[pd.DataFrame, Resampled]]:
+    """For `a` to `b` and `b` to `a`: a row per feature, and its MPPC in resamples of the documents of `blocks`.
+
+    Columns layer, index (positions among the layers given), firing_rate, mppc, match_layer, match_index, null_mppc,
+    null_level (see `Direction`).
+    """
+    group = document_groups(blocks, seed)
+    found = max_pairwise_correlations(a, b, device=device, progress=True)
+    shift = null_offset(a[0].n_tokens, seed)
+    nulls = max_pairwise_correlations(a, b, shift=shift, device=device, progress=True)
+    for result, null, own, other in zip(found, nulls, (a, b), (b, a), strict=True):
+        frame, null_frame = result.to_frame(), null.to_frame()
+        frame.insert(2, "firing_rate", firing_rates(own))
+        frame["null_mppc"], frame["null_level"] = null_frame["mppc"], null_level(frame, null_frame)
+        yield frame, resampled(own, other, frame, group, seed)
 
 
 def with_null(frame: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from lib.plots import pages
 from lib.plots.pages import packed
 
 SHOWN, BINS = 3, 12  # snippets and histogram bins per feature
+MOST = 45_000  # features that fit into 15 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,28 @@ class Shown:
     """Complexity and monosemanticity, 0 where there is none."""
     words: Sequence[str]
     """The tokens of the model's tokenizer as text (`interpret.vocabulary`)."""
+
+
+def wanted_rows(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], seed: int) -> dict[str, ndarray]:
+    """Which rows of each model's frame are shown: features that fire; of too many, a sample and its matches.
+
+    `frames` are MPPC of the first model, "pythia", with each of the others by its name on the page, and back.
+    """
+    own = next(iter(frames.values()))[0]
+    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {
+        page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()
+    }
+    if sum(int(keep.sum()) for keep in wanted.values()) <= MOST:
+        return wanted
+    rng = np.random.default_rng(seed)
+    alive = np.flatnonzero(wanted["pythia"])
+    chosen = rng.choice(alive, min(len(alive), MOST // (1 + len(frames))), replace=False)
+    wanted["pythia"] = np.isin(np.arange(len(own)), chosen)
+    for page, (to, back) in frames.items():
+        matched = to.iloc[np.sort(chosen)][["match_layer", "match_index"]].itertuples(index=False, name=None)
+        place = pd.MultiIndex.from_frame(back[["layer", "index"]])
+        wanted[page] = np.asarray(place.isin(list(matched)))
+    return wanted
 
 
 def scores_of(places: Mapping[int, TopPlaces], features: ndarray, words: Sequence[str]) -> list[tuple[int, int]]:

@@ -40,19 +40,13 @@ class Comparison:
 
 def comparisons(profile: Profile) -> dict[str, Comparison]:
     """All that there are models for, by a short name."""
-    model_of = {name: role.model for name, role in profile.roles.items()}
-    other_seed = profile.sae_seeds[-1]
-    return {
-        name: Comparison(
-            pair.label,
-            model_of[pair.a],
-            model_of[pair.b],
-            seed_b=other_seed if pair.other_sae_seed else None,
-            neurons=pair.of == "neurons",
-        )
-        for name, pair in profile.comparisons.items()
-        if model_of[pair.a] and model_of[pair.b]
-    }
+    found = {}
+    for name, pair in profile.comparisons.items():
+        a, b = (profile.roles[role].model for role in (pair.a, pair.b))
+        seed_b = profile.sae_seeds[-1] if pair.other_sae_seed else None
+        if a and b:
+            found[name] = Comparison(pair.label, a, b, seed_b, neurons=pair.of == "neurons")
+    return found
 
 
 def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direction]:
@@ -64,13 +58,11 @@ def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direct
         frames = artifacts.mppc(c.a, c.b, profile, c.seed_b)
         nulls = artifacts.mppc(c.a, c.b, profile, c.seed_b, null=True)
         parts = list(zip(frames, nulls, artifacts.resampled_mppc(c.a, c.b, profile, c.seed_b), strict=True))
-    names = [c.a, c.b if c.seed_b is None else f"{c.b}, SAE seed {c.seed_b}"]
-    ways = (("forward", *names), ("reverse", *names[::-1]))
-    spreads = [0.0 if c.neurons else retraining.spread_of(c.label, profile, way) for way, *_ in ways]
-    return tuple(
-        Direction(source, target, with_null(frame, null), resampled, spread)
-        for (_, source, target), (frame, null, resampled), spread in zip(ways, parts, spreads, strict=True)
-    )
+    names, found = [c.a, c.b if c.seed_b is None else f"{c.b}, SAE seed {c.seed_b}"], []
+    for way, ends, (frame, null, resampled) in zip(("forward", "reverse"), (names, names[::-1]), parts, strict=True):
+        spread = 0.0 if c.neurons else retraining.spread_of(c.label, profile, way)
+        found.append(Direction(*ends, with_null(frame, null), resampled, spread))
+    return found[0], found[1]
 
 
 def summary_table(directions: dict[str, tuple[Direction, Direction]], profile: Profile) -> pd.DataFrame:

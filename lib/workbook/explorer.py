@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from numpy import ndarray
-
 from lib.interpret.snippets import TopPlaces, vocabulary
-from lib.plots.explorer import Shown, page_of, scores_of
+from lib.plots.explorer import Shown, page_of, scores_of, wanted_rows
 from lib.workbook import artifacts, comparisons, texts
 from lib.workbook.judged_features import places_of
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
-MOST = 45_000  # features that fit into 15 MB
 PAIRS = {"mamba": "mamba", "rwkv": "rwkv", "other": "model_seed"}  # the page's name → the comparison with Pythia
 
 
@@ -29,7 +24,7 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
     given = {"pythia": places, "mamba": mamba_places}
     all_places = {page: given.get(page) or places_of(name, profile) for page, name in names.items()}
     words = vocabulary(texts.load_tokenizer(profile))
-    wanted = _wanted(frames, profile)
+    wanted = wanted_rows(frames, profile.seed)
     shown = []
     for page, name in names.items():
         to = {other: pair[0] for other, pair in frames.items()} if page == "pythia" else {"pythia": frames[page][1]}
@@ -42,22 +37,3 @@ def write(profile: Profile, places: Sequence[TopPlaces], mamba_places: Sequence[
     target = profile.figures_dir / "explorer.html"
     atomic_write(target, page_of(shown, profile.name, profile.meaningful).encode())
     return target
-
-
-def _wanted(frames: dict[str, tuple[pd.DataFrame, pd.DataFrame]], profile: Profile) -> dict[str, ndarray]:
-    """Which rows of each model's frame are shown: features that fire; of too many, a sample and its matches."""
-    own = next(iter(frames.values()))[0]
-    wanted = {"pythia": own["mppc"].notna().to_numpy()} | {
-        page: pair[1]["mppc"].notna().to_numpy() for page, pair in frames.items()
-    }
-    if sum(int(keep.sum()) for keep in wanted.values()) <= MOST:
-        return wanted
-    rng = np.random.default_rng(profile.seed)
-    alive = np.flatnonzero(wanted["pythia"])
-    chosen = rng.choice(alive, min(len(alive), MOST // (1 + len(frames))), replace=False)
-    wanted["pythia"] = np.isin(np.arange(len(own)), chosen)
-    for page, (to, back) in frames.items():
-        matched = to.iloc[np.sort(chosen)][["match_layer", "match_index"]].itertuples(index=False, name=None)
-        place = pd.MultiIndex.from_frame(back[["layer", "index"]])
-        wanted[page] = np.asarray(place.isin(list(matched)))
-    return wanted

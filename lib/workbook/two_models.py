@@ -27,11 +27,9 @@ from lib.models import activations, devices, hub, recipes
 from lib.models.typical import TYPICAL_POSITIONS, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
-from lib.mppc.correlation import max_pairwise_correlations
-from lib.mppc.directions import Direction, layer_shares  # noqa: F401
-from lib.mppc.features import SparseFeatures, firing_rates
+from lib.mppc.directions import Direction, layer_shares, matched  # noqa: F401
+from lib.mppc.features import SparseFeatures
 from lib.mppc.files import feature_bytes, layer_file, open_features, save_features
-from lib.mppc.uncertainty import document_groups, null_level, null_offset, resampled
 from lib.pairing import PairedBlocks, paired_blocks
 from lib.sae import SAE, SAEConfig, load, train_saes, training as sae_training
 from lib.sae.folders import check_fits
@@ -74,11 +72,13 @@ class Request:
         """Whether the first model has SAEs of two seeds."""
         return bool(self.skyline or not self.saes_a)
 
-    def sae_config(self, tokens: int) -> SAEConfig:
+    @property
+    def sae_config(self) -> SAEConfig:
         """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
-        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, tokens))  # a larger one would read a short text many times
+        # A buffer that is larger than the tokens would read a short text many times.
+        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, self.sae_tokens))
         return SAEConfig(
-            expansion=8, target_l0=32, tokens=tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
+            expansion=8, target_l0=32, tokens=self.sae_tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
             buffer_tokens=buffer, seed=self.seed,
         )  # fmt: skip
 
@@ -205,9 +205,8 @@ class Comparison:
     @cached_property
     def blocks(self) -> PairedBlocks:
         """What both models read, and where they are compared. Raises `CannotCompare` where nothing is paired."""
-        sides = (self.a, self.b)
-        tokenizers, contexts = (tuple(getattr(s, what) for s in sides) for what in ("model", "context"))
-        tokenizers = tuple(model.tokenizer for model in tokenizers)
+        tokenizers = self.a.model.tokenizer, self.b.model.tokenizer
+        contexts = self.a.context, self.b.context
         pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
         if pair.a.n_positions < 1_000:
             raise CannotCompare(
@@ -229,7 +228,7 @@ class Comparison:
         far = {"far": activations.FAR, "typical_positions": TYPICAL_POSITIONS}
         if side.given:
             return side.fields | far | {"saes": side.digests_given[seed]}
-        config = self.request.sae_config(self.request.sae_tokens)
+        config = self.request.sae_config
         made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
         return side.fields | far | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
@@ -237,7 +236,7 @@ class Comparison:
         tokenizer = side.model.tokenizer
         ids = (tokenizer(document, add_special_tokens=False)["input_ids"] for document in self.text.train)
         blocks = corpus.cut(ids, tokenizer, side.context, n_positions=self.request.sae_tokens)
-        config = self.request.sae_config(self.request.sae_tokens)
+        config = self.request.sae_config
         saes, history = train_saes(
             side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint",
             typical=typical_norms(side.model, blocks, side.layers, BATCH_BLOCKS),
@@ -283,16 +282,9 @@ class Comparison:
 
     def _match(self, sides: tuple[Side, Side], seed: int, folder: Path) -> None:
         a, b = self.features(sides[0]), self.features(sides[1], seed)
-        group = document_groups(self.blocks.a, self.request.seed)
-        device = devices.resolve(self.request.device)
-        found = max_pairwise_correlations(a, b, device=device, progress=True)
-        shift = null_offset(a[0].n_tokens, self.request.seed)
-        nulls = max_pairwise_correlations(a, b, shift=shift, device=device, progress=True)
-        for file, result, null, own, other in zip(("a_to_b", "b_to_a"), found, nulls, (a, b), (b, a), strict=True):
-            frame, null_frame = result.to_frame(), null.to_frame()
-            frame.insert(2, "firing_rate", firing_rates(own))
-            frame["null_mppc"], frame["null_level"] = null_frame["mppc"], null_level(frame, null_frame)
-            np.save(folder / f"{file}.npy", resampled(own, other, frame, group, self.request.seed))
+        found = matched(a, b, self.blocks.a, self.request.seed, devices.resolve(self.request.device))
+        for file, (frame, resampled) in zip(("a_to_b", "b_to_a"), found, strict=True):
+            np.save(folder / f"{file}.npy", resampled)
             frame.to_parquet(folder / f"{file}.parquet", index=False)
 
     def places(self, side: Side) -> dict[int, TopPlaces]:
@@ -308,7 +300,7 @@ class Comparison:
             d, n = side.model.cfg.d_model, len(side.layers)
             seeds = 0 if side.given else len(self._seeds(side))
             parameters = sum(p.numel() for p in side.model.parameters())
-            config = self.request.sae_config(self.request.sae_tokens)
+            config = self.request.sae_config
             sae, read = 2 * d * d * config.expansion, len(self._seeds(side)) * self.request.tokens
             work += read * parameters + self.request.sae_tokens * (bool(seeds) * parameters + seeds * n * sae / 2)
             kept = feature_bytes(read, config.target_l0, d * config.expansion)
