@@ -130,7 +130,8 @@ class Side:
 
     def _read(self, sources: Sequence[str]) -> list[SAE]:
         device = devices.resolve(self.request.device)
-        saes = sorted((load(folder, device) for source in sources for folder in _sae_folders(source)), key=_layer_of)
+        folders = [folder for source in sources for folder in _sae_folders(source)]
+        saes = sorted((load(folder, device) for folder in folders), key=lambda sae: sae.info.layer)
         for sae in saes:
             check_fits(sae, self.name, self.model.cfg.d_model, models.n_layers(self.model))
         twice = [a.info.layer for a, b in itertools.pairwise(saes) if a.info.layer == b.info.layer]
@@ -157,10 +158,6 @@ class Side:
 def at_depths(n: int) -> list[int]:
     """Of so many layers, those at a quarter, a half and three quarters of the depth."""
     return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
-
-
-def _layer_of(sae: SAE) -> int:
-    return sae.info.layer
 
 
 def _digest(sae: SAE) -> str:
