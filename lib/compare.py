@@ -21,18 +21,18 @@ import typer
 from markupsafe import Markup
 
 from lib import plots
-from lib.interpret.snippets import vocabulary
+from lib.interpret.snippets import pairs_with_snippets, vocabulary
 from lib.models import devices
 from lib.models.hub import ModelNotFound
-from lib.workbook import comparisons, explorer
+from lib.models.machine import measured_rate
+from lib.mppc.directions import Direction, layer_shares, mean_interval, summarise
+from lib.plots import explorer
 from lib.workbook.checks import GB
-from lib.workbook.comparisons import Direction
 from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
-from lib.workbook.plan import measured_rate
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
-from lib.workbook.two_models import CannotCompare, Comparison, Request, layer_shares, pairs_with_snippets
+from lib.workbook.two_models import CannotCompare, Comparison, Request
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -118,7 +118,7 @@ def write(
     directions = {f"{d.source} → {d.target}": d for d in both} | (
         {f"SAE seed, {a.name}": skyline[0]} if skyline else {}
     )
-    summary = pd.DataFrame([{"comparison": label} | comparisons.summarise(d) for label, d in directions.items()])
+    summary = pd.DataFrame([{"comparison": label} | summarise(d) for label, d in directions.items()])
     places = comparison.places(a), comparison.places(b)
     tokenizers = a.model.tokenizer, b.model.tokenizer
     pairs = pairs_with_snippets(both[0].frame, places, tokenizers)
@@ -138,7 +138,7 @@ def write(
 
 def _figures(directions: dict[str, Direction], both: tuple[Direction, Direction]) -> dict[str, tuple]:
     values = {label: d.frame["mppc"] for label, d in directions.items()}
-    intervals = {label: comparisons.mean_interval(d) for label, d in directions.items()}
+    intervals = {label: mean_interval(d) for label, d in directions.items()}
     first, shares = both[0], layer_shares(both[0])
     nulls = {f"null: {label}": d.frame["null_mppc"] for label, d in directions.items() if d is first}
     return {

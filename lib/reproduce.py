@@ -150,10 +150,11 @@ def show_plan(profile: Profile) -> None:
     from rich.console import Console
 
     from lib.models.hub import ModelNotFound
+    from lib.models.machine import measured_rate
     from lib.workbook import model_store, plan  # take seconds: they know the models
 
     try:
-        plan.show(profile, plan.measured_rate(model_store.device_of(profile)), Console(width=120))
+        plan.show(profile, measured_rate(model_store.device_of(profile)), Console(width=120))
     except ModelNotFound as error:
         raise CannotRun(str(error)) from None
 

@@ -14,11 +14,13 @@ from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
 from lib import compare, corpus, models
+from lib.documents import documents, read_text, shuffled
 from lib.models import ModelNotFound, activations, recipes
+from lib.mppc import directions
 from lib.sae import SAEConfig, train_saes
 from lib.workbook import artifacts, model_store, texts, two_models
 from lib.workbook.store import Store
-from lib.workbook.two_models import CannotCompare, Request
+from lib.workbook.two_models import Request
 from tests.running import another_tokenizer
 
 SMALL = dict(tokens=1_200, sae_tokens=2_048, context=32, device="cpu")
@@ -65,7 +67,7 @@ def test_a_page_tables_and_what_the_run_was_made_of(done):
 
 def test_a_run_that_was_stopped_goes_on_and_trains_nothing_twice(folders, done, monkeypatch):
     monkeypatch.delattr(two_models, "train_saes")
-    monkeypatch.delattr(two_models, "max_pairwise_correlations")
+    monkeypatch.delattr(directions, "max_pairwise_correlations")
     before = (done / "summary.csv").read_bytes()
     compare.run(request(folders, "other"), done)
     assert (done / "summary.csv").read_bytes() == before
@@ -153,21 +155,21 @@ def test_saes_of_another_width_do_not_fit(folders, done, tmp_path):
 def test_texts(tmp_path):
     plain = tmp_path / "a.txt"
     plain.write_text("\n\n".join("x" * 300 for _ in range(5)))
-    assert sorted(len(document) for document in two_models.documents(str(plain), 0)) == [300, 602, 602]
+    assert sorted(len(document) for document in documents(str(plain), 0)) == [300, 602, 602]
     broken = tmp_path / "b.jsonl"
     broken.write_text('{"text": "one"}\n{"no": 1}\n')
-    with pytest.raises(CannotCompare, match="line 2 of .* is no JSON object with a `text`"):
-        list(two_models.documents(str(broken), 0))
-    with pytest.raises(CannotCompare, match="the text is too short"):
-        two_models.read_text(["one document"], 10, 10)
+    with pytest.raises(ValueError, match="line 2 of .* is no JSON object with a `text`"):
+        list(documents(str(broken), 0))
+    with pytest.raises(ValueError, match="the text is too short"):
+        read_text(["one document"], 10, 10)
 
 
 def test_documents_are_drawn_from_all_of_a_text_in_an_order_that_the_seed_decides(tmp_path):
     written = [f"document {number}" for number in range(50)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
-    once, again, other = (list(two_models.documents(str(tmp_path / "a.jsonl"), seed)) for seed in (0, 0, 1))
+    once, again, other = (list(documents(str(tmp_path / "a.jsonl"), seed)) for seed in (0, 0, 1))
     assert once == again != other and sorted(once) == sorted(written) and once[:10] != written[:10]
-    shipped = list(itertools.islice(two_models.documents(None, 0), 200))
+    shipped = list(itertools.islice(shuffled(texts.documents(), 0), 200))
     places = [texts.documents().index(text) for text in shipped]
     assert max(places) > len(texts.documents()) / 2 > min(places)
 
@@ -176,7 +178,7 @@ def test_a_dataset_of_the_hub_is_drawn_from_as_it_streams(monkeypatch):
     written = [str(number) for number in range(100)]
     streamed = datasets.Dataset.from_dict({"text": written}).to_iterable_dataset()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: streamed)
-    found = list(two_models.documents("org/name", 0))
+    found = list(documents("org/name", 0))
     assert sorted(found) == sorted(written) and found[:10] != written[:10]
 
 

@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from lib.corpus import Blocks
 from lib.interpret.snippets import top_places
 from lib.mppc.features import SparseFeatures
-from lib.workbook import explorer, pages
+from lib.plots import explorer, pages
 
 EVIL = "<script>window.pwned = 1</script>"
 

@@ -9,10 +9,10 @@ import pytest
 import scipy.sparse
 
 from lib.mppc.features import SparseFeatures
-from lib.plots import spaces as space_plots
+from lib.plots import pages, spaces as space_plots
 from lib.spaces import concepts, semantic
 from lib.spaces.semantic import FeatureSpace
-from lib.workbook import pages, spaces
+from lib.workbook import spaces
 
 WORDS = np.array([True] * 8 + [False] * 2)  # tokens 8 and 9 are punctuation
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from lib.mppc.correlation import max_pairwise_correlations
-from lib.workbook.mppc_tiles import merge_tiles
+from lib.mppc.correlation import max_pairwise_correlations, merge_tiles
 from lib.workbook.workers import split
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 VALUE = ["mean_logit_diff", "standard_error", "n"]
@@ -90,3 +91,28 @@ def strongest_head(frame: pd.DataFrame, measure: str, corrupt: str) -> tuple[int
     """(layer, head) with the most negative mean effect over all distances."""
     heads = mean_heads(frame, measure, corrupt)
     return tuple(map(int, heads.loc[heads["mean_logit_diff"].idxmin(), ["layer", "head"]]))
+
+
+def beside_paper(number: int, paper: pd.DataFrame, ours: pd.DataFrame | None) -> pd.DataFrame:
+    """One of App. G's tables cell by cell: table, distance, place, paper, ours, low, high (95 %).
+
+    Layers of Table 1 stand side by side only where both models have as many; else ours is empty, as it is where there
+    is no table of ours.
+    """
+    place = "layer" if number == 1 else "position"
+    if ours is None:
+        ours = paper.head(0).assign(standard_error=[])
+    same = number > 1 or ours["layer"].max() == paper["layer"].max()
+    both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
+    error = 1.96 * both["standard_error"]
+    return pd.DataFrame({
+        "table": number, "distance": both["distance"], "place": both[place].astype(str),
+        "paper": both["mean_logit_diff_paper"], "ours": both["mean_logit_diff"],
+        "low": both["mean_logit_diff"] - error, "high": both["mean_logit_diff"] + error,
+    })  # fmt: skip
+
+
+def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
+    """Tables 2 to 4 as the paper prints them, to two decimals, with ours on their right; empty where there is none."""
+    wide = cells[cells["table"] > 1].pivot(index=["table", "distance"], columns="place", values=["paper", "ours"])
+    return wide.map(lambda value: "" if np.isnan(value) else f"{value:.2f}")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from lib.interpret.snippets import Snippet
+from lib.interpret.snippets import Snippet, TopPlaces
 
 SCORES = (1, 2, 3, 4, 5)
 ASPECTS = ("complexity", "monosemanticity")
@@ -73,6 +73,13 @@ def examples_of(snippets: Sequence[Snippet], words: Sequence[str]) -> list[Examp
         Example(tuple(words[t] for t in s.tokens), tuple(round(float(a), 2) for a in s.activations), s.centre)
         for s in snippets
     ]
+
+
+def examples_at(
+    places: Sequence[TopPlaces], layers: pd.Series, indices: pd.Series, words: Sequence[str]
+) -> list[list[Example]]:
+    """What a judge reads of some features, each given by its layer and index."""
+    return [examples_of(places[layer].snippets(index), words) for layer, index in zip(layers, indices, strict=True)]
 
 
 class RuleJudge:

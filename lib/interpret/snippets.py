@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32, Int, Integer
 from numba import njit
 from numpy import ndarray
@@ -134,6 +136,26 @@ def _hand_in(rows, best, row, value):
     for k in range(len(rows) - 1, at, -1):
         rows[k], best[k] = rows[k - 1], best[k - 1]
     rows[at], best[at] = row, value
+
+
+Places = Mapping[int, TopPlaces]  # by layer
+
+
+def pairs_with_snippets(
+    frame: pd.DataFrame, places: tuple[Places, Places], tokenizers: tuple[Any, Any], n: int = 10
+) -> pd.DataFrame:
+    """The `n` best and the `n` worst matches of the first model's features that fire in ten documents or more.
+
+    Columns kind (best, worst), mppc, layer, index, match_layer, match_index, and the highest snippet of both in text.
+    """
+    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places[0].values()])
+    known = frame[enough & (frame["match_layer"] >= 0)].sort_values("mppc", ascending=False, kind="stable")
+    known = known.drop_duplicates(["match_layer", "match_index"])
+    rows = pd.concat([known.head(n).assign(kind="best"), known.tail(n).assign(kind="worst")])
+    for k, (name, at) in enumerate({"a": ("layer", "index"), "b": ("match_layer", "match_index")}.items()):
+        picked = [places[k][layer].snippets(index, 1) for layer, index in zip(rows[at[0]], rows[at[1]], strict=True)]
+        rows[f"snippet_{name}"] = [found[0].marked(tokenizers[k]) if found else "" for found in picked]
+    return rows[["kind", "mppc", "layer", "index", "match_layer", "match_index", "snippet_a", "snippet_b"]]
 
 
 def vocabulary(tokenizer) -> list[str]:

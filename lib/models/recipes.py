@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lib.corpus import VOCABULARY
 from lib.models.families import families
@@ -164,3 +166,12 @@ def random_checkpoint(name: str, folder: Path) -> None:
     """A checkpoint with random weights of the zoo's or the real model's shape, with this workbook's tokenizer."""
     recipe = recipe_of(name)
     export(build(recipe), folder, {"recipe": asdict(recipe), "trained": False})
+
+
+@functools.cache
+def parameter_counts(kind: type[PretrainedConfig], numbers: str) -> tuple[int, int]:
+    """Parameters of one block, and of all, counted on a model without memory."""
+    config = kind.from_dict(json.loads(numbers))
+    with torch.device("meta"):
+        named = [(name, p.numel()) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()]
+    return sum(n for name, n in named if re.search(r"\.0\.", name)), sum(n for _, n in named)

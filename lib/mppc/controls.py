@@ -16,11 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures, feature_statistics
 from lib.mppc.uncertainty import correlation, matched_sums
+
+PAPERS_WAY = "all candidates (the paper's way)"
+FOUND = 0.7  # cosine from which a feature counts as found by both SAEs (Paulo and Belrose 2025, arXiv 2501.16615)
 
 
 def kept(features: SparseFeatures, keep: Bool[ndarray, " d_sae"]) -> SparseFeatures:
@@ -131,3 +135,66 @@ def pairwise_mcc(
     value, partner = np.full(len(cosine), np.nan), np.full(len(cosine), -1)
     value[rows], partner[rows] = cosine[rows, columns], columns
     return value, partner
+
+
+def by_firing_rate(partners: pd.DataFrame, n_bins: int = 8) -> pd.DataFrame:
+    """What both SAE seeds find, by groups of equally many features of like firing rate; dead features are left out.
+
+    Columns firing_rate (the group's median), n, cosine, mppc (means), found (share with a cosine of `FOUND` or more).
+    """
+    alive = partners[partners["firing_rate"] > 0].dropna()
+    groups = pd.qcut(alive["firing_rate"].rank(method="first"), min(n_bins, len(alive)), labels=False)
+    table = alive.assign(found=alive["cosine"] >= FOUND).groupby(groups).agg(
+        firing_rate=("firing_rate", "median"), n=("cosine", "size"), cosine=("cosine", "mean"),
+        mppc=("mppc", "mean"), found=("found", "mean"),
+    )  # fmt: skip
+    return table.reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------- beside the paper's way
+
+
+def side_by_side(summary: pd.DataFrame, pools: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
+    """Forward directions' means as the paper takes them and under each control: comparison, measure, mean, low, high.
+
+    All three have a row per comparison: `summary` has direction, mean, low and high, `pools` direction, size,
+    mean_equal and spread, `halves` scored. `low` and `high` are the 95 % interval of the paper's way, one standard
+    deviation between random pools, and the mean itself for the halves.
+    """
+    forward, parts = summary[summary["direction"] == "forward"], []
+    parts.append(forward[["comparison", "mean", "low", "high"]].assign(measure=PAPERS_WAY))
+    of_size = pools[pools["direction"] == "forward"].groupby("size", sort=False)
+    for size, rows in sorted(of_size, key=lambda group: -group[0]):
+        mean, spread = rows["mean_equal"], rows["spread"]
+        drawn = pd.DataFrame(
+            {"comparison": rows["comparison"], "mean": mean, "low": mean - spread, "high": mean + spread}
+        )
+        parts.append(drawn.assign(measure=f"{size:,} candidates for all"))
+    scored = halves["scored"]
+    rows = pd.DataFrame({"comparison": halves["comparison"], "mean": scored, "low": scored, "high": scored})
+    parts.append(rows.assign(measure="chosen on one half, scored on the other"))
+    return pd.concat(parts, ignore_index=True)[["comparison", "measure", "mean", "low", "high"]]
+
+
+def order_changes(side_by_side: pd.DataFrame) -> bool:
+    """Whether some control puts the comparisons that it has in another order than the paper's way does."""
+    means = side_by_side.pivot(index="comparison", columns="measure", values="mean")
+    papers = means.pop(PAPERS_WAY)
+    return any((papers[c.dropna().index].rank() != c.dropna().rank()).any() for _, c in means.items())
+
+
+def effect(real: pd.Series, null: pd.Series) -> dict[str, float]:
+    """How far MPPC lies above a null: difference of the means, share above the null's 99th percentile, superiority.
+
+    Superiority is the chance that a feature drawn from `real` has a higher MPPC than one drawn from `null`.
+    """
+    real, null = (mppc.dropna().astype(float) for mppc in (real, null))
+    superiority = mannwhitneyu(real, null).statistic / (len(real) * len(null))
+    return {
+        "mean": real.mean(),
+        "null_mean": null.mean(),
+        "difference": real.mean() - null.mean(),
+        "null_99": null.quantile(0.99),
+        "share_above_null_99": (real > null.quantile(0.99)).mean(),
+        "superiority": superiority,
+    }

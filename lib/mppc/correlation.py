@@ -8,7 +8,7 @@ A feature that is the same on every token, dead ones included, has no correlatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -105,6 +105,23 @@ def max_pairwise_correlations(
                 to_b.improve(to_b.offsets[layer_a] + columns.kept, value_a, layer_b, rows.kept[match_a])
                 to_a.improve(to_a.offsets[layer_b] + rows.kept, value_b, layer_a, columns.kept[match_b])
     return to_b, to_a
+
+
+def merge_tiles(
+    tiles: Iterable[tuple[tuple[Sequence[int], Sequence[int]], tuple[MaxCorrelation, MaxCorrelation]]],
+    sizes_a: Sequence[int], sizes_b: Sequence[int],
+) -> tuple[MaxCorrelation, MaxCorrelation]:  # fmt: skip
+    """`max_pairwise_correlations` over all layers, ties included, from tiles: some layers of `a` with some of `b`.
+
+    Each tile is given with its layers, tiles in the layers' order; `sizes_…` are the numbers of every layer's features.
+    """
+    whole = MaxCorrelation.undefined(sizes_a), MaxCorrelation.undefined(sizes_b)
+    for layers, tile in tiles:
+        for found, part, own, other in zip(whole, tile, layers, layers[::-1]):
+            has_match = np.flatnonzero(part.layer >= 0)
+            at = found.offsets[own[0]] + has_match
+            found.improve(at, part.value[has_match], other[0] + part.layer[has_match], part.index[has_match])
+    return whole
 
 
 class _Engine(NamedTuple):

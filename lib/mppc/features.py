@@ -180,6 +180,11 @@ def feature_statistics(features: SparseFeatures) -> FeatureStatistics:
     return FeatureStatistics(count, total / max(features.n_tokens, 1), square, ~varies)
 
 
+def firing_rates(layers: Sequence[SparseFeatures]) -> Float64[np.ndarray, " features"]:
+    """Share of the tokens on which each feature fires; the layers' features lie one after the other."""
+    return np.concatenate([feature_statistics(layer).count / layer.n_tokens for layer in layers])
+
+
 @njit(cache=True, nogil=True)
 def _accumulate(indptr, indices, values, first, count, total, square, varies):
     """One pass over the entries; False at an index out of range. `first` takes the activations of the first token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import models
 from lib.corpus import Blocks
 from lib.models.activations import batches_of, model_device
+from lib.mppc.correlation import dense_max_pairwise_correlations
+from lib.mppc.uncertainty import Resampled, bootstrap, null_offset
 
 
 @torch.no_grad()
@@ -69,3 +71,19 @@ def matched_sums(
                 total[:, :, k] += member @ product
         sums[rows.index] = total.transpose(1, 0, 2)
     return sums
+
+
+def matched(
+    x: list[ndarray], y: list[ndarray], group: Int[ndarray, " tokens"], seed: int, device: str = "cpu"
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, Resampled]]:
+    """For `x` to `y` and `y` to `x`: MPPC of neurons, its null, and the MPPC in resamples of the documents.
+
+    Frames have the columns layer, index, mppc, match_layer, match_index.
+    """
+    results = dense_max_pairwise_correlations(x, y, device=device, progress=True)
+    shifted = [Rolled(array, null_offset(len(array), seed)) for array in y]
+    nulls = dense_max_pairwise_correlations(x, shifted, device=device, progress=True)
+    for result, null, own, other in zip(results, nulls, (x, y), (y, x), strict=True):
+        frame = result.to_frame()
+        sums = matched_sums(own, other, frame, group)
+        yield frame, null.to_frame(), bootstrap(sums, np.bincount(group), seed)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lib.corpus import Blocks
 from lib.mppc.features import SparseFeatures
 
+Resampled = Float32[ndarray, "resamples features"]
 N_GROUPS = 100  # groups of documents: what is drawn with replacement
 N_RESAMPLES = 1_000
 ENTRIES_AT_ONCE = 1 << 24  # of both models' features; they take half a gigabyte
@@ -115,7 +116,7 @@ def _add_sums(a_indptr, a_indices, a_values, b_indptr, b_indices, b_values, matc
 def bootstrap(
     sums: Float64[ndarray, "features groups 5"], group_sizes: Int[ndarray, " groups"], seed: int,
     n_resamples: int = N_RESAMPLES,
-) -> Float32[ndarray, "resamples features"]:  # fmt: skip
+) -> Resampled:  # fmt: skip
     """Correlation of every feature with its match, in resamples of the groups of documents (with replacement).
 
     Matches are those of the whole text: what is resampled is how well they agree, not who is chosen. The draws follow
@@ -129,6 +130,14 @@ def bootstrap(
         part = sums[first : first + 512]
         found[:, first : first + 512] = correlation(np.tensordot(weights.astype(float), part, (1, 1)), n)
     return found
+
+
+def resampled(
+    a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], matches: pd.DataFrame, group: Int[ndarray, " n_tokens"],
+    seed: int,
+) -> Resampled:  # fmt: skip
+    """MPPC of the features of `a` with their `matches` in `b`, in resamples of the `group`s of documents."""
+    return bootstrap(matched_sums(a, b, matches, group), np.bincount(group), seed)
 
 
 def correlation(sums: Float64[ndarray, "... 5"], n: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:

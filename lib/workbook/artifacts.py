@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -24,9 +23,9 @@ from lib.corpus import Blocks
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.controls import by_match_layer
-from lib.mppc.features import SparseFeatures, feature_statistics, require_same_text
+from lib.mppc.features import SparseFeatures, firing_rates, require_same_text
 from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
-from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_offset
+from lib.mppc.uncertainty import Resampled, document_groups, null_offset, resampled
 from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
 from lib.workbook import model_store, texts
 from lib.workbook.mppc_tiles import correlate_in_tiles
@@ -35,7 +34,6 @@ from lib.workbook.sizes import config_of, group_size, shape_of
 from lib.workbook.store import Store, atomic_write, sha256_of
 from lib.workbook.workers import Workers, split, workers_of
 
-Resampled = Float32[np.ndarray, "resamples features"]
 CAPTURE = ("mppc_tokens", "feature_dtype")
 
 
@@ -255,8 +253,7 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     directions = correlate_in_tiles(folders, shift, profile, f"MPPC of {a} and {b}")
     for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
-        rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
-        frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
+        frame.insert(2, "firing_rate", firing_rates(own))
         frame.to_parquet(folder / f"{file}.parquet", index=False)
 
 
@@ -278,5 +275,4 @@ def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path
     group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)
     for file, sides, matches in (("a_to_b", (own, other), to_b), ("b_to_a", (other, own), to_a)):
-        sums = matched_sums(*sides, matches, group)
-        np.save(folder / f"{file}.npy", bootstrap(sums, np.bincount(group), profile.seed))
+        np.save(folder / f"{file}.npy", resampled(*sides, matches, group, profile.seed))

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 from lib.mppc import controls
+from lib.mppc.controls import FOUND, PAPERS_WAY, by_firing_rate, effect, order_changes, side_by_side  # noqa: F401
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.uncertainty import document_groups
 from lib.workbook import artifacts, comparisons, model_store, texts
@@ -22,9 +22,7 @@ from lib.workbook.store import Store
 
 N_DRAWS = 3  # random pools of each comparison
 ALIKE = 1.05  # a pool that is larger by less than this factor counts as one of the same size
-PAPERS_WAY = "all candidates (the paper's way)"
 TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-FOUND = 0.7  # cosine from which a feature counts as found by both SAEs (Paulo and Belrose 2025, arXiv 2501.16615)
 
 
 def equal_pools(pairs: Mapping[str, tuple[Direction, Direction]], profile: Profile) -> pd.DataFrame:
@@ -158,51 +156,6 @@ def null_panels(direction: Direction, profile: Profile) -> dict[str, dict[str, p
     return panels | ({"Untrained models, middle layers": untrained} if untrained else {})
 
 
-def side_by_side(summary: pd.DataFrame, pools: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
-    """Forward directions' means as the paper takes them and under each control: comparison, measure, mean, low, high.
-
-    `summary` is `comparisons.summary_table`'s, `pools` and `halves` are those of this module. `low` and `high` are the
-    95 % interval of the paper's way, one standard deviation between random pools, and the mean itself for the halves.
-    """
-    forward, parts = summary[summary["direction"] == "forward"], []
-    parts.append(forward[["comparison", "mean", "low", "high"]].assign(measure=PAPERS_WAY))
-    of_size = pools[pools["direction"] == "forward"].groupby("size", sort=False)
-    for size, rows in sorted(of_size, key=lambda group: -group[0]):
-        mean, spread = rows["mean_equal"], rows["spread"]
-        drawn = pd.DataFrame(
-            {"comparison": rows["comparison"], "mean": mean, "low": mean - spread, "high": mean + spread}
-        )
-        parts.append(drawn.assign(measure=f"{size:,} candidates for all"))
-    scored = halves["scored"]
-    rows = pd.DataFrame({"comparison": halves["comparison"], "mean": scored, "low": scored, "high": scored})
-    parts.append(rows.assign(measure="chosen on one half, scored on the other"))
-    return pd.concat(parts, ignore_index=True)[["comparison", "measure", "mean", "low", "high"]]
-
-
-def order_changes(side_by_side: pd.DataFrame) -> bool:
-    """Whether some control puts the comparisons that it has in another order than the paper's way does."""
-    means = side_by_side.pivot(index="comparison", columns="measure", values="mean")
-    papers = means.pop(PAPERS_WAY)
-    return any((papers[c.dropna().index].rank() != c.dropna().rank()).any() for _, c in means.items())
-
-
-def effect(real: pd.Series, null: pd.Series) -> dict[str, float]:
-    """How far MPPC lies above a null: difference of the means, share above the null's 99th percentile, superiority.
-
-    Superiority is the chance that a feature drawn from `real` has a higher MPPC than one drawn from `null`.
-    """
-    real, null = (mppc.dropna().astype(float) for mppc in (real, null))
-    superiority = mannwhitneyu(real, null).statistic / (len(real) * len(null))
-    return {
-        "mean": real.mean(),
-        "null_mean": null.mean(),
-        "difference": real.mean() - null.mean(),
-        "null_99": null.quantile(0.99),
-        "share_above_null_99": (real > null.quantile(0.99)).mean(),
-        "superiority": superiority,
-    }
-
-
 def sae_partners(profile: Profile) -> pd.DataFrame:
     """The Transformer's features and their one-to-one partners by decoder cosine in the other SAE seed (PW-MCC).
 
@@ -221,20 +174,6 @@ def sae_partners(profile: Profile) -> pd.DataFrame:
     folder = Store(profile.cache_dir).get("sae_partners", fields, measure)
     kept = frame[["layer", "index", "firing_rate", "mppc"]]
     return kept.assign(cosine=np.load(folder / "cosines.npy"))
-
-
-def by_firing_rate(partners: pd.DataFrame, n_bins: int = 8) -> pd.DataFrame:
-    """What both SAE seeds find, by groups of equally many features of like firing rate; dead features are left out.
-
-    Columns firing_rate (the group's median), n, cosine, mppc (means), found (share with a cosine of `FOUND` or more).
-    """
-    alive = partners[partners["firing_rate"] > 0].dropna()
-    groups = pd.qcut(alive["firing_rate"].rank(method="first"), min(n_bins, len(alive)), labels=False)
-    table = alive.assign(found=alive["cosine"] >= FOUND).groupby(groups).agg(
-        firing_rate=("firing_rate", "median"), n=("cosine", "size"), cosine=("cosine", "mean"),
-        mppc=("mppc", "mean"), found=("found", "mean"),
-    )  # fmt: skip
-    return table.reset_index(drop=True)
 
 
 def _sides(comparison: Comparison, profile: Profile) -> tuple[list, list]:

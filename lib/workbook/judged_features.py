@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lib.interpret.chat_judge import ChatJudge
 from lib.interpret.complexity import Sample, stratified_features
-from lib.interpret.judges import Example, Judge, RuleJudge, examples_of
+from lib.interpret.judges import Judge, RuleJudge, examples_at
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
 from lib.plots.complexity import Pair
 from lib.workbook import artifacts, comparisons, texts
@@ -54,7 +54,7 @@ def sample(profile: Profile, places: Sequence[TopPlaces]) -> Sample:
     chosen = stratified_features(frame[enough].assign(mppc=frame.iloc[:, -1]), profile.judge_features, profile.seed)
     chosen = chosen.drop(columns="mppc").reset_index(drop=True)
     words = vocabulary(texts.load_tokenizer(profile))
-    return Sample(chosen, _examples(places, chosen["layer"], chosen["index"], words))
+    return Sample(chosen, examples_at(places, chosen["layer"], chosen["index"], words))
 
 
 def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def with_matches(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def both_sides(scores: pd.DataFrame, match_places: Sequence[TopPlaces], judge: Judge, profile: Profile) -> pd.DataFrame:
     """Scored features with their matches in Mamba, which the same judge has scored too: match_monosemanticity."""
     found, words = with_matches(scores, profile), vocabulary(texts.load_tokenizer(profile))
-    judged = judge.score(_examples(match_places, found["match_layer"], found["match_index"], words))
+    judged = judge.score(examples_at(match_places, found["match_layer"], found["match_index"], words))
     return found.assign(match_monosemanticity=np.array([score.monosemanticity for score in judged], float))
 
 
@@ -76,17 +76,10 @@ def pairs_of(
     """Scored features and their matches in Mamba, to be drawn."""
     words, mppc = vocabulary(texts.load_tokenizer(profile)), variants(profile)["mamba"]
     found = with_matches(rows, profile)
-    own = _examples(places, found["layer"], found["index"], words)
-    other = _examples(match_places, found["match_layer"], found["match_index"], words)
+    own = examples_at(places, found["layer"], found["index"], words)
+    other = examples_at(match_places, found["match_layer"], found["match_index"], words)
     titles = (
         f"MPPC {row[mppc]:.2f}: Pythia {row['layer']}/{row['index']} – Mamba {row['match_layer']}/{row['match_index']}"
         for row in found.to_dict("records")
     )
     return [Pair(*parts) for parts in zip(titles, own, other, strict=True)]
-
-
-def _examples(
-    places: Sequence[TopPlaces], layers: pd.Series, indices: pd.Series, words: Sequence[str]
-) -> list[list[Example]]:
-    """What a judge reads of some features, each given by its layer and index."""
-    return [examples_of(places[layer].snippets(index), words) for layer, index in zip(layers, indices, strict=True)]

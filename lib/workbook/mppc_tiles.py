@@ -1,17 +1,12 @@
-"""MPPC by tiles: some layers of one model with some of the other, and the tiles put together again.
-
-The results are those of `lib.mppc.max_pairwise_correlations` over all layers, ties between layers included.
-"""
+"""MPPC by tiles, on the profile's workers: some layers of one model with some of the other, then put together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-
-from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations
+from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations, merge_tiles
 from lib.mppc.files import layer_file, open_features, open_layer
 from lib.workbook.model_store import device_of
 from lib.workbook.profiles import Profile
@@ -38,16 +33,3 @@ def _correlate_tile(
 ) -> Directions:
     a, b = ([open_layer(layer_file(folder, k)) for k in some] for folder, some in zip(folders, layers))
     return max_pairwise_correlations(a, b, shift=shift, device=device_of(profile))
-
-
-def merge_tiles(
-    tiles: Iterable[tuple[tuple[Layers, Layers], Directions]], sizes_a: Sequence[int], sizes_b: Sequence[int]
-) -> Directions:
-    """Put tiles together, each given with its layers, in the layers' order; `sizes_…`: features of every layer."""
-    whole = MaxCorrelation.undefined(sizes_a), MaxCorrelation.undefined(sizes_b)
-    for layers, tile in tiles:
-        for found, part, own, other in zip(whole, tile, layers, layers[::-1]):
-            has_match = np.flatnonzero(part.layer >= 0)
-            at = found.offsets[own[0]] + has_match
-            found.improve(at, part.value[has_match], other[0] + part.layer[has_match], part.index[has_match])
-    return whole

@@ -11,10 +11,10 @@ import pandas as pd
 
 from lib import corpus
 from lib.mppc import uncertainty
-from lib.mppc.correlation import dense_max_pairwise_correlations
-from lib.mppc.neurons import Rolled, matched_sums, neuron_activations
+from lib.mppc.neurons import matched, neuron_activations
+from lib.mppc.uncertainty import Resampled
 from lib.workbook import model_store, texts
-from lib.workbook.artifacts import Resampled, layers_of, model_fields
+from lib.workbook.artifacts import layers_of, model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -44,18 +44,12 @@ def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
     group = uncertainty.document_groups(blocks, profile.seed)
     places = {folder / "a": a, folder / "b": b}
     x, y = (_activations(name, blocks, profile, place) for place, name in places.items())
-    device = model_store.device_of(profile)
-    results = dense_max_pairwise_correlations(x, y, device=device, progress=True)
-    for direction, result, own, other in zip(DIRECTIONS, results, (x, y), (y, x)):
-        frame = result.to_frame()
+    found = matched(x, y, group, profile.seed, model_store.device_of(profile))
+    for direction, (frame, null, resampled) in zip(DIRECTIONS, found, strict=True):
         frame.to_parquet(folder / f"{direction}.parquet", index=False)
-        sums = matched_sums(own, other, frame, group)
-        np.save(folder / f"{direction}.npy", uncertainty.bootstrap(sums, np.bincount(group), profile.seed))
-    shifted = [Rolled(array, uncertainty.null_offset(len(array), profile.seed)) for array in y]
-    nulls = dense_max_pairwise_correlations(x, shifted, device=device, progress=True)
-    for direction, result in zip(DIRECTIONS, nulls):
-        result.to_frame().to_parquet(folder / f"{direction}_null.parquet", index=False)
-    del x, y, shifted
+        null.to_parquet(folder / f"{direction}_null.parquet", index=False)
+        np.save(folder / f"{direction}.npy", resampled)
+    del x, y, found
     for place in places:  # gigabytes that nobody asks for again
         shutil.rmtree(place)
 

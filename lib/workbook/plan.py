@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from lib.models.machine import free_memory
 from lib.mppc.files import feature_bytes
 from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
 from lib.workbook import model_store
 from lib.workbook.checks import GB, existing_folder
 from lib.workbook.profiles import Profile
-from lib.workbook.sizes import Shape, free_memory, group_size, sae_parameters, shape_of, training_bytes
+from lib.workbook.sizes import Shape, group_size, sae_parameters, shape_of, training_bytes
 
 FLOAT = 4  # bytes
 L0_WITHOUT_TARGET = 64  # where λ does not follow L0, what it will be is not known: the paper's
@@ -152,17 +151,6 @@ def available(profile: Profile) -> Room:
 def seconds(found: list[Stage], rate: float) -> float:
     """Coarse time of a run on a machine whose dense product does `rate` multiply-adds per second."""
     return NOTEBOOKS + sum(stage.work for stage in found) / (EFFICIENCY * rate)
-
-
-def measured_rate(device: str) -> float:
-    """Multiply-adds per second of a dense float32 product on a device, measured in a moment."""
-    n, repeats = 2_048, 3
-    matrix, spent = torch.ones(n, n, device=device), []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        (matrix @ matrix).sum().item()  # `item` waits for a GPU
-        spent.append(time.perf_counter() - began)
-    return n**3 / min(spent)
 
 
 def warnings(profile: Profile, found: list[Stage], rate: float) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.circuits.effect_tables import beside_paper, side_by_side  # noqa: F401
 from lib.interpret.judges import RuleJudge
 from lib.workbook import claims, pages, reference, results
 from lib.workbook.outputs import Place, register
@@ -276,31 +277,12 @@ OUR_TABLES = {
 
 
 def cells(profile: Profile) -> pd.DataFrame:
-    """App. G's four tables cell by cell: table, distance, place, paper, ours, low, high (95 %).
-
-    Layers of Table 1 stand side by side only where both models have as many; else ours is empty, as it is where a table
-    has not been written.
-    """
+    """App. G's four tables cell by cell (`effect_tables.beside_paper`); ours is empty where it has not been written."""
     parts = []
     for number, name in OUR_TABLES.items():
-        place = "layer" if number == 1 else "position"
-        paper = reference.published_table(number)
         try:
             ours = results.table(name, profile)
         except Missing:
-            ours = paper.head(0).assign(standard_error=[])
-        same = number > 1 or ours["layer"].max() == paper["layer"].max()
-        both = paper.merge(ours if same else ours.head(0), on=["distance", place], how="left", suffixes=("_paper", ""))
-        error = 1.96 * both["standard_error"]
-        parts.append(pd.DataFrame({
-            "table": number, "distance": both["distance"], "place": both[place].astype(str),
-            "paper": both["mean_logit_diff_paper"], "ours": both["mean_logit_diff"],
-            "low": both["mean_logit_diff"] - error, "high": both["mean_logit_diff"] + error,
-        }))  # fmt: skip
+            ours = None
+        parts.append(beside_paper(number, reference.published_table(number), ours))
     return pd.concat(parts, ignore_index=True)
-
-
-def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
-    """Tables 2 to 4 as the paper prints them, to two decimals, with ours on their right; empty where there is none."""
-    wide = cells[cells["table"] > 1].pivot(index=["table", "distance"], columns="place", values=["paper", "ours"])
-    return wide.map(lambda value: "" if np.isnan(value) else f"{value:.2f}")

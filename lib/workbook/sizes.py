@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import re
 from dataclasses import dataclass
 
-import psutil
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from lib import models
 from lib.models import recipes
 from lib.models.families import families, family_class
+from lib.models.machine import free_memory
 from lib.workbook import model_store
 from lib.workbook.profiles import Profile
 
@@ -42,7 +38,7 @@ def shape_of(name: str, profile: Profile) -> Shape:
     """A model's shape by its configuration; no weights are loaded, and the hub is asked only for unknown models."""
     config = config_of(name, profile)
     n_layers, d_model, kind = config.num_hidden_layers, config.hidden_size, config.model_type
-    block, total = _parameters(type(config), config.to_json_string())
+    block, total = recipes.parameter_counts(type(config), config.to_json_string())
     return Shape(
         name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
         families()[kind].n_neurons(config), block, total, config.vocab_size,
@@ -68,15 +64,6 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
     return config
 
 
-@functools.cache
-def _parameters(kind: type[PretrainedConfig], numbers: str) -> tuple[int, int]:
-    """Parameters of one block, and of all, counted on a model without memory."""
-    config = kind.from_dict(json.loads(numbers))
-    with torch.device("meta"):
-        named = [(name, p.numel()) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()]
-    return sum(n for name, n in named if re.search(r"\.0\.", name)), sum(n for _, n in named)
-
-
 def training_bytes(d_model: int, n_seeds: int, profile: Profile) -> int:
     """Memory that the training of one more layer takes: weights, gradients, two moments, its share of the buffer."""
     return 4 * (4 * n_seeds * sae_parameters(d_model, profile) + profile.buffer_tokens * d_model)
@@ -92,8 +79,3 @@ def group_size(n_layers: int, d_model: int, n_seeds: int, profile: Profile) -> i
     """How many layers' SAEs are trained at a time: `sae_group_layers`, or as many as the free memory holds."""
     room = int(ROOM * free_memory(model_store.device_of(profile)) / training_bytes(d_model, n_seeds, profile))
     return min(n_layers, profile.sae_group_layers or max(1, room))
-
-
-def free_memory(device: str) -> int:
-    """Bytes of the device's memory that can still be had."""
-    return psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,29 +21,25 @@ from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
-from lib.interpret.snippets import TopPlaces, top_places
+from lib.documents import documents, read_text, shuffled
+from lib.interpret.snippets import TopPlaces, pairs_with_snippets, top_places  # noqa: F401
 from lib.models import activations, devices, hub, recipes
 from lib.models.typical import TYPICAL_POSITIONS, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
-from lib.mppc.correlation import max_pairwise_correlations
-from lib.mppc.features import SparseFeatures, feature_statistics
+from lib.mppc.directions import Direction, layer_shares, matched  # noqa: F401
+from lib.mppc.features import SparseFeatures
 from lib.mppc.files import feature_bytes, layer_file, open_features, save_features
-from lib.mppc.uncertainty import bootstrap, document_groups, matched_sums, null_level, null_offset
 from lib.pairing import PairedBlocks, paired_blocks
 from lib.sae import SAE, SAEConfig, load, train_saes, training as sae_training
 from lib.sae.folders import check_fits
 from lib.workbook import artifacts, model_store, texts
-from lib.workbook.comparisons import Direction
 from lib.workbook.plan import EFFICIENCY
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, sha256_of
 
 SEEDS = (0, 1)  # of the SAEs of the first model; the second is the skyline's
 DEPTHS = (0.25, 0.5, 0.75)  # relative depths of the layers that are compared, where none are named
-CHARACTERS_PER_TOKEN = 6  # at most, on average: how much text is read for so many tokens
-SHORTEST = 500  # characters of a piece of a text file that counts as a document
-SHUFFLED = 10_000  # documents of a dataset of the hub among which the next one is drawn
 BATCH_BLOCKS = 16  # blocks that a model reads at a time
 BATCH_SIZE, MOST_BUFFERED = 256, 65_536  # tokens of a step of the SAEs, and of their shuffle buffer
 MOST_TOKENS = 50_000  # positions over which a notebook compares two models
@@ -77,106 +72,15 @@ class Request:
         """Whether the first model has SAEs of two seeds."""
         return bool(self.skyline or not self.saes_a)
 
-    def sae_config(self, tokens: int) -> SAEConfig:
+    @property
+    def sae_config(self) -> SAEConfig:
         """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
-        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, tokens))  # a larger one would read a short text many times
+        # A buffer that is larger than the tokens would read a short text many times.
+        buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, self.sae_tokens))
         return SAEConfig(
-            expansion=8, target_l0=32, tokens=tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
+            expansion=8, target_l0=32, tokens=self.sae_tokens, batch_size=BATCH_SIZE, batch_blocks=BATCH_BLOCKS,
             buffer_tokens=buffer, seed=self.seed,
         )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------- text
-
-
-def documents(text: str | None, seed: int) -> Iterator[str]:
-    """The documents of the shipped text (None), of a file of plain text or JSONL, or of a dataset of the hub, shuffled.
-
-    A text seldom begins as it goes on, so that its first documents would not stand for it. Plain text is cut into
-    documents at blank lines, each of 500 characters or more. JSONL and datasets have a column `text`; a dataset is
-    streamed, and the next document drawn from the 10,000 that follow. Raises `CannotCompare` for a text that is not
-    there.
-    """
-    if text is None:
-        return shuffled(texts.documents(), seed)
-    path = Path(text)
-    if path.is_file():
-        read = _from_json_lines if path.suffix in (".jsonl", ".json") else _from_plain_text
-        return shuffled(list(read(path)), seed)
-    if path.suffix in (".txt", ".jsonl", ".json") or not text.count("/") == 1:
-        raise CannotCompare(f"there is no text {text}: name a file, or a dataset of the hub as org/name.")
-    return _from_hub(text, seed)
-
-
-def shuffled(documents: Sequence[str], seed: int) -> Iterator[str]:
-    """In an order that the seed decides."""
-    return (documents[k] for k in np.random.default_rng(seed).permutation(len(documents)))
-
-
-def _from_plain_text(path: Path) -> Iterator[str]:
-    pieces: list[str] = []
-    for piece in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
-        pieces.append(piece)
-        if sum(map(len, pieces)) >= SHORTEST:
-            yield "\n\n".join(pieces)
-            pieces = []
-    if pieces:
-        yield "\n\n".join(pieces)
-
-
-def _from_json_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield str(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise CannotCompare(f"line {number} of {path} is no JSON object with a `text`.") from None
-
-
-def _from_hub(name: str, seed: int) -> Iterator[str]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split="train", streaming=True).shuffle(seed=seed, buffer_size=SHUFFLED)
-        yield from (row["text"] for row in rows)
-    except (*hub.UNREACHABLE, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CannotCompare(f"cannot read the dataset {name}: {type(error).__name__}: {reason}") from None
-
-
-@dataclass(frozen=True)
-class Text:
-    """Documents for training SAEs and, apart from them, for comparing."""
-
-    train: list[str]
-    held_out: list[str]
-
-    @cached_property
-    def digest(self) -> str:
-        """Of all of it."""
-        content = "\0".join(itertools.chain(self.train, ["\1"], self.held_out))
-        return hashlib.sha256(content.encode()).hexdigest()
-
-
-def read_text(source: Iterable[str], train_tokens: int, tokens: int) -> Text:
-    """As many documents as so many tokens may take; a document's own text decides on which side it is.
-
-    Raises `CannotCompare` for a text in which nothing is left for one of the sides.
-    """
-    wanted = {"train": train_tokens * CHARACTERS_PER_TOKEN, "held_out": tokens * CHARACTERS_PER_TOKEN}
-    found: dict[str, list[str]] = {"train": [], "held_out": []}
-    for document in source:
-        split = corpus.split_of(document)
-        if wanted[split] > 0:
-            found[split].append(document)
-            wanted[split] -= len(document)
-        if max(wanted.values()) <= 0:
-            break
-    if not found["held_out"] or (train_tokens and not found["train"]):
-        raise CannotCompare(
-            "the text is too short: it takes some dozens of documents, of which one in ten is held out."
-        )
-    return Text(found["train"], found["held_out"])
 
 
 # ------------------------------------------------------------------------------------------- one model
@@ -226,7 +130,8 @@ class Side:
 
     def _read(self, sources: Sequence[str]) -> list[SAE]:
         device = devices.resolve(self.request.device)
-        saes = sorted((load(folder, device) for source in sources for folder in _sae_folders(source)), key=_layer_of)
+        folders = [folder for source in sources for folder in _sae_folders(source)]
+        saes = sorted((load(folder, device) for folder in folders), key=lambda sae: sae.info.layer)
         for sae in saes:
             check_fits(sae, self.name, self.model.cfg.d_model, models.n_layers(self.model))
         twice = [a.info.layer for a, b in itertools.pairwise(saes) if a.info.layer == b.info.layer]
@@ -255,10 +160,6 @@ def at_depths(n: int) -> list[int]:
     return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
 
 
-def _layer_of(sae: SAE) -> int:
-    return sae.info.layer
-
-
 def _digest(sae: SAE) -> str:
     weights = {name: value.cpu().contiguous() for name, value in sae.state_dict().items()}
     return hashlib.sha256(save(weights)).hexdigest()
@@ -284,8 +185,9 @@ class Comparison:
         self.b = Side(request.b, request.saes_b, request)
         self._same_relative_depths()
         trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
-        read = documents(request.text, request.seed) if source is None else source
-        self.text = read_text(read, trained, request.tokens)
+        if source is None:
+            source = documents(request.text, request.seed) if request.text else _shipped(request.seed)
+        self.text = read_text(source, trained, request.tokens)
 
     def _same_relative_depths(self) -> None:
         """Layers that were named are the first model's; the second is read at the same relative depths."""
@@ -300,9 +202,8 @@ class Comparison:
     @cached_property
     def blocks(self) -> PairedBlocks:
         """What both models read, and where they are compared. Raises `CannotCompare` where nothing is paired."""
-        sides = (self.a, self.b)
-        tokenizers, contexts = (tuple(getattr(s, what) for s in sides) for what in ("model", "context"))
-        tokenizers = tuple(model.tokenizer for model in tokenizers)
+        tokenizers = self.a.model.tokenizer, self.b.model.tokenizer
+        contexts = self.a.context, self.b.context
         pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
         if pair.a.n_positions < 1_000:
             raise CannotCompare(
@@ -324,7 +225,7 @@ class Comparison:
         far = {"far": activations.FAR, "typical_positions": TYPICAL_POSITIONS}
         if side.given:
             return side.fields | far | {"saes": side.digests_given[seed]}
-        config = self.request.sae_config(self.request.sae_tokens)
+        config = self.request.sae_config
         made = {"layers": side.layers, "seeds": self._seeds(side), "context": side.context, "text": self.text.digest}
         return side.fields | far | {"sae": config.model_dump()} | sae_training.constants(config) | made
 
@@ -332,7 +233,7 @@ class Comparison:
         tokenizer = side.model.tokenizer
         ids = (tokenizer(document, add_special_tokens=False)["input_ids"] for document in self.text.train)
         blocks = corpus.cut(ids, tokenizer, side.context, n_positions=self.request.sae_tokens)
-        config = self.request.sae_config(self.request.sae_tokens)
+        config = self.request.sae_config
         saes, history = train_saes(
             side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint",
             typical=typical_norms(side.model, blocks, side.layers, BATCH_BLOCKS),
@@ -378,18 +279,9 @@ class Comparison:
 
     def _match(self, sides: tuple[Side, Side], seed: int, folder: Path) -> None:
         a, b = self.features(sides[0]), self.features(sides[1], seed)
-        group = document_groups(self.blocks.a, self.request.seed)
-        device = devices.resolve(self.request.device)
-        found = max_pairwise_correlations(a, b, device=device, progress=True)
-        shift = null_offset(a[0].n_tokens, self.request.seed)
-        nulls = max_pairwise_correlations(a, b, shift=shift, device=device, progress=True)
-        for file, result, null, own, other in zip(("a_to_b", "b_to_a"), found, nulls, (a, b), (b, a), strict=True):
-            frame, null_frame = result.to_frame(), null.to_frame()
-            rates = [feature_statistics(layer).count / layer.n_tokens for layer in own]
-            frame.insert(2, "firing_rate", pd.concat(map(pd.Series, rates), ignore_index=True))
-            frame["null_mppc"], frame["null_level"] = null_frame["mppc"], null_level(frame, null_frame)
-            sums = matched_sums(own, other, frame, group)
-            np.save(folder / f"{file}.npy", bootstrap(sums, np.bincount(group), self.request.seed))
+        found = matched(a, b, self.blocks.a, self.request.seed, devices.resolve(self.request.device))
+        for file, (frame, resampled) in zip(("a_to_b", "b_to_a"), found, strict=True):
+            np.save(folder / f"{file}.npy", resampled)
             frame.to_parquet(folder / f"{file}.parquet", index=False)
 
     def places(self, side: Side) -> dict[int, TopPlaces]:
@@ -405,7 +297,7 @@ class Comparison:
             d, n = side.model.cfg.d_model, len(side.layers)
             seeds = 0 if side.given else len(self._seeds(side))
             parameters = sum(p.numel() for p in side.model.parameters())
-            config = self.request.sae_config(self.request.sae_tokens)
+            config = self.request.sae_config
             sae, read = 2 * d * d * config.expansion, len(self._seeds(side)) * self.request.tokens
             work += read * parameters + self.request.sae_tokens * (bool(seeds) * parameters + seeds * n * sae / 2)
             kept = feature_bytes(read, config.target_l0, d * config.expansion)
@@ -436,7 +328,8 @@ def of_profile(a: str, b: str, profile: Profile, saes_a: Sequence[str] = (), sae
         tokens=min(profile.mppc_tokens, MOST_TOKENS), sae_tokens=profile.sae_tokens, context=profile.context_length,
         device=profile.device, seed=profile.seed,
     )  # fmt: skip
-    comparison = Comparison(request, Store(profile.cache_dir), _source(profile))
+    source = texts.openwebtext(profile) if profile.corpus == "openwebtext" else None
+    comparison = Comparison(request, Store(profile.cache_dir), source)
     for side in (comparison.a, comparison.b):
         if side.name in profile.model_names:
             side.folder = Path(model_store.folder_of(side.name, profile))
@@ -453,33 +346,5 @@ def _saes_of_run(name: str, profile: Profile, which: int = 0) -> tuple[str, ...]
     return tuple(str(found[k]) for k in kept)
 
 
-def _source(profile: Profile) -> Iterator[str]:
-    if profile.corpus == "openwebtext":
-        return texts.openwebtext(profile)
-    return shuffled(texts.documents(), profile.seed)
-
-
-def layer_shares(direction: Direction) -> pd.DataFrame:
-    """For each layer (rows), the share of its features whose best match lies in each of the other's (columns)."""
-    found = direction.frame[direction.frame["match_layer"] >= 0]
-    return pd.crosstab(found["layer"], found["match_layer"], normalize="index")
-
-
-Places = Mapping[int, TopPlaces]
-
-
-def pairs_with_snippets(
-    frame: pd.DataFrame, places: tuple[Places, Places], tokenizers: tuple[Any, Any], n: int = 10
-) -> pd.DataFrame:
-    """The `n` best and the `n` worst matches of the first model's features that fire in ten documents or more.
-
-    Columns kind (best, worst), mppc, layer, index, match_layer, match_index, and the highest snippet of both in text.
-    """
-    enough = np.concatenate([layer.rows[:, -1] >= 0 for layer in places[0].values()])
-    known = frame[enough & (frame["match_layer"] >= 0)].sort_values("mppc", ascending=False, kind="stable")
-    known = known.drop_duplicates(["match_layer", "match_index"])
-    rows = pd.concat([known.head(n).assign(kind="best"), known.tail(n).assign(kind="worst")])
-    for k, (name, at) in enumerate({"a": ("layer", "index"), "b": ("match_layer", "match_index")}.items()):
-        picked = [places[k][layer].snippets(index, 1) for layer, index in zip(rows[at[0]], rows[at[1]], strict=True)]
-        rows[f"snippet_{name}"] = [found[0].marked(tokenizers[k]) if found else "" for found in picked]
-    return rows[["kind", "mppc", "layer", "index", "match_layer", "match_index", "snippet_a", "snippet_b"]]
+def _shipped(seed: int) -> Iterator[str]:
+    return shuffled(texts.documents(), seed)

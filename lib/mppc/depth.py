@@ -1,0 +1,55 @@
+"""In which layers of the other model the features' matches lie (W, Fig. 3c)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from lib.mppc.uncertainty import interval
+
+
+def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[ndarray, "layers match_layers"]:
+    """Share of each layer's features whose match lies in each layer of the other model (W, Fig. 3c); rows sum to 1."""
+    found = frame[frame["match_layer"] >= 0]
+    counts = np.zeros((n_layers, n_match_layers))
+    np.add.at(counts, (found["layer"], found["match_layer"]), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def depth_ridge(shares: Float[ndarray, "layers match_layers"]) -> pd.DataFrame:
+    """Where the ridge of a depth map lies, and where layers of the same relative depth do.
+
+    Columns layer, ridge (the layer with most matches), same depth, share within one layer of it.
+    """
+    n, m = shares.shape
+    same = (np.arange(n) + 1) * m / n - 1
+    near = np.abs(np.arange(m) - same[:, None]) <= 1
+    table = {"layer": range(n), "ridge": shares.argmax(1), "same depth": same}
+    return pd.DataFrame(table | {"share within one layer of it": (shares * near).sum(1)})
+
+
+def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> pd.DataFrame:
+    """Own and match's relative depth, (layer + 1) / number of layers, of the features that have a match."""
+    found = frame[frame["match_layer"] >= 0]
+    return pd.DataFrame({"own": (found["layer"] + 1) / n_layers, "match": (found["match_layer"] + 1) / n_match_layers})
+
+
+def depth_slope(depths: pd.DataFrame, seed: int, n_resamples: int = 1_000) -> dict[str, float]:
+    """Least-squares slope and correlation of the match's depth on the own, with 95 % intervals (features resampled)."""
+    own, match = (depths[column].to_numpy() for column in ("own", "match"))
+    rng = np.random.default_rng(seed)
+    draws = [_slope(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
+    slope, r = _slope(own, match)
+    (slope_low, slope_high), (r_low, r_high) = (
+        interval(np.array(values), estimate) for values, estimate in zip(zip(*draws), (slope, r))
+    )
+    return {"slope": slope, "slope_low": slope_low, "slope_high": slope_high, "r": r, "r_low": r_low, "r_high": r_high}
+
+
+def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:
+    covariance = np.cov(x, y)
+    if covariance[0, 0] == 0 or covariance[1, 1] == 0:
+        return np.nan, np.nan
+    return covariance[0, 1] / covariance[0, 0], covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
