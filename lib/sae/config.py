@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 TRAINED = ("standard", "topk", "jumprelu")  # SAE types of this package by SAELens' names, each a module of its name
 READ = ("gated", "batchtopk")  # types that are opened (`lib.sae.folders`) and cannot be trained here
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam (paper, App. A.2)
 trainable = list(TRAINED)  # and those that `lib.sae.register` adds
 
 

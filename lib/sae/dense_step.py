@@ -1,10 +1,10 @@
-"""One training step of an SAE by dense products: by autograd, for every type, and by hand, for standard SAEs on a GPU.
+"""One training step of an SAE by dense products: by autograd, for every type, and by hand for standard ones, in bfloat16.
 
-On a GPU the dense step is the right one, unlike on a CPU (`lib.sae.sparse_step`). At the paper's size (768 → 24,576,
+On a CPU the step by hand is the faster one while many features are active, at the start of a training; after that the
+step on active features is (`lib.sae.sparse_step`). On a GPU it is always this one. At the paper's size (768 → 24,576,
 batch 4,096, 64 features active) one product is 155 GFLOP: 0.25 ms at 600 TFLOP/s, which is about what an H100's tensor
-cores reach in practice. A step on active features saves four products of five, 1 ms. In their place it reads a
-weight's or a token's row of 768 floats for every active pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3
-TB/s, and more where plain torch writes what it gathered; and it has to find the active pairs first.
+cores reach. A step on active features saves four products of five, 1 ms, but reads a row of 768 floats for every active
+pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3 TB/s; and it has to find the active pairs first.
 
 What can be saved is memory traffic. Autograd keeps and reads some ten arrays of batch × d_sae; here it is two, in
 bfloat16, changed in place: the sparsity term needs Σ_t f only, and ReLU's mask is f itself. None of this has been timed
@@ -36,7 +36,7 @@ def bf16_step(
 ) -> StepStats:  # fmt: skip
     """`dense_step` of a standard SAE with products of `dtype`, summed in float32; the rest stays float32.
 
-    Nothing waits for the GPU: the result stays on the device. Memory beside the SAE: 2 · batch · d_sae numbers of
+    On a GPU nothing waits for it: the result stays on the device. Memory beside the SAE: 2 · batch · d_sae numbers of
     `dtype`, the weights once more in `dtype`, and their gradients.
     """
     x_low, W_enc, b_enc, W_dec = (value.to(dtype) for value in (x, sae.W_enc, sae.b_enc, sae.W_dec))

@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from lib.models import fast_dtype
 from lib.models.prefetch import prefetch
 from lib.sae.autoencoder import StepStats
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # paper, App. A.2
+from lib.sae.config import BETA1, BETA2, EPS
 
 # Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
 # looked at, and dropped if the float32 value is not positive.

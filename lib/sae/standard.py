@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lib.sae.autoencoder import SAE, StepStats, register
 from lib.sae.dense_step import bf16_step
-from lib.sae.sparse_step import SparseStep
 
 
 @register("standard")
 class SparseAutoencoder(SAE):
     """The standard SAE: ‖x − x̂‖² + λ Σ_i f_i·‖W_dec,i‖ (App. A.1)."""
 
-    sparse_step = SparseStep
     bf16_step = staticmethod(bf16_step)
+
+    @staticmethod
+    def sparse_step(*size: int, **more: bool) -> Callable[..., StepStats]:
+        """`lib.sae.sparse_step.SparseStep`, which is compiled, and so imported only where an SAE is trained."""
+        from lib.sae.sparse_step import SparseStep
+
+        return SparseStep(*size, **more)
 
     def encode(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_sae"]:
         """Feature activations of resid_post activations."""

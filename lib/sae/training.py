@@ -27,9 +27,8 @@ from lib.files import atomic_write
 from lib.models import fast_dtype, resid_post
 from lib.models.activations import Activations, ShuffleBuffer, model_device
 from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
-from lib.sae.config import SAEConfig
+from lib.sae.config import BETA1, BETA2, EPS, SAEConfig
 from lib.sae.dense_step import dense_step
-from lib.sae.sparse_step import BETA1, BETA2, EPS
 
 CHECKPOINT = "state"
 STATE = "state.json"  # of a checkpoint; written last
