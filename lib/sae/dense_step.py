@@ -1,4 +1,4 @@
-"""One training step of an SAE by dense products: by autograd, for every type, and by hand for standard ones, in bfloat16.
+"""One training step of an SAE by dense products: by autograd for every type, by hand for standard ones, in bfloat16.
 
 On a CPU the step by hand is the faster one while many features are active, at the start of a training; after that the
 step on active features is (`lib.sae.sparse_step`). On a GPU it is always this one. At the paper's size (768 → 24,576,
