@@ -69,7 +69,7 @@ def test_all_maps_are_in_logits_and_on_one_scale():
 
 
 def test_every_pair_of_models_is_a_dot():
-    rows = [("Transformer, two seeds", True, "as it is", 0.9), ("Transformer and Mamba", False, "as it is", -0.2),
+    rows = [("Transformer, two models", True, "as it is", 0.9), ("Transformer and Mamba", False, "as it is", -0.2),
             ("Transformer and Mamba", False, "Mamba one position earlier", 0.8)]  # fmt: skip
     pairs = pd.DataFrame(rows, columns=["kind", "same", "reading", "roles"]).assign(roles_and_depth=0.1)
     left, right = circuit_plots.fig_similarities(pairs, 0.8).axes

@@ -143,7 +143,7 @@ def test_pairs_of_models_are_compared_once_and_mamba_s_twice():
     pairs = circuit_maps.pair_similarities(maps, kinds).set_index(["a", "b", "reading"])
     assert len(pairs) == 2 + 2 * 4
     seeds = pairs.loc[("a", "b", "as it is")]
-    assert seeds.kind == "Transformer, two seeds" and seeds.same
+    assert seeds.kind == "Transformer, two models" and seeds.same
     assert seeds.roles == pytest.approx(1) and seeds.roles_and_depth < 0  # one layer apart
     assert pairs.loc[("m", "n", "as it is")].roles == pytest.approx(1)
     as_is, earlier = (pairs.loc[("a", "m", reading)] for reading in (circuit_maps.AS_IS, circuit_maps.EARLIER))

@@ -48,17 +48,18 @@ def similarity(a: Map, b: Map) -> float:
 def pair_similarities(maps: Mapping[str, Map], architectures: Mapping[str, str]) -> pd.DataFrame:
     """Every pair of models once, and twice where one is a Mamba: as it is, and with Mamba's roles one earlier.
 
-    Columns: a, b (models), kind (their architectures; of equal ones "two seeds"), same, reading, and two similarities:
+    Columns: a, b (models), kind (their architectures; of equal ones "two models"), same, reading, and two similarities:
     `roles`, of the maps with all depths added up, and `roles_and_depth`, of the whole maps.
     """
-    rows = []
-    for a, b in combinations(maps, 2):
+    rows, order = [], list(architectures.values())
+    in_order = sorted(maps, key=lambda name: order.index(architectures[name]))  # so that a kind has one name
+    for a, b in combinations(in_order, 2):
         kinds = architectures[a], architectures[b]
         same = kinds[0] == kinds[1]
         place = {
             "a": a,
             "b": b,
-            "kind": f"{kinds[0]}, two seeds" if same else f"{kinds[0]} and {kinds[1]}",
+            "kind": f"{kinds[0]}, two models" if same else f"{kinds[0]} and {kinds[1]}",
             "same": same,
         }
         for reading in (AS_IS,) if same or "Mamba" not in kinds else (AS_IS, EARLIER):

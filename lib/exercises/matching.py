@@ -62,9 +62,14 @@ def _shared(
 
 
 def _best_pair(profile: Profile, which: str = "either") -> float:
-    """Correlation of the best pair over tokens on which one or both of its features fire."""
-    row = _alive(profile).sort_values("mppc", ascending=False, kind="stable").iloc[0]
+    """Correlation of the best pair over tokens on which one or both of its features fire.
+
+    Of features that fire a hundred times or more, as in the notebook: on fewer tokens it may not be defined.
+    """
     own, other = _features(profile)
+    alive = _alive(profile)
+    often = alive[alive["firing_rate"] * own[0].n_tokens >= 100 if profile.meaningful else alive["firing_rate"] > 0]
+    row = often.sort_values("mppc", ascending=False, kind="stable").iloc[0]
     u = interpret.token_activations(own[int(row["layer"])], int(row["index"])).astype(float)
     v = interpret.token_activations(other[int(row["match_layer"])], int(row["match_index"])).astype(float)
     kept = {"either": (u > 0) | (v > 0), "both": (u > 0) & (v > 0), "first": u > 0, "all": u >= 0}[which]

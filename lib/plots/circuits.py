@@ -279,14 +279,15 @@ def fig_state_by_distance(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def fig_head_effects(panels: Mapping[str, pd.DataFrame], label: str = "change of the logit of B") -> Figure:
     """A heatmap of layers × heads per experiment, all on one scale; columns layer, head, mean_logit_diff."""
-    height = max(3, 0.16 * max(rows["layer"].nunique() for rows in panels.values()))
-    size = dict(figsize=(1.3 * WIDTH, height), squeeze=False, layout="constrained")
+    n_layers = max(rows["layer"].nunique() for rows in panels.values())
+    height = max(3, 0.16 * n_layers)
+    size = dict(figsize=((0.7 + 0.3 * len(panels)) * WIDTH, height), squeeze=False, layout="constrained")
     figure, grid = plt.subplots(1, len(panels), **size)
     limits = _limits(np.concatenate([rows["mean_logit_diff"] for rows in panels.values()]))
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         table = rows.pivot(index="layer", columns="head", values="mean_logit_diff")
         _heatmap(axes, table, label, limits, cbar=axes is grid[0, -1])
-        axes.set(xlabel="head", ylabel="layer" if axes is grid[0, 0] else None)
+        axes.set(xlabel="head", ylabel="layer" if axes is grid[0, 0] else None, ylim=(0, n_layers))
         axes.set_title(title, fontsize=10)
     return figure
 

@@ -106,7 +106,7 @@ def check_tokenizers(profile: Profile) -> None:
     from lib.models import hub
 
     try:
-        for name in dict.fromkeys(profile.model_names):
+        for name in profile.circuit_models:
             model_store.require_tokenizer(name, profile)
     except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
@@ -149,7 +149,7 @@ def _models(profile: Profile) -> Iterator[str]:
     from lib.models import hub
     from lib.workbook import origins
 
-    for name in dict.fromkeys(profile.model_names):
+    for name in profile.circuit_models:
         if name not in model_store.hub_names(profile):
             yield _shipped(name)
         elif origins.is_here(name, profile):
@@ -182,7 +182,7 @@ def _tokenizers(profile: Profile) -> Iterator[str]:
     remote = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     if profile.corpus != "docstrings" and profile.pythia in remote:
         return  # it cuts the text
-    for name in dict.fromkeys(profile.model_names):
+    for name in profile.circuit_models:
         if name in remote or not model_store.is_available(name) or model_store.has_random_weights(name, profile):
             continue
         try:

@@ -53,7 +53,7 @@ def hub_names(profile: Profile) -> list[str]:
     """The profile's models that come from the hub."""
     if profile.models == "random":
         return []
-    return [name for name in dict.fromkeys(profile.model_names) if name not in recipes.RECIPES and not _is_folder(name)]
+    return [name for name in profile.circuit_models if name not in recipes.RECIPES and not _is_folder(name)]
 
 
 def _is_folder(name: str) -> bool:

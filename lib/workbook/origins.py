@@ -84,7 +84,7 @@ def describe(repository: str, profile: Profile) -> str:
 def lines(profile: Profile) -> Iterator[str]:
     """A line for each repository of the hub that this run's models and text come from."""
     text = [hub.OPENWEBTEXT] if profile.corpus == "openwebtext" else []
-    for repository in dict.fromkeys([*profile.model_names, *text]):
+    for repository in dict.fromkeys([*profile.circuit_models, *text]):
         if about := describe(repository, profile):
             yield f"{repository}, {about}"
 
