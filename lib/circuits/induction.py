@@ -80,7 +80,7 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
     for distance, p in _watched(prompts, "heads"):
         for corrupt in ("random", "B′"):
             found = effects.head_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
-            rows += _head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
+            rows += head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
     receiver = induction_head(pd.DataFrame(rows))
     for distance, p in _watched(prompts, "heads before the induction head"):
         for corrupt in ("random", "A′"):
@@ -88,7 +88,7 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
                 model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True
             )
             place = dict(corrupt=corrupt, distance=distance, receiver_layer=receiver[0], receiver_head=receiver[1])
-            rows += _head_rows(found, measure="induction head", **place)
+            rows += head_rows(found, measure="induction head", **place)
     return pd.DataFrame(rows)
 
 
@@ -167,7 +167,8 @@ def _local(
             yield _row(effect, measure="local", corrupt=corrupt, distance=distance, layer=layer, position=role)
 
 
-def _head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> list[dict[str, Any]]:
+def head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> list[dict[str, Any]]:
+    """A row per head of what `effects.head_effects` gives for each sample; `place` says what was measured."""
     n_layers, n_heads, _ = found.shape
     return [_row(found[k, head], layer=k, head=head, **place) for k in range(n_layers) for head in range(n_heads)]
 

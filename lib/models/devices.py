@@ -24,5 +24,4 @@ def fast_dtype(device: str) -> torch.dtype:
 
 def fast_products(device: torch.device) -> torch.autocast:
     """Context in which products run in `fast_dtype`; sums, norms and the residual stream stay float32."""
-    dtype = fast_dtype(device.type)
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device.type) is torch.bfloat16)

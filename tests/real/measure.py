@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.circuits import abilities, effects, induction, ioi
-from lib.circuits.effect_tables import VALUE
 from lib.files import atomic_write
 from lib.models.activations import iterate_activations
 from lib.workbook import texts
@@ -61,23 +59,16 @@ def head_table(model: TransformerBridge) -> pd.DataFrame:
         ioi.unseen_template(texts.sentence_parts()), model.tokenizer, 0, SAMPLES, texts.sentence_parts()["names"]
     )
     attention = _attention(model).set_index(["layer", "head"])
-    to_b = _rows("B", effects.head_effects(model, p.clean, p.corrupt_b, p.target, per_sample=True))
+    to_b = effects.head_effects(model, p.clean, p.corrupt_b, p.target, per_sample=True)
+    of_b = pd.DataFrame(induction.head_rows(to_b, measure="B"))
     looks = attention["to_what_followed"].to_numpy() > LOOKS
-    receiver = tuple(to_b[looks].sort_values("mean_logit_diff")[["layer", "head"]].to_numpy()[0])
+    receiver = tuple(of_b[looks].sort_values("mean_logit_diff")[["layer", "head"]].to_numpy()[0])
     few = p.first(FEW)
     through = effects.head_to_head_effects(model, few.clean, few.corrupt_a, few.target, receiver, per_sample=True)
     to_io = effects.head_effects(model, names.clean, names.corrupt, names.names[:, 0], per_sample=True)
-    frames = [to_b, _rows("induction head", through, receiver="L{}H{}".format(*receiver)), _rows("IO", to_io)]
-    return pd.concat(frames).join(attention, on=["layer", "head"])
-
-
-def _rows(measure: str, found: Tensor, **more: str) -> pd.DataFrame:
-    return pd.DataFrame([
-        {"measure": measure, **more, "layer": layer, "head": head}
-        | dict(zip(VALUE, (float(x.mean()), float(x.std() / len(x) ** 0.5), len(x)), strict=True))
-        for layer, of_layer in enumerate(found)
-        for head, x in enumerate(of_layer)
-    ])  # fmt: skip
+    rows = induction.head_rows(through, measure="induction head", receiver="L{}H{}".format(*receiver))
+    rows += induction.head_rows(to_io, measure="IO")
+    return pd.concat([of_b, pd.DataFrame(rows)]).join(attention, on=["layer", "head"])
 
 
 def _attention(model: TransformerBridge) -> pd.DataFrame:
