@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.mppc.controls import PAPERS_WAY, by_firing_rate, effect, order_changes
 from lib.workbook import artifacts, comparisons, controls
 
 
@@ -32,7 +33,7 @@ def test_halves_score_below_what_they_choose(smoke):
 def test_nulls_lie_below_the_comparison_and_say_by_how_much(smoke, pairs):
     panels = controls.null_panels(pairs["mamba"][0], smoke)
     assert len(panels) == 3
-    shifted, elsewhere, untrained = (controls.effect(*panel.values()) for panel in panels.values())
+    shifted, elsewhere, untrained = (effect(*panel.values()) for panel in panels.values())
     assert shifted["difference"] > 0 and elsewhere["difference"] > 0 and shifted["superiority"] > 0.5
     assert (
         untrained["difference"] == 0 and untrained["superiority"] == 0.5
@@ -44,7 +45,7 @@ def test_a_model_of_unknown_shape_has_no_untrained_null(smoke):
 
 
 def test_effects_of_known_distributions():
-    found = controls.effect(pd.Series([0.5, 0.7, np.nan]), pd.Series([0.1, 0.6]))
+    found = effect(pd.Series([0.5, 0.7, np.nan]), pd.Series([0.1, 0.6]))
     assert found["difference"] == pytest.approx(0.25) and found["superiority"] == 0.75
     assert found["share_above_null_99"] == 0.5
 
@@ -55,7 +56,7 @@ def test_partners_of_two_sae_seeds(smoke):
     cosine = (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
     first = partners[partners["layer"] == 0]
     assert (first["cosine"] <= cosine.max(1).values.detach().numpy() + 1e-5).all()
-    table = controls.by_firing_rate(partners, n_bins=4)
+    table = by_firing_rate(partners, n_bins=4)
     assert len(table) == 4 and table["firing_rate"].is_monotonic_increasing
     assert (
         table["n"].sum()
@@ -67,8 +68,8 @@ def test_an_order_that_changes_under_a_control_is_noticed():
     rows = [("a", 0.5, 0.4), ("b", 0.6, 0.45), ("c", 0.7, np.nan)]
     table = pd.concat(
         pd.DataFrame({"comparison": [r[0] for r in rows], "measure": measure, "mean": [r[k] for r in rows]})
-        for k, measure in ((1, controls.PAPERS_WAY), (2, "half"))
+        for k, measure in ((1, PAPERS_WAY), (2, "half"))
     )
-    assert not controls.order_changes(table.dropna())
+    assert not order_changes(table.dropna())
     table.loc[(table["comparison"] == "a") & (table["measure"] == "half"), "mean"] = 0.5
-    assert controls.order_changes(table.dropna())
+    assert order_changes(table.dropna())

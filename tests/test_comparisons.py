@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from lib.mppc import neurons
+from lib.mppc import directions
+from lib.mppc.depth import depth_map, depth_ridge, depth_slope, relative_depths
+from lib.mppc.directions import Direction
 from lib.workbook import comparisons, controls, model_store, retraining, texts
-from lib.workbook.comparisons import Direction
 from lib.workbook.profiles import Pair, Role
 
 
@@ -89,7 +91,7 @@ def direction(mppc, **columns):
 
 
 def test_summary_with_and_without_dead_features():
-    found = comparisons.summarise(direction([1.0, 0.5, np.nan, 0.1]))
+    found = directions.summarise(direction([1.0, 0.5, np.nan, 0.1]))
     assert (found["n_features"], found["n_dead"]) == (4, 1)
     assert found["mean"] == pytest.approx(1.6 / 3) and found["mean_with_dead_as_0"] == pytest.approx(0.4)
     assert found["share_above_0.95"] == pytest.approx(1 / 3) and found["share_above_0.95_with_dead"] == 0.25
@@ -100,7 +102,7 @@ def test_summary_with_and_without_dead_features():
 
 def test_the_bias_of_the_bootstrap_is_what_its_mean_misses():
     biased = replace(direction([0.5, 0.7]), resampled=np.full((50, 2), 0.55, np.float32))
-    found = comparisons.summarise(biased)
+    found = directions.summarise(biased)
     assert found["bias"] == pytest.approx(-0.05) and found["low"] == pytest.approx(0.6) == found["high"]
 
 
@@ -113,22 +115,22 @@ def spread_out(mppc, spread, documents, **columns):
 
 def test_an_interval_has_the_documents_and_the_saes_in_quadrature():
     four_layers = spread_out([0.4, 0.5, 0.5, 0.6], 2 * 0.04 / 1.96, 0.03, layer=[0, 1, 2, 3])
-    assert comparisons.mean_interval(four_layers) == pytest.approx((0.45, 0.55), abs=1e-4)  # a right angle of 3, 4, 5
-    found = comparisons.summarise(four_layers)
-    assert (found["low"], found["high"]) == comparisons.mean_interval(four_layers)
+    assert directions.mean_interval(four_layers) == pytest.approx((0.45, 0.55), abs=1e-4)  # a right angle of 3, 4, 5
+    found = directions.summarise(four_layers)
+    assert (found["low"], found["high"]) == directions.mean_interval(four_layers)
     assert (found["documents_low"], found["documents_high"]) == pytest.approx((0.47, 0.53), abs=1e-4)
     assert found["sae_deviation"] == pytest.approx(0.04 / 1.96)
-    first = comparisons.mppc_by_layer(four_layers).iloc[0]  # one layer has twice the deviation of a mean of four
+    first = directions.mppc_by_layer(four_layers).iloc[0]  # one layer has twice the deviation of a mean of four
     assert first.high - 0.4 == pytest.approx(np.hypot(0.03, 0.08), abs=1e-4)
     unknown = replace(four_layers, spread=np.nan)
-    assert comparisons.mean_interval(unknown) == pytest.approx((0.47, 0.53), abs=1e-4)
-    assert np.isnan(comparisons.summarise(unknown)["sae_deviation"])
+    assert directions.mean_interval(unknown) == pytest.approx((0.47, 0.53), abs=1e-4)
+    assert np.isnan(directions.summarise(unknown)["sae_deviation"])
 
 
 def test_a_difference_has_the_saes_of_both():
     a, b = (spread_out([m], 0.03 * k / 1.96, 0.0, layer=[0]) for m, k in ((0.7, 1), (0.5, 4 / 3)))
-    assert comparisons.difference(a, b)[1] == pytest.approx((0.15, 0.25), abs=1e-5)
-    gap = comparisons.gap_by_layer(a, b).iloc[0]
+    assert directions.difference(a, b)[1] == pytest.approx((0.15, 0.25), abs=1e-5)
+    gap = directions.gap_by_layer(a, b).iloc[0]
     assert (gap.low, gap.high) == pytest.approx((0.15, 0.25), abs=1e-5)
 
 
@@ -141,30 +143,30 @@ def test_the_spread_of_the_comparisons_is_the_table_s(smoke, retrained):
 def test_the_gap_to_a_skyline_is_that_of_the_same_features():
     layer = [0, 0, 1, 1]
     skyline, other = direction([0.9, 0.8, np.nan, 0.6], layer=layer), direction([0.5, np.nan, 0.5, 0.3], layer=layer)
-    gap = comparisons.gap_by_layer(skyline, other)
+    gap = directions.gap_by_layer(skyline, other)
     np.testing.assert_allclose(gap["mean"], [0.4, 0.3])
     assert list(gap["n"]) == [1, 1] and np.allclose(gap[["low", "high"]], gap[["mean"]], atol=1e-6)
 
 
 def test_difference_is_per_feature():
-    differences, (low, high) = comparisons.difference(direction([0.9, np.nan, 0.5]), direction([0.5, 0.5, 0.6]))
+    differences, (low, high) = directions.difference(direction([0.9, np.nan, 0.5]), direction([0.5, 0.5, 0.6]))
     np.testing.assert_allclose(differences, [0.4, -0.1])
     assert low == pytest.approx(0.15) == pytest.approx(high)
-    assert list(comparisons.near_zero(differences, (0.05, 0.2, 0.5)).share) == [0, 0.5, 1]
+    assert list(directions.near_zero(differences, (0.05, 0.2, 0.5)).share) == [0, 0.5, 1]
 
 
 def test_depth_map_and_slope_of_known_matches():
     frame = pd.DataFrame({"layer": [0, 0, 1, 1, 2], "match_layer": [0, 1, 2, 3, -1]})
-    shares = comparisons.depth_map(frame, 3, 4)
+    shares = depth_map(frame, 3, 4)
     np.testing.assert_allclose(shares, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]])
-    ridge = comparisons.depth_ridge(shares[:2])
+    ridge = depth_ridge(shares[:2])
     assert list(ridge["ridge"]) == [0, 2] and list(ridge["same depth"]) == [1, 3]
     assert list(ridge["share within one layer of it"]) == [1, 1]
-    depths = comparisons.relative_depths(frame, 3, 4)
+    depths = relative_depths(frame, 3, 4)
     np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
     own = np.repeat(np.arange(1, 5) / 4, 200)
     noise = np.random.default_rng(0).normal(size=800) * 0.1
-    found = comparisons.depth_slope(pd.DataFrame({"own": own, "match": 0.8 * own + noise}), seed=0, n_resamples=200)
+    found = depth_slope(pd.DataFrame({"own": own, "match": 0.8 * own + noise}), seed=0, n_resamples=200)
     assert found["slope_low"] < 0.8 < found["slope_high"] and found["slope_high"] - found["slope_low"] < 0.1
 
 

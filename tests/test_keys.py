@@ -51,6 +51,7 @@ def made(profile):
         "neurons": lambda: neurons.neuron_mppc(a, b, profile),
         "by_tokens": lambda: controls.similarity_by_tokens(profile),
         "retrained": lambda: retraining._measured(profile, (0, 1), (0,)),
+        "retrained_models": lambda: retraining._between_models(profile),
         "paths": lambda: induction.path_effects(b, profile),
         "heads": lambda: induction.head_effects(a, profile),
         "abilities": lambda: induction.abilities(profile, [a]),
@@ -84,7 +85,7 @@ def test_another_text_or_tokenizer_makes_every_artifact_anew(smoke, key_of, tmp_
     assert changed(before, keys(smoke, key_of)) >= set(before) - {"corpus"}
 
 
-FROM_SAES = {"saes", "features", "mppc", "resampled", "by_tokens", "retrained", "spaces", "subspaces"}
+FROM_SAES = {"saes", "features", "mppc", "resampled", "by_tokens", "retrained", "retrained_models", "spaces", "subspaces"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""SAEs trained again: both tables from nothing and after a kill, the spread of known numbers, effects of settings."""
+"""SAEs trained again: the tables from nothing and after a kill, the spread of known numbers, effects of settings."""
 
 import numpy as np
 import pandas as pd
@@ -31,13 +31,13 @@ def test_one_setting_at_a_time_is_moved_away_from_the_profile_s_own(smoke):
 
 def test_two_layers_of_each_model_lie_at_the_same_depth():
     mini = get_profile("mini")
-    assert retraining._alone("pythia", mini, (0, 1)).layers == (1, 2)
-    mamba = retraining._alone("mamba", mini, (0,))
+    assert retraining._alone("mini-pythia", mini, (0, 1)).layers == (1, 2)
+    mamba = retraining._alone("mini-mamba", mini, (0,))
     assert (mamba.pythia, mamba.layers, mamba.sae_seeds) == ("mini-mamba", (3, 5), (0,))
-    assert retraining._alone("pythia", get_profile("paper"), (0,)).layers == (1, 10)
+    assert retraining._alone("EleutherAI/pythia-160m", get_profile("paper"), (0,)).layers == (1, 10)
 
 
-def test_both_tables_from_nothing(retrained):
+def test_the_tables_from_nothing(retrained):
     by_seed, by_setting = (retraining.table(by) for by in ("sae_seed", "setting"))
     assert list(by_seed) == retraining.PLACES
     assert list(by_setting) == ["setting", "value", *retraining.PLACES, *retraining.QUALITY]
@@ -55,11 +55,26 @@ def test_both_tables_from_nothing(retrained):
     assert set(same.mppc) == set(by_setting[(by_setting.setting == "expansion") & (by_setting.value == 4)].mppc)
 
 
+def test_every_model_is_compared_with_every_other(retrained):
+    rows, means = retraining.table("model"), retraining.between_models()
+    assert list(rows) == ["model", "seed_a", "other", "seed_b", "layer", "mppc"]
+    assert list(means.index) == list(means.columns) == [*MODELS, "smoke-mamba-seed1"]
+    assert means.notna().all(axis=None) and ((means > 0) & (means < 1)).all(axis=None)
+    pairs = rows.groupby(["model", "other"]).size()
+    assert {pairs[name, name] for name in means.index} == {2 * 6} and set(pairs) == {2 * 6, 2 * 9}
+    by_seed = retraining.table("sae_seed").groupby(["comparison", "direction"]).mppc.mean()
+    assert means.loc["smoke-pythia", "smoke-mamba"] == pytest.approx(by_seed["Pythia → Mamba", "forward"], abs=1e-5)
+    assert means.loc["smoke-mamba", "smoke-pythia"] == pytest.approx(by_seed["Pythia → Mamba", "reverse"], abs=1e-5)
+    assert means.loc["smoke-pythia", "smoke-pythia"] == pytest.approx(by_seed["SAE seed"].mean(), abs=1e-5)
+
+
 def test_a_table_says_on_which_models_it_was_made(retrained, smoke, monkeypatch):
     first = (retrained / "retraining_by_setting.csv").read_text().splitlines()[0]
     assert first.startswith("# models_digest: profile=smoke smoke-pythia=")
     made = retraining.made_on()
-    assert list(made) == ["profile", *MODELS] and made == {"profile": "smoke"} | retraining.models_digest(smoke)
+    assert list(made) == ["profile", *MODELS, "smoke-mamba-seed1"] and made == {
+        "profile": "smoke"
+    } | retraining.models_digest(smoke)
     assert retraining.about(smoke) == "The SAEs were retrained on the models that are here."
     said = retraining.about(get_profile("mini"))
     assert said == "SAEs were retrained at the profile smoke, not at mini: intervals are about the documents alone."
@@ -89,9 +104,9 @@ def test_a_killed_run_goes_on_where_it_was(smoke, monkeypatch):
     assert len(trained) == 5  # four models at the profile's own settings, and the first of the next
     kills.clear()
     tables = retraining.retrain(profile)
-    assert len(trained) == len(set(trained)) == 4 + 2 * 3  # nothing twice
+    assert len(trained) == len(set(trained)) == 4 + 2 * 3 + 1  # nothing twice
     again = retraining.retrain(profile)
-    assert len(trained) == 10 and all(again[by].equals(tables[by]) for by in tables)
+    assert len(trained) == 11 and all(again[by].equals(tables[by]) for by in tables)
 
 
 def test_a_model_that_is_not_there_is_said_before_anything_is_trained(tmp_path, monkeypatch):

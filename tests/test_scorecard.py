@@ -264,7 +264,7 @@ def test_the_four_tables_cell_by_cell(run):
     cell = cells.loc[(2, 8, "B1+1")]
     assert cell.paper == -9.69 and cell.ours == ours.mean_logit_diff
     assert cell.high - cell.low == pytest.approx(2 * 1.96 * ours.standard_error)
-    wide = scorecard.side_by_side(cells.reset_index())
+    wide = effect_tables.side_by_side(cells.reset_index())
     assert wide.loc[(2, 8), ("paper", "B1+1")] == "-9.69" and wide.loc[(3, 8), ("ours", "B1+3")] == ""
     (run.figures_dir / "table_2_ssm_input.csv").unlink()
     missing = scorecard.cells(run).set_index("table")

@@ -1,6 +1,6 @@
 """The comparisons of §4: which models and SAE seeds, both directions kept with their nulls and their resamples.
 
-What is read off a direction is science (`lib.mppc.directions`, `lib.mppc.depth`); notebooks find it under these names.
+What is read off a direction is in `lib.mppc.directions` and `lib.mppc.depth`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.mppc.depth import depth_map, depth_ridge, depth_slope, relative_depths  # noqa: F401
-from lib.mppc.directions import (  # noqa: F401
-    HIGH,
-    Direction,
-    difference,
-    gap_by_layer,
-    mean_interval,
-    mppc_by_layer,
-    near_zero,
-    summarise,
-    with_null,
-)
+from lib.mppc.directions import Direction, summarise, with_null
 from lib.workbook import artifacts, retraining
 from lib.workbook.neurons import neuron_mppc
 from lib.workbook.profiles import Profile

@@ -11,11 +11,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib.mppc import controls
-from lib.mppc.controls import FOUND, PAPERS_WAY, by_firing_rate, effect, order_changes, side_by_side  # noqa: F401
 from lib.mppc.correlation import max_pairwise_correlation
+from lib.mppc.directions import Direction
 from lib.mppc.uncertainty import document_groups
 from lib.workbook import artifacts, comparisons, model_store, texts
-from lib.workbook.comparisons import Comparison, Direction
+from lib.workbook.comparisons import Comparison
 from lib.workbook.profiles import Profile
 from lib.workbook.sizes import config_of
 from lib.workbook.store import Store

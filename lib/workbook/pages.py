@@ -8,8 +8,6 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from lib.plots.pages import linked_page  # noqa: F401  (notebook 10 finds it here)
-
 TEMPLATES = Path(__file__).parent / "templates"
 
 

@@ -1,14 +1,15 @@
-"""SAEs trained again (not in the papers): what MPPC owes to each setting of their training, and to their seeds.
+"""SAEs trained again (not in the papers): what MPPC owes to their training's settings, their seeds, and their models.
 
 It takes longer than the main job has, so `python -m lib.workbook.retraining` does it once, on two layers of each model,
-and writes two tables to data/reference, from which everything else here is read.
+and writes three tables to data/reference, from which everything else here is read.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated
 
@@ -49,11 +50,12 @@ Captured = list[tuple[dict[str, float], SparseFeatures]]  # of each layer: its n
 
 
 def table(by: str) -> pd.DataFrame:
-    """`retraining_by_setting` ("setting") or `retraining_by_sae_seed` ("sae_seed"); means over a layer's features.
+    """`retraining_by_setting` ("setting"), `…_by_sae_seed` ("sae_seed") or `…_by_model` ("model"), a row per layer.
 
     Columns comparison, direction, layer (of the model whose features are matched), seed_a, seed_b (SAE seeds of both
-    sides), mppc (with both retrained layers of the other model); by setting also setting, value, and the layer's l0
-    (features per token), explained_variance, dead (share). Raises `FileNotFoundError` where it was never made.
+    sides), mppc (the mean over the layer's features, with both retrained layers of the other model); by setting also
+    setting, value, and the layer's l0 (features per token), explained_variance, dead (share); by model the names model
+    and other in the place of comparison and direction. Raises `FileNotFoundError` where it was never made.
     """
     return pd.read_csv(_file(by), comment="#")
 
@@ -113,6 +115,15 @@ def _variance(cells: Float[ndarray, "seeds_a seeds_b"]) -> float:
     return np.square(np.subtract.outer(values, values))[apart].mean() / 2
 
 
+def between_models() -> pd.DataFrame:
+    """Mean MPPC of each retrained model's features (rows) with each other's (columns), over layers and SAE seeds.
+
+    On the diagonal two SAE seeds of the same model are compared. Both models have two layers and as many features.
+    """
+    means = table("model").groupby(["model", "other"], sort=False).mppc.mean().unstack()
+    return means.loc[list(dict.fromkeys(means.index)), list(means.index)]
+
+
 def made_on() -> dict[str, str]:
     """The first line of the table by SAE seed: its profile, and each model's digest; empty where there is no table."""
     return dict(re.findall(r"(\S+)=(\S+)", _file("sae_seed").open().readline())) if _file("sae_seed").exists() else {}
@@ -120,7 +131,7 @@ def made_on() -> dict[str, str]:
 
 def models_digest(profile: Profile) -> dict[str, str]:
     """The first 12 digits of the sha256 of each model's weights."""
-    folders = {name: Path(model_store.folder_of(name, profile)) for name in profile.model_names}
+    folders = {name: Path(model_store.folder_of(name, profile)) for name in profile.circuit_models}
     return {name: sha256_of(folder / "model.safetensors")[:12] for name, folder in folders.items()}
 
 
@@ -162,7 +173,7 @@ def variants(profile: Profile) -> list[tuple[str, float, Profile]]:
 
 
 def retrain(profile: Profile) -> dict[str, pd.DataFrame]:
-    """Both tables. What was trained is kept, so that a run that was killed goes on where it was.
+    """All tables. What was trained is kept, so that a run that was killed goes on where it was.
 
     Raises `ModelNotFound`, before anything is trained, for a model that is not there.
     """
@@ -175,25 +186,35 @@ def retrain(profile: Profile) -> dict[str, pd.DataFrame]:
         parts.append(rows.assign(setting=setting, value=value))
     rows = pd.concat(parts).query("direction == 'forward' and comparison != 'Pythia → RWKV' and seed_a < 2")
     rows = rows[(rows["seed_b"] == 0) | ((rows["comparison"] == "SAE seed") & (rows["seed_b"] == 1))]
-    return {"setting": rows[["setting", "value", *PLACES, *QUALITY]], "sae_seed": of_seeds[PLACES]}
+    by_model = _between_models(profile)
+    return {"setting": rows[["setting", "value", *PLACES, *QUALITY]], "sae_seed": of_seeds[PLACES], "model": by_model}
 
 
 def _measured(profile: Profile, seeds: tuple[int, ...], seeds_of_others: tuple[int, ...]) -> pd.DataFrame:
     """A row per comparison, direction, layer and pair of SAEs; `seeds` are the Transformer's."""
     pairs = [p for p in profile.comparisons.values() if p.of == "features" and not {p.a, p.b} & set(profile.without)]
     roles = dict.fromkeys(role for pair in pairs for role in (pair.a, pair.b))
-    alone = {role: _alone(role, profile, seeds if role == pairs[0].a else seeds_of_others) for role in roles}
-    fields = {role: artifacts.sae_fields(p.pythia, p) | artifacts.capture_fields(p) for role, p in alone.items()}
-    build = partial(_correlate, pairs, alone)
-    return pd.read_csv(Store(profile.cache_dir).get("retrained", fields, build) / "rows.csv")
+    names = {role: profile.roles[role].model for role in roles}
+    alone = {role: _alone(names[role], profile, seeds if role == pairs[0].a else seeds_of_others) for role in roles}
+    return _kept("retrained", partial(_correlate, pairs, alone), alone, profile)
 
 
-def _alone(role: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
+def _between_models(profile: Profile) -> pd.DataFrame:
+    """A row per two models, layer and pair of SAEs; every model that the profile knows, with all SAE seeds."""
+    alone = {name: _alone(name, profile, SEEDS) for name in profile.circuit_models}
+    return _kept("retrained_models", partial(_correlate_all, alone), alone, profile)
+
+
+def _kept(kind: str, build: Callable[[Path], None], alone: dict[str, Profile], profile: Profile) -> pd.DataFrame:
+    fields = {name: artifacts.sae_fields(p.pythia, p) | artifacts.capture_fields(p) for name, p in alone.items()}
+    return pd.read_csv(Store(profile.cache_dir).get(kind, fields, build) / "rows.csv")
+
+
+def _alone(name: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
     """A profile with this model as its first, which has all SAE seeds, and with two of its layers.
 
     These are the Transformer's second and last but one, and in other models those of the same relative depth.
     """
-    name = profile.roles[role].model
     n, of_first = (config_of(each, profile).num_hidden_layers for each in (name, profile.pythia))
     chosen = profile.changed(layers=tuple(sorted({1 % of_first, max(0, of_first - 2)})))
     few = dict(mppc_tokens=profile.eval_tokens, eval_tokens=max(1, profile.eval_tokens // 5))  # enough for a mean
@@ -206,14 +227,31 @@ def _correlate(pairs: list[Pair], alone: dict[str, Profile], folder: Path) -> No
         for seeds in product(sides[pair.a], sides[pair.b]):
             if pair.a == pair.b and seeds[0] == seeds[1]:
                 continue
-            own = sides[pair.a][seeds[0]], sides[pair.b][seeds[1]]
-            features = ([layer for _, layer in side] for side in own)
-            found = max_pairwise_correlations(*features, device=model_store.device_of(alone[pair.a]))
-            for direction, result, side in zip(("forward", "reverse"), found, own, strict=True):
+            found = _means(sides[pair.a][seeds[0]], sides[pair.b][seeds[1]], alone[pair.a])
+            for direction, layers in zip(("forward", "reverse"), found, strict=True):
                 place = {"comparison": pair.label, "direction": direction, "seed_a": seeds[0], "seed_b": seeds[1]}
-                means = [float(np.nanmean(result.of_layer(k).value)) for k in range(len(side))]
-                rows += [place | quality | {"mppc": mean} for (quality, _), mean in zip(side, means, strict=True)]
+                rows += [place | layer for layer in layers]
     pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+
+
+def _correlate_all(alone: dict[str, Profile], folder: Path) -> None:
+    sides, rows = {name: _captured(profile) for name, profile in alone.items()}, []
+    for one, two in tqdm(list(combinations(product(sides, SEEDS), 2)), "pairs of models", mininterval=5):
+        found = _means(*(sides[name][seed] for name, seed in (one, two)), alone[one[0]])
+        for layers, (own, other) in zip(found, ((one, two), (two, one)), strict=True):
+            rows += [[*own, *other, layer["layer"], layer["mppc"]] for layer in layers]
+    columns = ["model", "seed_a", "other", "seed_b", "layer", "mppc"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "rows.csv", index=False)
+
+
+def _means(a: Captured, b: Captured, profile: Profile) -> list[list[dict[str, float]]]:
+    """Of both directions, each layer's number, quality and mean MPPC."""
+    features = ([layer for _, layer in side] for side in (a, b))
+    found = max_pairwise_correlations(*features, device=model_store.device_of(profile))
+    return [
+        [quality | {"mppc": float(np.nanmean(result.of_layer(k).value))} for k, (quality, _) in enumerate(side)]
+        for result, side in zip(found, (a, b), strict=True)
+    ]
 
 
 def _captured(profile: Profile) -> dict[int, Captured]:
@@ -235,9 +273,9 @@ def main(
     ] = "mini",
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
 ) -> None:
-    """Train the SAEs of two layers of each model again, at other settings and from other seeds; write both tables.
+    """Train the SAEs of two layers of each model again, at other settings and from other seeds; write the tables.
 
-    At mini it takes one to two hours of a core. A run that is stopped goes on where it was.
+    At mini it takes about two hours of a core. A run that is stopped goes on where it was.
     """
     try:
         size = get_profile(profile, ",".join(settings))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.circuits.effect_tables import beside_paper, side_by_side  # noqa: F401
+from lib.circuits.effect_tables import beside_paper
 from lib.interpret.judges import RuleJudge
 from lib.workbook import claims, pages, reference, results
 from lib.workbook.outputs import Place, register

@@ -22,12 +22,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.documents import documents, read_text, shuffled
-from lib.interpret.snippets import TopPlaces, pairs_with_snippets, top_places  # noqa: F401
+from lib.interpret.snippets import TopPlaces, top_places
 from lib.models import activations, devices, hub, recipes
 from lib.models.typical import TYPICAL_POSITIONS, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
-from lib.mppc.directions import Direction, layer_shares, matched  # noqa: F401
+from lib.mppc.directions import Direction, matched
 from lib.mppc.features import SparseFeatures
 from lib.mppc.files import feature_bytes, layer_file, open_features, save_features
 from lib.pairing import PairedBlocks, paired_blocks

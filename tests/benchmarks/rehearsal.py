@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import torch
 
+from lib.mppc import directions
 from lib.workbook import artifacts, comparisons, induction, model_store, neurons
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
@@ -64,7 +65,7 @@ def stages(p: Profile) -> dict[str, Callable[[], object]]:
         found[f"{c.label}: MPPC, both directions"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b)
         found[f"{c.label}: null"] = lambda c=c: artifacts.mppc(c.a, c.b, p, c.seed_b, null=True)
         found[f"{c.label}: bootstrap and summary"] = lambda c=c: [
-            *map(comparisons.summarise, comparisons.compare(c, p))
+            *map(directions.summarise, comparisons.compare(c, p))
         ]
     for short in ("pythia", "mamba", "rwkv"):
         found[f"{short}: circuits"] = lambda name=names[short]: induction.path_effects(name, p)
