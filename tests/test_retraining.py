@@ -72,13 +72,15 @@ def test_a_table_says_on_which_models_it_was_made(retrained, smoke, monkeypatch)
     first = (retrained / "retraining_by_setting.csv").read_text().splitlines()[0]
     assert first.startswith("# models_digest: profile=smoke smoke-pythia=")
     made = retraining.made_on()
-    assert list(made) == ["profile", *MODELS, "smoke-mamba-seed1"] and made == {
+    assert list(made) == ["profile", *MODELS] and made == {
         "profile": "smoke"
     } | retraining.models_digest(smoke)
     assert retraining.about(smoke) == "The SAEs were retrained on the models that are here."
     said = retraining.about(get_profile("mini"))
     assert said == "SAEs were retrained at the profile smoke, not at mini: intervals are about the documents alone."
-    monkeypatch.setattr(retraining, "models_digest", lambda profile: made | {"smoke-mamba": "0"})
+    assert list(retraining.made_on("model")) == ["profile", *MODELS, "smoke-mamba-seed1"]
+    assert retraining.about(smoke, "model") == retraining.about(smoke)
+    monkeypatch.setattr(retraining, "models_digest", lambda *_: made | {"smoke-mamba": "0"})
     assert "OTHER MODELS" in retraining.about(smoke) and "(smoke-mamba)" in retraining.about(smoke)
 
 
@@ -114,6 +116,8 @@ def test_a_model_that_is_not_there_is_said_before_anything_is_trained(tmp_path, 
     monkeypatch.setattr(artifacts, "trained_saes", lambda *_: pytest.fail("trained"))
     with pytest.raises(SystemExit, match="mini-none has not been trained yet: run python -m lib.zoo mini-none"):
         retraining.main("smoke", ["mamba=mini-none", f"cache_dir={tmp_path}"])
+    with pytest.raises(SystemExit, match="there is no table 'models'; the tables are setting, sae_seed, model"):
+        retraining.main("smoke", only=["models"])
 
 
 # ------------------------------------------------------------------------------------------- what the tables say

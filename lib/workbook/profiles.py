@@ -290,7 +290,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         corpus="docstrings",
         context_length=256,
         roles=_roles(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
-        more_models=("mini-pythia-half",),
+        more_models=("mini-pythia-half", "mini-mamba-seed1", "mini-rwkv-seed1"),
         expansion=16,
         l1_coefficient=2.0,
         target_l0=32,

@@ -7,7 +7,7 @@ and writes three tables to data/reference, from which everything else here is re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -41,6 +41,7 @@ FACTORS = {
 }
 SHARE = 1 / 8  # of `sae_tokens`, where another setting is moved: on all of them it would take hours more
 SEEDS = (0, 1, 2)
+TABLES = ("setting", "sae_seed", "model")
 PLACES = ["comparison", "direction", "layer", "seed_a", "seed_b", "mppc"]
 QUALITY = ["l0", "explained_variance", "dead"]
 Captured = list[tuple[dict[str, float], SparseFeatures]]  # of each layer: its number and quality, and its features
@@ -124,24 +125,25 @@ def between_models() -> pd.DataFrame:
     return means.loc[list(dict.fromkeys(means.index)), list(means.index)]
 
 
-def made_on() -> dict[str, str]:
-    """The first line of the table by SAE seed: its profile, and each model's digest; empty where there is no table."""
-    return dict(re.findall(r"(\S+)=(\S+)", _file("sae_seed").open().readline())) if _file("sae_seed").exists() else {}
+def made_on(by: str = "sae_seed") -> dict[str, str]:
+    """The first line of a table: its profile, and each model's digest; empty where there is no table."""
+    return dict(re.findall(r"(\S+)=(\S+)", _file(by).open().readline())) if _file(by).exists() else {}
 
 
-def models_digest(profile: Profile) -> dict[str, str]:
-    """The first 12 digits of the sha256 of each model's weights."""
-    folders = {name: Path(model_store.folder_of(name, profile)) for name in profile.circuit_models}
+def models_digest(profile: Profile, by: str = "sae_seed") -> dict[str, str]:
+    """The first 12 digits of the sha256 of the weights of each model that a table is about."""
+    names = profile.circuit_models if by == "model" else profile.model_names
+    folders = {name: Path(model_store.folder_of(name, profile)) for name in names}
     return {name: sha256_of(folder / "model.safetensors")[:12] for name, folder in folders.items()}
 
 
-def about(profile: Profile) -> str:
-    """One sentence: whether the tables were made at this profile, and on the models that are here."""
-    made = made_on()
+def about(profile: Profile, by: str = "sae_seed") -> str:
+    """One sentence: whether a table was made at this profile, and on the models that are here."""
+    made = made_on(by)
     if made.get("profile") != profile.name:
         where = f"at the profile {made['profile']}, not" if made else "nowhere yet, so not"
         return f"SAEs were retrained {where} at {profile.name}: intervals are about the documents alone."
-    others = [name for name, digest in models_digest(profile).items() if made.get(name) != digest]
+    others = [name for name, digest in models_digest(profile, by).items() if made.get(name) != digest]
     if others:
         return f"OTHER MODELS than those that are here were retrained on ({', '.join(others)}): make the tables again."
     return "The SAEs were retrained on the models that are here."
@@ -172,22 +174,32 @@ def variants(profile: Profile) -> list[tuple[str, float, Profile]]:
     return [*found, *(("model_tokens", recipe.tokens, less.changed(pythia=name)) for name, recipe in known)]
 
 
-def retrain(profile: Profile) -> dict[str, pd.DataFrame]:
-    """All tables. What was trained is kept, so that a run that was killed goes on where it was.
+def retrain(profile: Profile, tables: Sequence[str] = TABLES) -> dict[str, pd.DataFrame]:
+    """These tables. What was trained is kept, so that a run that was killed goes on where it was.
 
     Raises `ModelNotFound`, before anything is trained, for a model that is not there.
     """
-    tried = variants(profile)
+    found, tried = {}, variants(profile) if "setting" in tables else []
     for each in (profile, *(variant for _, _, variant in tried)):
-        models_digest(each)
+        models_digest(each, "model")
+    if "sae_seed" in tables:
+        found["sae_seed"] = _measured(profile, SEEDS, SEEDS)[PLACES]
+    if "setting" in tables:
+        found["setting"] = _by_setting(tried, profile)
+    if "model" in tables:
+        found["model"] = _between_models(profile)
+    return found
+
+
+def _by_setting(tried: list[tuple[str, float, Profile]], profile: Profile) -> pd.DataFrame:
+    """A row per setting, value, comparison, layer and pair of SAEs."""
     of_seeds, parts = _measured(profile, SEEDS, SEEDS), []
     for setting, value, variant in tqdm(tried, "settings", mininterval=5):
         rows = of_seeds if variant == profile.changed(rwkv=None) else _measured(variant, SEEDS[:2], SEEDS[:1])
         parts.append(rows.assign(setting=setting, value=value))
     rows = pd.concat(parts).query("direction == 'forward' and comparison != 'Pythia → RWKV' and seed_a < 2")
     rows = rows[(rows["seed_b"] == 0) | ((rows["comparison"] == "SAE seed") & (rows["seed_b"] == 1))]
-    by_model = _between_models(profile)
-    return {"setting": rows[["setting", "value", *PLACES, *QUALITY]], "sae_seed": of_seeds[PLACES], "model": by_model}
+    return rows[["setting", "value", *PLACES, *QUALITY]]
 
 
 def _measured(profile: Profile, seeds: tuple[int, ...], seeds_of_others: tuple[int, ...]) -> pd.DataFrame:
@@ -272,18 +284,21 @@ def main(
         str, typer.Option(help="The size; intervals take the spread at their own profile only.")
     ] = "mini",
     settings: Annotated[list[str], typer.Option("--set", help="A profile's field=value; repeatable.")] = [],
+    only: Annotated[list[str], typer.Option(help=f"Of {', '.join(TABLES)}; repeatable. By default all.")] = [],
 ) -> None:
     """Train the SAEs of two layers of each model again, at other settings and from other seeds; write the tables.
 
-    At mini it takes about two hours of a core. A run that is stopped goes on where it was.
+    At mini all of them take about two hours of a core. A run that is stopped goes on where it was.
     """
+    if unknown := set(only) - set(TABLES):
+        raise SystemExit(f"there is no table {unknown.pop()!r}; the tables are {', '.join(TABLES)}.")
     try:
         size = get_profile(profile, ",".join(settings))
-        tables = retrain(size)
+        tables = retrain(size, only or TABLES)
     except (ProfileError, ModelNotFound) as error:
         raise SystemExit(str(error))
-    made = " ".join(f"{name}={digest}" for name, digest in ({"profile": profile} | models_digest(size)).items())
     for by, rows in tables.items():
+        made = " ".join(f"{name}={digest}" for name, digest in ({"profile": profile} | models_digest(size, by)).items())
         atomic_write(_file(by), f"# models_digest: {made}\n{rows.to_csv(index=False, float_format='%.6g')}")
 
 
