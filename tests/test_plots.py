@@ -121,6 +121,16 @@ def test_trade_off_has_a_panel_per_setting_and_measure_and_marks_the_own_setting
     assert faces[0].tolist() == [1, 1, 1, 1] and faces[1].tolist() != [1, 1, 1, 1]  # 7 stands under both settings
 
 
+def test_models_stand_in_their_own_colours_beside_the_cells_between_them():
+    names = ["mini-pythia", "mini-pythia-seed1", "mini-mamba-seed1"]
+    values = np.array([[0.7, 0.6, 0.5], [0.61, 0.71, 0.51], [0.52, 0.53, 0.72]])
+    axes = plots.fig_between_models(pd.DataFrame(values, names, names)).axes[0]
+    assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in values.ravel()]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ["pythia", "pythia-seed1", "mamba-seed1"]
+        assert [to_rgb(tick.get_color()) for tick in ticks] == [to_rgb(PALETTE[k]) for k in ("pythia", "seed", "mamba")]
+
+
 def test_retraining_has_a_panel_per_setting_and_a_line_per_comparison_named_once():
     tried = {"sae_tokens": (1e6, 2e6, 4e6), "expansion": (4, 8), "model_tokens": (1.2e7, 2.4e7)}
     names = ["SAE seed", "model seed", "Pythia → Mamba"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -74,13 +75,18 @@ def ioi(logits: Logits, tokenizer, drawn: Sequence[Sentence]) -> float:
 
     Only sentences count whose names are one token each; NaN where there is none.
     """
-    right, drawn = [], with_one_token_names(drawn, tokenizer)
+    drawn = with_one_token_names(drawn, tokenizer)
     ids = one_token_words(sorted({name for sentence in drawn for name in (sentence.io, sentence.s)}), tokenizer)
+    rows = []
     for sentence in drawn:
         tokens = [tokenizer.bos_token_id or 0, *tokenizer(sentence.prompt, add_special_tokens=False)["input_ids"]]
-        last = logits(torch.tensor([tokens]))[0, -1]
-        right.append(bool(last[ids[sentence.io]] > last[ids[sentence.s]]))
-    return float(np.mean(right)) if right else math.nan
+        rows.append((tokens, [ids[sentence.io], ids[sentence.s]]))
+    right = 0
+    for _, of_one_length in groupby(sorted(rows, key=lambda row: len(row[0])), lambda row: len(row[0])):
+        tokens, names = map(torch.tensor, zip(*of_one_length, strict=True))
+        of_io, of_s = logits(tokens)[:, -1].cpu().gather(1, names).T
+        right += int((of_io > of_s).sum())
+    return right / len(rows) if rows else math.nan
 
 
 @torch.no_grad()

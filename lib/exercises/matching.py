@@ -149,13 +149,14 @@ def _same_layer(profile: Profile, name: str = "model_seed", within: int = 0) -> 
     return float(near.groupby(frame["layer"]).mean().mean())
 
 
-def _without_layer(profile: Profile, layer: int = 1, shift: int = 0, only: bool = False) -> float:
-    """Mean MPPC of a layer of Pythia where the layer of Mamba with most of its matches is left out."""
-    own, other = _features(profile)
-    matched = _alive(profile).query("layer == @layer")["match_layer"]
-    ridge = (int(matched.value_counts().sort_index().idxmax()) + shift) % len(other)
-    kept = [other[k] for k in range(len(other)) if (k == ridge) == only]
-    return float(np.nanmean(max_pairwise_correlation([own[layer]], kept).value))
+def _second_layer(profile: Profile, layer: int = 1, place: int = -2, of: str = "each") -> float:
+    """Mean MPPC of a layer of Pythia where each feature's best layer of Mamba (or one layer for all) is left out."""
+    values = artifacts.mppc_by_match_layer(profile.pythia, profile.mamba, profile)
+    rows = values[(_frame(profile)["layer"] == layer).to_numpy() & ~np.isnan(values).all(1)]
+    if of == "all":
+        commonest = np.bincount(np.nanargmax(rows, axis=1)).argmax()
+        return float(np.nanmax(np.delete(rows, commonest, axis=1), axis=1).mean())
+    return float(np.sort(rows, axis=1)[:, place].mean())
 
 
 def _depths(profile: Profile, first: int = 1, of: str = "mamba", dead: bool = False) -> Float[ndarray, " layers"]:
@@ -284,11 +285,10 @@ EXERCISES = {
         "that is between two SAE seeds of one model": dict(name="sae_seed"),
         "that is Mamba's depth map, whose layers are not Pythia's": dict(name="mamba"),
     }, needs="pythia_seed"),
-    "05.2": Exercise("one number, a mean MPPC", _without_layer, {
-        "no layer is left out": lambda profile: _alive(profile).query("layer == 1").mppc.mean(),
-        "only the layer to be left out is kept": dict(only=True),
-        "off by one: the layer before it is left out": dict(shift=-1),
-        "off by one: the layer after it is left out": dict(shift=1),
+    "05.2": Exercise("one number, a mean MPPC", _second_layer, {
+        "no layer is left out": dict(place=-1),
+        "two layers are left out for each feature": dict(place=-3),
+        "one layer is left out for all features; each feature's own best layer is asked for": dict(of="all"),
         "that is layer 0 of Pythia; layers are counted from 0, and layer 1 is asked for": dict(layer=0),
     }, needs="mamba"),
     "05.3": Exercise("a mean relative depth for each layer of Pythia", _depths, {
