@@ -5,7 +5,7 @@ import sys
 import pandas as pd
 import pytest
 
-from tests.benchmarks import __main__ as benchmarks, sae_step
+from tests.benchmarks import __main__ as benchmarks, roofline, sae_step
 
 COLUMNS = ["benchmark", "case", "value", "unit"]
 
@@ -34,3 +34,14 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, "mppc", "no-such")
     assert stopped.value.code != 0 and "no benchmark no-such; there are mppc" in capsys.readouterr().err
+
+
+def test_the_parts_of_mppc_add_up(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(roofline, "save_figure", lambda figure, *_: drawn.append(figure))
+    table = roofline.measure(2_000, 256, 8, 1)
+    assert list(table) == COLUMNS and (table["value"] > 0).all()
+    so_far = table[table["unit"].str.startswith("s ")].set_index("case")["value"]
+    bars = drawn[0].axes[0].patches
+    assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx(list(so_far))
+    assert bars[0].get_x() == 0 and [bar.get_x() for bar in bars[1:]] == pytest.approx(list(so_far[:-1]))

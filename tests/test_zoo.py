@@ -22,14 +22,18 @@ AT_LEAST = {
     "mini-pythia-seed1": COPIES,
     "mini-pythia-half": COPIES,
     "mini-mamba": {"association": 0.90, "repeats_8": 0.95, "cost_of_a_8": 0.7},
+    "mini-mamba-seed1": {"association": 0.90, "repeats_8": 0.95, "cost_of_a_8": 0.7},
     "mini-rwkv": {"repeats_1": 0.95},
+    "mini-rwkv-seed1": {"repeats_1": 0.95},
 }
 MOST_BITS_PER_BYTE = {
     "mini-pythia": 1.25,
     "mini-pythia-seed1": 1.25,
     "mini-pythia-half": 1.40,
     "mini-mamba": 1.25,
+    "mini-mamba-seed1": 1.25,
     "mini-rwkv": 1.40,
+    "mini-rwkv-seed1": 1.40,
 }
 
 

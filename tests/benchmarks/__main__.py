@@ -17,7 +17,7 @@ import pandas as pd
 
 from lib.workbook.profiles import HOME
 
-NAMES = ("mppc", "mppc_job", "growth", "sae_step", "sae_libraries", "circuits", "gpu")
+NAMES = ("mppc", "mppc_job", "roofline", "growth", "sae_step", "sae_libraries", "circuits", "gpu")
 TABLE = HOME / "figures/benchmarks/benchmarks.csv"
 
 
