@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from lib.sae import (
     SaeInfo,
     SparseAutoencoder,
     evaluate_saes,
+    evaluation,
     load,
     register,
     train_saes,
+)
+from lib.sae import (
     training as sae_training,
 )
 from lib.sae.autoencoder import CFG, WEIGHTS, StepStats, sae_type
@@ -261,18 +265,37 @@ def test_perfect_sae_recovers_all_and_the_mean_nothing(model, blocks, small):
 
 
 @pytest.mark.parametrize("role", ["pythia", "mamba", "rwkv"])
-def test_losses_with_an_sae_are_those_of_whole_passes(role, smoke, blocks):
-    """The blocks before the SAE's layer are not computed again, nor are all logits at once: nothing else differs."""
+def test_losses_are_those_of_whole_passes(role, smoke, blocks, monkeypatch):
+    """The blocks before the SAE's layer are not computed again, nor all logits at once, nor the mean's row by row."""
     model = model_store.load(getattr(smoke, role), smoke)
     sae = SparseAutoencoder(model.cfg.d_model, 64, SaeInfo(layer=1)).requires_grad_(False)
-    tokens = torch.from_numpy(blocks.tokens).long()
-    hooks = [(models.resid_post(1), lambda x, hook: torch.cat([x[:, :1], sae(x[:, 1:])], dim=1))]  # all but BOS counts
-    table = evaluate_saes(model, [sae], blocks)
-    for column, fwd_hooks in (("ce", []), ("ce_sae", hooks)):
+    where = models.resid_post(1)
+    mask, read = blocks.mask.copy(), blocks.tokens.copy()
+    read[0, 5], mask[0, 5], mask[1, 9:] = 0, False, False  # a special token within the text, and a shorter row
+    tokens, counts = torch.from_numpy(read).long(), torch.from_numpy(mask)
+    with torch.no_grad():
+        mean = model.run_with_cache(tokens, names_filter=where)[1][where][counts].mean(0)
+
+    def splice(replace):
+        def hook(x, hook):
+            x = x.clone()
+            x[counts] = replace(x[counts])
+            return x
+
+        return [(where, hook)]
+
+    def losses():
+        return evaluate_saes(model, [sae], Blocks(read, mask, blocks.document)).iloc[0]
+
+    fast = losses()
+    monkeypatch.setattr(evaluation, "fast_products", lambda device: nullcontext())
+    exact, both = losses(), counts[:, :-1] & counts[:, 1:]
+    hooks = {"ce": [], "ce_sae": splice(sae), "ce_mean": splice(lambda x: mean.expand_as(x))}
+    for column, fwd_hooks in hooks.items():
         with torch.no_grad():
-            logits = model.run_with_hooks(tokens, fwd_hooks=fwd_hooks)[:, 1:-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 2:].flatten())
-        assert table[column].item() == pytest.approx(float(loss), abs=1e-5)
+            logits = model.run_with_hooks(tokens, fwd_hooks=fwd_hooks)[:, :-1][both]
+        loss = float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:][both]))
+        assert exact[column] == pytest.approx(loss, abs=1e-5) and fast[column] == pytest.approx(loss, abs=0.01)
 
 
 # ----------------------------------------------------------------------------------------------- files
