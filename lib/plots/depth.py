@@ -46,7 +46,7 @@ def draw_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar:
 def draw_depth_map(
     axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in"
 ) -> None:
-    """Heatmap of `lib.mppc.depth.depth_map`; a frame marks the layer of the same relative depth, or else the next one."""
+    """Heatmap of a `depth_map` of `lib.mppc.depth`; a frame marks the same relative depth, or else the next layer."""
     draw_map(axes, shares, own, other, of)
     n, m = shares.shape
     for layer in range(n):
