@@ -31,13 +31,18 @@ CHANCE = {"association_8": 0.5, "ioi": 0.5}
 def fig_abilities(training: pd.DataFrame) -> Figure:
     """What models can do against the tokens that they have seen: a panel for each of `ABILITIES`.
 
-    Columns model, tokens, and the abilities. A dotted line is what a guess gets.
+    Columns model, tokens, and the abilities. Models of one colour have thinner lines after the first. A dotted line is
+    what a guess gets.
     """
+    colours = {name: model_colour(name) for name in training["model"].unique()}
+    looks, seen = {}, list(dict.fromkeys(colours.values()))
+    for name, colour in colours.items():
+        width = 0.8 if colour in [look["color"] for look in looks.values()] else 1.8
+        looks[name] = dict(color=colour, linestyle=DASHES[seen.index(colour) % len(DASHES)], linewidth=width)
     figure, grid = plt.subplots(2, 3, figsize=(1.2 * WIDTH, 4.8), sharex=True, layout="constrained")
     for axes, (column, label) in zip(grid.flat, ABILITIES.items(), strict=True):
-        for k, (name, rows) in enumerate(training.groupby("model", sort=False)):
-            look = dict(color=model_colour(name), linestyle=DASHES[k % len(DASHES)])
-            axes.plot(rows["tokens"], rows[column], label=name, **look)
+        for name, rows in training.groupby("model", sort=False):
+            axes.plot(rows["tokens"], rows[column], label=name, **looks[name])
         if column in CHANCE:
             axes.axhline(CHANCE[column], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
         if column != "bits_per_byte":

@@ -120,9 +120,12 @@ def between_models() -> pd.DataFrame:
     """Mean MPPC of each retrained model's features (rows) with each other's (columns), over layers and SAE seeds.
 
     On the diagonal two SAE seeds of the same model are compared. Both models have two layers and as many features.
+    Models of one architecture stand beside each other.
     """
-    means = table("model").groupby(["model", "other"], sort=False).mppc.mean().unstack()
-    return means.loc[list(dict.fromkeys(means.index)), list(means.index)]
+    rows = table("model")
+    kinds = {name: getattr(recipe_of(name), "architecture", name) for name in rows["model"].unique()}
+    names = sorted(kinds, key=lambda name: list(kinds.values()).index(kinds[name]))
+    return rows.groupby(["model", "other"]).mppc.mean().unstack().loc[names, names]
 
 
 def made_on(by: str = "sae_seed") -> dict[str, str]:
