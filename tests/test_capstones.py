@@ -71,6 +71,7 @@ def run(smoke, monkeypatch):
     return of
 
 
+@pytest.mark.slow
 def test_features_one_token_apart(run, smoke):
     """The first column is the notebooks' MPPC; a copy of a feature that is late is found by the column "late"."""
     names = run(1)

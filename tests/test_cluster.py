@@ -72,6 +72,7 @@ def command(*options):
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_without_ray_it_is_said_how_to_install_it(tmp_path):
     code = "import sys; sys.modules['ray'] = None; from lib import reproduce; reproduce.app(sys.argv[1:])"
     options = ["--profile", "smoke", "--ray", "auto", "--set", f"cache_dir={tmp_path}"]

@@ -143,6 +143,7 @@ print(model_store.load({NAMES[2]!r}, profile).cfg.n_layers, len(texts.load_block
 """
 
 
+@pytest.mark.slow
 def test_offline_with_a_filled_cache_it_runs(tmp_path, made):
     fill(tmp_path / "hub", tmp_path, made)
     there = run(tmp_path, "--profile", "laptop", "--check", "--set", f"cache_dir={tmp_path / 'c'}", HF_HUB_OFFLINE="1")
@@ -155,6 +156,7 @@ def test_offline_with_a_filled_cache_it_runs(tmp_path, made):
     assert loaded.stdout.split()[0] == "4", loaded.stderr
 
 
+@pytest.mark.slow
 def test_offline_without_a_cache_the_check_fails(tmp_path):
     absent = run(tmp_path, "--profile", "laptop", "--check", "--set", f"cache_dir={tmp_path / 'c'}", HF_HUB_OFFLINE="1")
     lines = [line for line in absent.stdout.splitlines() if line.startswith("[missing]")]
@@ -203,6 +205,7 @@ print(len(texts.load_blocks(profile, "train", 200)))
 )
 
 
+@pytest.mark.slow
 def test_with_the_hub_reachable_all_four_load_and_the_second_time_nothing_is_fetched(server, tmp_path, made):
     env, asked = server
     got = run(tmp_path, code=EVERYTHING, **env)

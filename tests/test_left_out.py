@@ -205,10 +205,8 @@ def test_every_claim_says_on_the_card_what_it_needs():
 # ------------------------------------------------------------------------------------------- whole runs
 
 
-SLOWER = [pytest.param(roles, marks=pytest.mark.slow) for roles in (("pythia_seed", "rwkv"), ("mamba",))]
-
-
-@pytest.mark.parametrize("roles", [*SLOWER, tuple(ROLES)], ids="-".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), ("mamba",), tuple(ROLES)], ids="-".join)
 def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     folders = {"cache_dir": str(smoke.cache_dir), "figures": str(tmp_path)}
     overrides = folders | {"device": "cpu"} | dict.fromkeys(roles, "none")
@@ -226,6 +224,7 @@ def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     assert len(index.select("#left-out li")) == len(found) and len(index.select("tr strong.left-out")) == len(wanting)
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_a_notebook_of_which_nothing_is_left(smoke):
     command = [sys.executable, "-m", "lib.reproduce", "--profile", "smoke", "--only", "09", "--set", "rwkv=none"]
     done = subprocess.run([*command, "--set", f"cache_dir={smoke.cache_dir}"], cwd=HOME, capture_output=True, text=True)

@@ -118,6 +118,7 @@ artifacts.features(profile.mamba, profile)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
 def test_a_killed_capture_goes_on_with_the_shard_it_was_in(smoke, monkeypatch):
     whole = smoke.model_copy(update={"mppc_tokens": 3_000, "shard_tokens": 1_024})

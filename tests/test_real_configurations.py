@@ -79,6 +79,7 @@ def test_a_filled_cache_of_the_hub_is_used(name, laptop, tmp_path, monkeypatch):
     torch.testing.assert_close(model_store.load(name, real)(tokens), model_store.load(name, laptop)(tokens))
 
 
+@pytest.mark.slow
 def test_features_of_the_real_sizes_are_correlated(laptop):
     to_mamba, to_pythia = artifacts.mppc(laptop.pythia, laptop.mamba, laptop)
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth

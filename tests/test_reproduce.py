@@ -202,6 +202,7 @@ def test_refresh_takes_outputs_only(workbook):
         refresh_notebook(executed, committed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     pid = tmp_path / "pid"

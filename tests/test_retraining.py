@@ -88,6 +88,7 @@ class Killed(BaseException):
     """What no code catches."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(smoke, monkeypatch):
     monkeypatch.setattr(retraining, "FACTORS", {"expansion": (1 / 2, 1)})
     monkeypatch.setattr(retraining, "recipe_of", lambda name: None)

@@ -85,6 +85,7 @@ def test_export_is_a_hugging_face_folder_with_its_tokenizer(smoke, tmp_path):
     assert record["trained"] is False and record["recipe"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_shipped_model_can_be_trained_again(tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipes.RECIPES["mini-pythia"], steps=2)
     for module, name, value in (

@@ -307,7 +307,7 @@ EXERCISES = {
         "that is the layer of the same *number*; Mamba has more layers than Pythia": dict(same_index=True),
         "off by one: that is the layer before the one of the same depth": dict(shift=-1),
     }, needs="mamba"),
-    "09.1": Exercise("one number, Spearman's r,", _correlated, {
+    "09.1": Exercise("one number, Spearman's ρ,", _correlated, {
         "that is Pearson's r; ranks are asked for": dict(method="pearson"),
         "that is with the other model seed, not with Mamba": dict(name="model_seed"),
         "that is with the other SAE seed, not with Mamba": dict(name="sae_seed"),

@@ -159,7 +159,7 @@ EXERCISES = {
         "that is the share of equal scores, which chance alone makes positive": _share_equal,
         "that is consistency (monosemanticity), not complexity": dict(aspect="monosemanticity"),
     }),
-    "06.3": Exercise("one number, Spearman's r,", _among, {
+    "06.3": Exercise("one number, Spearman's ρ,", _among, {
         "these are the features that fire *less* often than the median": dict(which="rare"),
         "these are all features, frequent and rare": dict(which="all"),
         "that is Pearson's r; ranks are asked for": dict(method="pearson"),
