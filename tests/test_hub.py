@@ -539,6 +539,7 @@ for use in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", ["", "1"])
 def test_no_kernel_is_downloaded_unless_the_user_asks(tmp_path, allowed):
     """A package `kernels` that records what it is asked for, in a version that transformers takes."""
