@@ -24,9 +24,9 @@ from lib.spaces import semantic
 from lib.workbook import artifacts, induction, outputs, retraining, spaces
 from lib.workbook.notebooks import find_notebooks
 from lib.workbook.profiles import HOME, LeftOut
+from tests.course import SOLUTION
 
 HEADING = re.compile(r"^### Exercise (\d\d\.\d) \((easy|medium|hard), (\d+) minutes\)$", re.M)
-SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)\n```", re.S)
 NOTEBOOKS = {path.stem[:2]: path for path in find_notebooks(HOME / "notebooks")}
 
 

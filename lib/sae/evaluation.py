@@ -120,9 +120,10 @@ def _mean_losses(
     rows = Blocks(np.maximum(kinds, 0) // 2, kinds % 2 == 1, np.arange(len(kinds)))
     counted, losses = blocks.mask[:, :-1] & blocks.mask[:, 1:], dict.fromkeys(means, 0.0)
     for layer, mean in means.items():
-        splice = partial(_expanded, mean)
         batches = batches_of(rows, batch_blocks, device)
-        streams = (stream for tokens, mask in batches for stream in _last_stream(model, tokens, mask, layer, splice))
+        streams = (
+            stream for tokens, mask in batches for stream in _last_stream(model, tokens, mask, layer, mean.expand_as)
+        )
         for kind, stream in enumerate(streams):
             like = kind_of_block == kind
             block, position = np.nonzero(counted[like])
@@ -130,10 +131,6 @@ def _mean_losses(
             likelihood = model.unembed(stream).float().log_softmax(-1)
             losses[layer] -= float(likelihood[torch.from_numpy(position).to(device), target].sum())
     return losses
-
-
-def _expanded(mean: Float[Tensor, " d_model"], x: Float[Tensor, "positions d_model"]) -> Tensor:
-    return mean.expand_as(x)
 
 
 def _last_stream(

@@ -8,7 +8,6 @@ that makes correlations of the sums, alone; and everything, from two matrices to
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 
 import matplotlib.pyplot as plt
@@ -92,12 +91,3 @@ def fig_parts(spent: dict[str, float], adds: int, threads: int) -> Figure:
     axes.set(xlim=(0, 1.35 * start), yticks=range(len(PARTS)), yticklabels=PARTS)
     axes.invert_yaxis()
     return figure
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    print(measure().to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()
