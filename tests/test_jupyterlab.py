@@ -15,7 +15,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from lib.workbook import artifacts
 from lib.workbook.profiles import HOME
@@ -23,6 +23,16 @@ from lib.workbook.profiles import HOME
 pytestmark = pytest.mark.slow
 SECONDS = 240  # a loaded machine is slow; on a free one each notebook takes about 20
 SHOWN = {"00_start_here": "profile smoke", "03_feature_similarity": "smoke-pythia: "}
+MENUS = """import sys
+sys.path.insert(0, "..")
+from lib import plots
+
+def drawn(shape, height):
+    figure, axes = plots.plt.subplots(figsize=(2, 1))
+    axes.plot([0, height], "o-" if shape == "line" else "s:")
+    return figure
+
+plots.pick(drawn, "a shape", shape=["line", "dots"], height=[1, 2, 3])"""
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +111,7 @@ def click(browser, css):
 @pytest.mark.parametrize("name", SHOWN)
 def test_run_all_cells(name, server, workbook, browser):
     path = workbook / "notebooks" / f"{name}.ipynb"
-    browser.get(f"{server}/lab/tree/notebooks/{name}.ipynb?reset")
-    WebDriverWait(browser, SECONDS).until(lambda d: is_ready(server, name), "no kernel came up")
-    idle = '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status="idle"]'
-    WebDriverWait(browser, SECONDS).until(lambda d: d.find_elements(By.CSS_SELECTOR, idle), "the kernel is not idle")
+    open_ready(browser, server, name)
     run_menu(browser)
     WebDriverWait(browser, SECONDS, 2).until(lambda d: finished(d, path), "not all cells were run")
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -112,6 +119,38 @@ def test_run_all_cells(name, server, workbook, browser):
     assert SHOWN[name] in "".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output"))
     if name.startswith("03"):
         assert any("image/png" in o.get("data", {}) for cell in cells for o in cell.outputs)
+
+
+def test_a_menu_changes_the_figure(server, workbook, browser):
+    cells = [nbformat.v4.new_code_cell(MENUS)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else JupyterLab asks which
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), workbook / "notebooks" / "menus.ipynb")
+    open_ready(browser, server, "menus")
+    run_menu(browser)
+    menus = WebDriverWait(browser, SECONDS).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".widget-dropdown"))
+    assert [menu.text.split("\n")[0] for menu in menus] == ["shape", "height"]
+    seen = [WebDriverWait(browser, SECONDS).until(picture)]
+    for menu, choice in zip(menus, ("dots", "3"), strict=True):
+        Select(menu.find_element(By.TAG_NAME, "select")).select_by_visible_text(choice)
+        WebDriverWait(browser, SECONDS).until(lambda d: picture(d) not in (None, *seen), f"{choice} changes nothing")
+        seen.append(picture(browser))
+
+
+def picture(browser):
+    """What the one figure of the page is, or None while there is none."""
+    try:
+        found = browser.find_elements(By.CSS_SELECTOR, ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea img")
+        return found[0].get_attribute("src") if len(found) == 1 else None
+    except WebDriverException:  # it is being drawn again
+        return None
+
+
+def open_ready(browser, server, name):
+    """Open a notebook, and wait until its kernel listens."""
+    browser.get(f"{server}/lab/tree/notebooks/{name}.ipynb?reset")
+    WebDriverWait(browser, SECONDS).until(lambda d: is_ready(server, name), "no kernel came up")
+    idle = '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status="idle"]'
+    WebDriverWait(browser, SECONDS).until(lambda d: d.find_elements(By.CSS_SELECTOR, idle), "the kernel is not idle")
 
 
 def is_ready(server, name):

@@ -31,15 +31,18 @@ def test_a_comparison_looks_the_same_in_every_figure_and_has_the_colour_of_its_m
     second = density().axes[0].patches[3]
     assert alone.get_edgecolor() == second.get_edgecolor()
     models = {"Pythia → Mamba": "mamba", "Mamba → Pythia": "mamba", "Pythia → RWKV": "rwkv", "model seed": "seed"}
+    models |= {"mini-pythia → mini-mamba": "mamba", "gpt2 → RWKV/rwkv-4": "rwkv", "SAE seed, gpt2": "pythia"}
     for label, model in (models | {"SAE seed": "pythia"}).items():
         line = plots.fig_share_above({label: [0.5, 0.6]}).axes[0].lines[0]
         assert to_rgb(line.get_color()) == to_rgb(PALETTE[model])
+    unknown = plots.fig_share_above({"gpt2 → llama": [0.5, 0.6]}).axes[0].lines[0]
+    assert to_rgb(unknown.get_color()) not in [to_rgb(colour) for colour in PALETTE.values()]
 
 
 def test_intervals_are_explained_where_there_are_some():
     said = "vertical line: mean [95 % interval]"
     assert density().axes[0].get_title(loc="left") == said
-    assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_title(loc="left") == ""
+    assert plots.fig_mppc_density({"SAE seed": [0.5]}).axes[0].get_title(loc="left") == "vertical line: mean"
 
 
 def test_share_above_falls_from_one_and_leaves_out_dead_features():
@@ -60,7 +63,7 @@ def test_depth_map_has_own_layers_along_x():
     axes = plots.fig_depth_map(shares, "Pythia", "Mamba").axes[0]
     mesh = axes.collections[0].get_array().reshape(4, 2)
     np.testing.assert_array_equal(mesh, shares.T)
-    assert [frame.get_xy() for frame in axes.patches[::2]] == [(0, 1), (1, 3)]  # around layers 1 and 3
+    assert [frame.get_xy() for frame in axes.patches[:2]] == [(0, 1), (1, 3)]  # around layers 1 and 3
     assert axes.get_ylim() == (0, 4)  # layer 0 at the bottom
 
 
@@ -106,7 +109,7 @@ def test_difference_names_its_middle_90_percent():
 
 def test_layers_are_grouped_from_early_to_late():
     frame = pd.DataFrame({"layer": np.repeat(range(8), 5), "mppc": np.linspace(0, 1, 40)})
-    labels = [text.get_text() for text in plots.fig_density_by_layer(frame).axes[0].texts]
+    labels = [text.get_text() for text in plots.fig_density_by_layer(frame, "A → B").axes[0].texts]
     assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
 
 
@@ -128,7 +131,8 @@ def test_models_stand_in_their_own_colours_beside_the_cells_between_them():
     assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in values.ravel()]
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [tick.get_text() for tick in ticks] == ["pythia", "pythia-seed1", "mamba-seed1"]
-        assert [to_rgb(tick.get_color()) for tick in ticks] == [to_rgb(PALETTE[k]) for k in ("pythia", "seed", "mamba")]
+        colours = [plots.ink(PALETTE[family]) for family in ("pythia", "seed", "mamba")]
+        assert [to_rgb(tick.get_color()) for tick in ticks] == colours
 
 
 def test_retraining_has_a_panel_per_setting_and_a_line_per_comparison_named_once():
@@ -203,13 +207,14 @@ def named(colour):
 
 def test_without_a_browser_the_first_choice_is_a_still(monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    figure = plots.pick(named, colour=["red", "blue"])
+    figure = plots.pick(named, "a colour", colour=["red", "blue"])
     assert figure.axes[0].get_title() == "red" and not plots.plt.fignum_exists(figure.number)
+    assert figure._repr_mimebundle_()[1] == {"image/png": {"alt": "a colour"}}
 
 
 def test_in_a_browser_there_is_a_menu_for_each_choice(monkeypatch):
     made = {}
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
     monkeypatch.setattr("ipywidgets.interact", lambda draw, **menus: made.update(menus, drawn=draw))
-    assert plots.pick(named, colour=["red", "blue"]) is None
+    assert plots.pick(named, "a colour", colour=["red", "blue"]) is None
     assert made["colour"].options == ("red", "blue") and made["drawn"](colour="blue").axes[0].get_title() == "blue"

@@ -35,6 +35,7 @@ __getattr__, __all__ = lazily(
             "fig_three_panels",
         ],
         "style": [
+            "ink",
             "model_colour",
             "plt",
             "signed",

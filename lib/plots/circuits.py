@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lib.circuits.prompts import ROLES
-from lib.plots.style import PALETTE, WIDTH, signed
+from lib.plots.style import PALETTE, WIDTH, ink, signed
 
 COLOURS = {"Transformer": PALETTE["pythia"], "Mamba": PALETTE["mamba"], "RWKV": PALETTE["rwkv"]}
 TOKEN_COLOURS = {"A": "0.45", "B": "#882255"}  # of what is done to a token; no model has them
@@ -189,13 +189,15 @@ def fig_mamba_circuit(
         strong = abs(effect) >= SMALL * strongest
         x, colour = enters[role].get_position()[0], TOKEN_COLOURS["B"] if strong else GREY
         _arrow(axes, enters[role], (x, 2.5), colour, _width(effect, strongest))
-        _label(axes, x + 0.12, 2.05, signed(effect) if strong else "0", colour)
+        words = signed(effect) if abs(effect) >= 0.005 else "0"
+        _label(axes, x + 0.12, 2.05, words, colour if strong else "0.45")
     _node(axes, last, 3.8, "logit of B", "#fff3cc")
     _arrow(axes, (last, 2.95), (last, 3.62), TOKEN_COLOURS["B"], _width(state, strongest))
     _label(axes, last - 0.15, 3.3, signed(state), TOKEN_COLOURS["B"], "right")
     _arrow(axes, tokens["A2"], (last, 2.5))
     _label(axes, last - 0.1, 1.4, "asks", "0.4", "right")
     _label(axes, -0.45, 0.7, "convolution", "0.4", "left")
+    _label(axes, 4.22, 1.4, "c: what enters the state", "0.4", "left")
     _width_scale(axes, strongest, {"B replaced": TOKEN_COLOURS["B"], "A replaced": TOKEN_COLOURS["A"]})
     _bare(axes, len(TOKENS), -0.4, 4.1)
     return figure
@@ -286,9 +288,12 @@ def fig_head_effects(panels: Mapping[str, pd.DataFrame], label: str = "change of
     limits = _limits(np.concatenate([rows["mean_logit_diff"] for rows in panels.values()]))
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         table = rows.pivot(index="layer", columns="head", values="mean_logit_diff")
-        _heatmap(axes, table, label, limits, cbar=axes is grid[0, -1])
+        _heatmap(axes, table, label, limits, cbar=axes is grid[0, -1], yticklabels=1 if n_layers <= 12 else 2)
         axes.set(xlabel="head", ylabel="layer" if axes is grid[0, 0] else None, ylim=(0, n_layers))
         axes.set_title(title, fontsize=10)
+        if (missing := n_layers - len(table)) > 0:
+            place = table.shape[1] / 2, len(table) + missing / 2
+            axes.text(*place, "no path from here", ha="center", va="center", fontsize=8, color="0.45")
     return figure
 
 
@@ -303,7 +308,8 @@ def fig_names(table: pd.DataFrame) -> Figure:
         axes.axvline(2 * position, color="0.4", linewidth=0.8)
     shown = [word.replace("\n", "\\n") for word in words]
     axes.set_xticks(2 * np.arange(len(words)) + 1, shown, rotation=45, ha="right")
-    axes.set(xlabel="token; in each cell the logit of IO on the left, that of S on the right", ylabel="layer")
+    words = "token; in each cell on the left the logit of the first name (IO), on the right of the second (S)"
+    axes.set(xlabel=words, ylabel="layer")
     return figure
 
 
@@ -333,15 +339,19 @@ def fig_similarities(pairs: pd.DataFrame, bar: float) -> Figure:
     for axes, value in zip(grid, ("roles", "roles_and_depth"), strict=True):
         for y, (kind, reading) in enumerate(rows):
             found = pairs[(pairs["kind"] == kind) & (pairs["reading"] == reading)]
-            look = dict(color=PALETTE["seed"] if found["same"].all() else "0.3", zorder=3)
+            colour = COLOURS[kind.split(",")[0]] if found["same"].all() else "0.3"
+            look = dict(color=colour, alpha=0.6, markeredgewidth=0, zorder=3)
             axes.plot(found[value], [y] * len(found), "o" if "earlier" not in reading else "D", **look)
         axes.axvline(bar, color="0.5", linewidth=0.8, linestyle=":")
         axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes.text(bar - 0.02, -0.62, f"mark: {bar:g}", fontsize=7, ha="right", va="center", color="0.4")
         axes.set(xlim=(-0.6, 1.05), xlabel="correlation of the maps")
         axes.set_title({"roles": "positions only", "roles_and_depth": "positions and depth"}[value], fontsize=10)
-    labels = [kind if reading == "as it is" else f"{kind},\n{reading}" for kind, reading in rows]
+    n = pairs.groupby(["kind", "reading"]).size()
+    labels = [f"{kind}{'' if reading == 'as it is' else f',{chr(10)}{reading}'} (n = {n[kind, reading]})"
+              for kind, reading in rows]  # fmt: skip
     grid[0].set_yticks(range(len(rows)), labels, fontsize=8)
-    grid[0].invert_yaxis()
+    grid[0].set_ylim(len(rows) - 0.5, -0.9)
     return figure
 
 
@@ -358,7 +368,7 @@ def fig_taken_in(frames: Mapping[str, pd.DataFrame], last: int = 8) -> Figure:
             look = dict(color=COLOURS[name], linestyle=("-", "--", ":")[k % 3], marker="os^"[k % 3], markersize=5)
             axes.plot(range(len(shares)), shares, **look)
             axes.annotate(name, (len(shares) - 1, shares[-1]), (4, (6, -2, -10)[k % 3]), textcoords="offset points",
-                          color=COLOURS[name], fontsize=8)  # fmt: skip
+                          color=ink(COLOURS[name]), fontsize=8)  # fmt: skip
         axes.set_xticks(range(last), names, rotation=45, ha="right")
         axes.set(xlabel="after this token", xlim=(-0.4, last + 0.9))
         axes.set_title(f"how much of {token} the key layer holds", fontsize=10)
@@ -406,6 +416,8 @@ def fig_time_mixing(half_lives: Mapping[int, np.ndarray], shift: Mapping[int, np
             sns.ecdfplot(x=x, ax=axes, color=colour, label=f"layer {layer}")
         axes.set(ylabel="share of channels")
     left.set(xscale="log", xlabel="tokens until half is forgotten")
+    left.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="share of the token before in key and value", ylabel=None)
-    right.legend(frameon=False, fontsize=8)
+    n = len(next(iter(half_lives.values())))
+    right.legend(frameon=False, fontsize=8, title=f"{n} channels a layer", title_fontsize=8)
     return figure

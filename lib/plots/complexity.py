@@ -19,6 +19,9 @@ FONT, CHARACTER = 7.2, 0.602 * 7.2  # points; a monospaced character is 0.602 of
 SIDE = 30  # characters shown before and after the active token
 
 
+ASPECTS = {"complexity": "complexity (5: the hardest to tell)", "monosemanticity": "consistency (5: always one reason)"}
+
+
 @dataclass(frozen=True)
 class Pair:
     """A feature and its match, with the places where each fires most."""
@@ -31,14 +34,14 @@ class Pair:
 def fig_feature_pairs(pairs: Sequence[Pair], left: str, right: str, n: int = 4, note: str = "") -> Figure:
     """Pairs of features side by side, one row each, with `n` snippets; the active token is boxed (W, Figs. 4, 12)."""
     figure, grid = plt.subplots(
-        len(pairs), 2, figsize=(1.25 * WIDTH, 0.35 + 1.05 * len(pairs)), squeeze=False, layout="constrained"
+        len(pairs), 2, figsize=(1.25 * WIDTH, 0.35 + (0.25 + 0.2 * n) * len(pairs)), squeeze=False, layout="constrained"
     )
     for row, pair in zip(grid, pairs, strict=True):
         for axes, examples in zip(row, (pair.left, pair.right), strict=True):
             _snippets(axes, examples[:n], n)
         row[0].set_title(pair.title, loc="left", fontsize=8)
     for axes, name in zip(grid[0], (left, right), strict=True):
-        axes.set_title(name, loc="right", fontsize=9, fontweight="bold")
+        axes.set_title(f"{name}\n", loc="center", fontsize=9, fontweight="bold")
     if note:
         figure.supxlabel(note, fontsize=7)
     return figure
@@ -84,6 +87,8 @@ def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int 
     left.legend(*_swatches(palette), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     _boxes(right, long[long["variant"] == variants[-1]], "monosemanticity", palette, at_least)
     right.axhline(0.2, color="0.4", linestyle=":", linewidth=1)
+    right.text(0.99, 0.21, "0.2: the paper's boundary", fontsize=7, color="0.4", ha="right",
+               transform=right.get_yaxis_transform())  # fmt: skip
     for axes, letter in ((left, "a"), (right, "b")):
         axes.set_title(f"({letter})", loc="left", fontsize=10)
     figure.suptitle(f"scored by: {scores['judge'].iloc[0]}", fontsize=9)
@@ -110,7 +115,7 @@ def _boxes(axes: Axes, long: pd.DataFrame, aspect: str, palette: Mapping[str, tu
     if (~enough).any():
         sns.stripplot(data[~enough], dodge=len(names) > 1, jitter=False, size=4, **more)
     axes.set_xticks(range(len(n)), [f"{score}\nn = {count}" for score, count in n.items()], fontsize=8)
-    axes.set(xlabel=f"{aspect} score", ylim=(0, 1.02))
+    axes.set(xlabel=ASPECTS[aspect], ylim=(0, 1.02))
 
 
 SIDES = {"own": ("Pythia's feature", PALETTE["pythia"], "o"), "match": ("its match in Mamba", PALETTE["mamba"], "s"),
@@ -128,6 +133,7 @@ def fig_unreadable(shares: pd.DataFrame, note: str = "") -> Figure:
         axes.errorbar(x, rows["share"], error, color=colour, marker=marker, linestyle="", capsize=3, label=label)
     n = shares.groupby("MPPC", sort=False)["n"].max()
     axes.set_xticks(range(len(places)), [f"{place}\nn = {n[place]}" for place in places])
-    axes.set(xlabel="MPPC", ylabel="share without a pattern", ylim=(-0.02, 1.02), xlim=(-0.5, len(places) - 0.5))
+    axes.set(xlabel="MPPC, Pythia → Mamba", ylabel="share without a pattern\n(bar: 95 % interval)")
+    axes.set(ylim=(-0.02, 1.02), xlim=(-0.5, len(places) - 0.5))
     axes.legend(frameon=False, fontsize=8, title=note, title_fontsize=8)
     return figure

@@ -27,15 +27,17 @@ def fig_depth_lines(table: pd.DataFrame, gap: pd.DataFrame) -> Figure:
             axes.plot(rows["layer"], rows["mean"], marker="o", markersize=4, **look)
             axes.fill_between(rows["layer"], rows["low"], rows["high"], alpha=0.25, color=look["color"], linewidth=0)
         name_ends(axes, names, 0.06 if axes is grid[0] else 0.09)
-    grid[0].set(ylabel="mean MPPC")
+    grid[0].set(ylabel="mean MPPC\n(band: 95 % interval)")
     grid[1].set(ylabel="gap to SAE seed", xlabel="layer of Pythia", xticks=sorted(table["layer"].unique()))
     grid[1].set_ylim(bottom=min(0, grid[1].get_ylim()[0]))
     return figure
 
 
-def draw_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: bool = True) -> None:
+def draw_map(
+    axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: bool = True, top: float | None = None
+) -> None:
     """Heatmap of shares [layers of own, layers of other], own layers along x; values in the cells of a small one."""
-    look = dict(cmap="viridis", vmin=0, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 7})
+    look = dict(cmap="viridis", vmin=0, vmax=top, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 7})
     look |= dict(cbar=bar, cbar_kws={"label": "share of the layer's features"} if bar else None)
     sns.heatmap(shares.T, ax=axes, **look)
     axes.invert_yaxis()
@@ -44,13 +46,13 @@ def draw_map(axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar:
 
 
 def draw_depth_map(
-    axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in"
+    axes: Axes, shares: np.ndarray, own: str, other: str, of: str = "layer of the best match in", **look
 ) -> None:
     """Heatmap of a `depth_map` of `lib.mppc.depth`; a frame marks the same relative depth, or else the next layer."""
-    draw_map(axes, shares, own, other, of)
+    draw_map(axes, shares, own, other, of, **look)
     n, m = shares.shape
-    for layer in range(n):
-        for width, colour in ((3.5, "k"), (2, "w")):  # seen on dark cells and on bright ones
+    for width, colour in ((3.5, "k"), (2, "w")):  # seen on dark cells and on bright ones
+        for layer in range(n):
             same = (layer, -(-(layer + 1) * m // n) - 1)
             axes.add_patch(plt.Rectangle(same, 1, 1, fill=False, edgecolor=colour, linewidth=width))
     rounded = ", or the next layer" if n > m else ""
@@ -74,6 +76,7 @@ def fig_depth_map(shares: np.ndarray, own: str, other: str) -> Figure:
 def fig_depth_starts(best: np.ndarray, start: np.ndarray, own: str, other: str) -> Figure:
     """Two depth maps side by side: where the best match lies, and where a match that is nearly as good first stands."""
     figure, grid = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4), layout="constrained")
-    draw_depth_map(grid[0], best, own, other)
-    draw_depth_map(grid[1], start, own, other, "first layer with a match as good, in")
+    top = max(best.max(), start.max())
+    draw_depth_map(grid[0], best, own, other, bar=False, top=top)
+    draw_depth_map(grid[1], start, own, other, "first layer with a match as good, in", top=top)
     return figure

@@ -139,7 +139,7 @@ def simple_to_complex() -> Figure:
             y, look = 2.6 - 0.5 * row, dict(fontsize=8, family="monospace", va="center")
             box = dict(facecolor="#fde3b0", edgecolor="#b36b00", linewidth=0.5, boxstyle="square,pad=0.15")
             shown = axes.text(middle, y, token, ha="center", bbox=box, **look)
-            half = 0.075 * len(shown.get_text()) / 2 + 0.06
+            half = 0.097 * len(shown.get_text()) / 2 + 0.05
             axes.text(middle - half, y, before, ha="right", **look)
             axes.text(middle + half, y, after, ha="left", **look)
     _arrow(axes, (0.6, 0.9), (9.4, 0.9), "more complex")

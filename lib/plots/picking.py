@@ -14,16 +14,18 @@ def is_open_in_a_browser() -> bool:
     return "JPY_SESSION_NAME" in os.environ
 
 
-def pick(draw: Callable[..., Figure], **choices: Iterable) -> Figure | None:
+def pick(draw: Callable[..., Figure], alternative: str, **choices: Iterable) -> Figure | None:
     """Show `draw(name=value, …)` with a menu for each of `choices`, or, where nobody can choose, with all first values.
 
-    What is saved in a notebook is a picture in either case: no notebook depends on a widget.
+    What is saved in a notebook is a picture in either case, with its `alternative` text: no notebook depends on a
+    widget.
     """
     options = {name: list(values) for name, values in choices.items()}
 
     def drawn(**chosen) -> Figure:
         figure = draw(**chosen)
         plt.close(figure)  # else it is shown twice
+        figure._repr_mimebundle_ = lambda **_: ({}, {"image/png": {"alt": alternative}})
         return figure
 
     if not is_open_in_a_browser():

@@ -14,16 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib.plots.style import DASHES, PALETTE, WIDTH, look_of, model_colour, name_ends, short
+from lib.plots.style import DASHES, PALETTE, WIDTH, ink, look_of, model_colour, name_ends, short
 from lib.sae import SAE
 
 ABILITIES = {
     "bits_per_byte": "bits per byte of text",
-    "repeats_8": "repeats of 8 tokens",
-    "repeats_64": "repeats of 64 tokens",
-    "association_8": "association, gap 8",
-    "ioi": "IOI",
-    "cost_of_a_8": "cost of A / cost of B",
+    "repeats_8": "repeats of 8 tokens: share right",
+    "repeats_64": "repeats of 64 tokens: share right",
+    "association_8": "association, gap 8: share right",
+    "ioi": "two names (IOI): share right",
+    "cost_of_a_8": "what another A costs, of another B",
 }
 CHANCE = {"association_8": 0.5, "ioi": 0.5}
 
@@ -45,6 +45,8 @@ def fig_abilities(training: pd.DataFrame) -> Figure:
             axes.plot(rows["tokens"], rows[column], label=name, **looks[name])
         if column in CHANCE:
             axes.axhline(CHANCE[column], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            place = dict(transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7, color="0.5")
+            axes.text(0.99, CHANCE[column], "a guess", **place)
         if column != "bits_per_byte":
             axes.set_ylim(min(-0.05, training[column].min()), max(1.05, training[column].max()))
         axes.set_title(label, fontsize=9)
@@ -67,8 +69,8 @@ def fig_sae_quality(quality: pd.DataFrame) -> Figure:
         "dead": "dead share",
     }
     depth = quality.groupby("model")["layer"].transform(lambda layer: (layer + 1) / (layer.max() + 1))
-    looks = (dict(marker="o", markersize=9, markerfacecolor="none", linewidth=3, alpha=0.6),
-             dict(marker="x", markersize=5, linewidth=1, linestyle="--"))  # fmt: skip
+    looks = (dict(marker="o", markersize=9, markerfacecolor="none", linewidth=3, alpha=0.6, clip_on=False),
+             dict(marker="x", markersize=5, linewidth=1, linestyle="--", clip_on=False))  # fmt: skip
     figure, grid = plt.subplots(2, 2, figsize=(WIDTH, 4.8), sharex=True, layout="constrained")
     for axes, (column, label) in zip(grid.flat, panels.items(), strict=True):
         for (model, seed), rows in quality.assign(depth=depth).groupby(["model", "seed"], sort=False):
@@ -106,6 +108,7 @@ def fig_sae_trade_off(by_setting: pd.DataFrame) -> Figure:
     settings, own = list(dict.fromkeys(by_setting["setting"])), by_setting.duplicated(list(measures), keep=False)
     size = {"figsize": (1.2 * WIDTH, 6), "sharey": "row", "sharex": "col", "squeeze": False, "layout": "constrained"}
     figure, grid = plt.subplots(len(measures), len(settings), **size)
+    figure.suptitle("hollow: the profile's own settings, on an eighth of its text", fontsize=8)
     for column, setting in enumerate(settings):
         data = by_setting.assign(own=own)[by_setting["setting"] == setting].sort_values("value")
         for row, (measure, label) in enumerate(measures.items()):
@@ -147,7 +150,7 @@ def _values_of(axes: Axes, setting: str, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(values, [short(value) for value in values], minor=False)
     axes.minorticks_off()
-    axes.tick_params(axis="x", labelsize=6)
+    axes.tick_params(axis="x", labelsize=7.5, rotation=40)
     axes.set_xlabel(SETTINGS.get(setting, setting), fontsize=9)
 
 
@@ -167,9 +170,10 @@ def fig_sae_training(history: pd.DataFrame) -> Figure:
             axes.set(xlabel="tokens read", ylabel=label, yscale="log")
             axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        grid[0, column].set_title(model, color=model_colour(model))
+        grid[0, column].set_title(model, color=ink(model_colour(model)))
         grid[0, column].legend(title="layer", frameon=False, fontsize=7, ncol=2)
-    grid[1, 0].axhline(1, color="0.6", linewidth=0.8, linestyle=":")
+    for axes in grid[1]:
+        axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
     return figure
 
 
@@ -180,8 +184,10 @@ def fig_one_token(sae: SAE, x: Float[Tensor, "tokens d_model"], price: float, mo
     explained = 1 - float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
     figure, axes = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
     highest = f[0].sort(descending=True).values[:most].cpu().numpy()
-    axes.bar(range(len(highest)), highest, width=1, color=PALETTE["pythia"])
+    axes.bar(range(len(highest)), highest, width=1, linewidth=0, color=PALETTE["pythia"])
     axes.set(xlabel="features of the first token, the most active first", ylabel="activation", xlim=(-1, most))
     l0 = float((f > 0).sum(1).float().mean())
-    axes.set_title(f"λ = {price:g}: {l0:.0f} of {f.shape[1]} features active, {explained:.0%} explained", fontsize=10)
+    axes.set_title(
+        f"λ = {price:g}: {l0:.0f} of {f.shape[1]} features active, {100 * explained:.1f} % explained", fontsize=10
+    )
     return figure

@@ -13,20 +13,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lib.plots.depth import draw_depth_map
-from lib.plots.style import DASHES, PALETTE, WIDTH, Interval, look_of, model_colour, name_ends, short, signed
+from lib.plots.style import PALETTE, WIDTH, Interval, ink, look_of, model_colour, name_ends, short, signed
 
 BINS = np.linspace(-0.05, 1, 43)  # of MPPC
 
 
+def _heights(mppc: Sequence[float]) -> np.ndarray:
+    """Of a histogram; NaN are left out."""
+    return np.histogram(pd.Series(mppc).dropna(), BINS, density=True)[0]
+
+
 def _densities(
-    axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8
-) -> None:
-    """A step histogram per label, one above the other on one scale, each under its own words; NaN are left out."""
-    kept = {label: np.asarray(mppc, float)[~np.isnan(np.asarray(mppc, float))] for label, mppc in values.items()}
-    heights = {label: np.histogram(mppc, BINS, density=True)[0] for label, mppc in kept.items()}
-    top = max(height.max() for height in heights.values())
+    axes: Axes, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None, small: int = 8,
+    top: float | None = None, colours: Sequence | None = None,
+) -> None:  # fmt: skip
+    """A step histogram per label, one above the other, each under its own words, the highest as high as `top`."""
+    kept = {label: pd.Series(mppc).dropna() for label, mppc in values.items()}
+    heights = {label: _heights(mppc) for label, mppc in kept.items()}
+    top = top or max(height.max() for height in heights.values())
     for k, (label, mppc) in enumerate(kept.items()):
-        base, colour = (len(kept) - 1 - k) * 1.5 * top, look_of(label, k)["color"]
+        base, colour = (len(kept) - 1 - k) * 1.5 * top, colours[k] if colours else look_of(label, k)["color"]
         axes.stairs(base + heights[label], BINS, baseline=base, fill=True, alpha=0.25, color=colour)
         axes.stairs(base + heights[label], BINS, baseline=base, color=colour)
         axes.vlines(mppc.mean(), base, base + top, color=colour, linewidth=1)
@@ -34,9 +40,8 @@ def _densities(
         axes.text(-0.04, base + 1.08 * top, words, fontsize=small)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", xlim=(-0.05, 1), ylim=(0, len(kept) * 1.5 * top))
     axes.set(yticks=[], ylabel="density, on one scale")
-    if intervals:
-        look = dict(loc="left", fontsize=small, color="0.35")
-        axes.set_title("vertical line: mean [95 % interval]", **look)
+    look = dict(loc="left", fontsize=small, color="0.35")
+    axes.set_title("vertical line: mean [95 % interval]" if intervals else "vertical line: mean", **look)
 
 
 def _about(interval: Interval | None) -> str:
@@ -53,10 +58,12 @@ def fig_mppc_density(values: Mapping[str, Sequence[float]], intervals: Mapping[s
 def fig_share_above(values: Mapping[str, Sequence[float]]) -> Figure:
     """Share of features whose MPPC lies above each value, one line per label; nulls begin with "null: "."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for k, (label, mppc) in enumerate(values.items()):
-        look = look_of(label.removeprefix("null: "), k)
-        if label.startswith("null: "):
-            look["linestyle"] = DASHES[3]
+    names = list(dict.fromkeys(label.removeprefix("null: ") for label in values))
+    nulls = [label for label in values if label.startswith("null: ")]
+    for label, mppc in values.items():
+        look = look_of(label.removeprefix("null: "), names.index(label.removeprefix("null: ")))
+        if label in nulls:
+            look["linestyle"] = (0, (1, 1 + 2 * nulls.index(label)))  # they lie on each other
         sns.ecdfplot(x=mppc, complementary=True, ax=axes, label=f"{label}, n = {pd.Series(mppc).count():,}", **look)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", ylabel="share of features above", xlim=(-0.05, 1))
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
@@ -74,7 +81,7 @@ def fig_nulls(panels: Mapping[str, Mapping[str, Sequence[float]]], effects: Mapp
     for axes, (title, panel) in zip(grid[0], panels.items(), strict=True):
         for k, ((label, mppc), colour) in enumerate(zip(panel.items(), (PALETTE["mamba"], "0.35"), strict=True)):
             sns.ecdfplot(x=mppc, complementary=True, ax=axes, color=colour)
-            words, look = f"{label}\nn = {pd.Series(mppc).count():,}", dict(color=colour, fontsize=8)
+            words, look = f"{label}\nn = {pd.Series(mppc).count():,}", dict(color=ink(colour), fontsize=8)
             axes.text(0.99, 0.97 - 0.16 * k, words, transform=axes.transAxes, ha="right", va="top", **look)
         axes.set_title(f"{title}\n{effects[title]}", fontsize=8, loc="left")
         axes.set(xlabel="MPPC", ylabel="share of features above", xlim=(-0.05, 1))
@@ -116,7 +123,10 @@ def fig_controls(table: pd.DataFrame) -> Figure:
         for at, value in zip(y, rows["mean"], strict=True):
             axes.annotate(f"{value:.3f}", (value, at), (7, -2.5), textcoords="offset points", fontsize=7)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="mean MPPC", ylim=(len(names) - 0.5, -0.5))
+    axes.set(ylim=(len(names) - 0.5, -0.5))
+    axes.set_xlabel(
+        "mean MPPC (bars: of circles the 95 % interval, of others the deviation of random pools)", fontsize=9
+    )
     axes.grid(axis="x", color="0.9")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -129,7 +139,7 @@ def fig_sae_seeds(table: pd.DataFrame) -> Figure:
     for k, (column, label) in enumerate(labels.items()):
         axes.plot(table["firing_rate"], table[column], "osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="firing rate (share of tokens; each point a group of features)")
-    axes.set(ylabel=f"of about {table['n'].iloc[0]:,} features each")
+    axes.set(ylabel=f"mean, or share, over a group\nof about {table['n'].iloc[0]:,} features")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -137,22 +147,25 @@ def fig_sae_seeds(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def fig_density_by_layer(frame: pd.DataFrame, n_groups: int = 4) -> Figure:
+def fig_density_by_layer(frame: pd.DataFrame, what: str, n_groups: int = 4) -> Figure:
     """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
     groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
     figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.85 * len(groups)))
     names = [f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}" for layers in groups]
-    with sns.color_palette("viridis", len(groups)):
-        _densities(axes, {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)})
+    values = {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)}
+    _densities(axes, values, colours=sns.color_palette("viridis", len(groups)))
+    axes.set_xlabel(f"MPPC, {what}")
     return figure
 
 
 def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
     figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 2.8), squeeze=False, layout="constrained")
+    top = max(_heights(mppc).max() for values in panels.values() for mppc in values.values())
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
-        _densities(axes, values, small=7)
-        axes.set(title=title, xlabel="MPPC")
+        _densities(axes, values, small=7, top=top)
+        axes.set_title(title)
+        axes.set_xlabel("MPPC")
         axes.label_outer()
     return figure
 
@@ -168,6 +181,7 @@ def fig_three_panels(
         middle.set_axis_off()
     else:
         _difference(middle, differences, PALETTE.get(other.lower(), PALETTE["mamba"]))
+        middle.set_xlabel(f"MPPC with {other} − MPPC with the other seed")
     draw_depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):
         axes.set_title(f"({letter})", loc="left" if axes is not right else "right", fontsize=10)
@@ -218,9 +232,10 @@ def fig_between_models(means: pd.DataFrame) -> Figure:
     look = dict(cmap="viridis", annot=True, fmt=".2f", annot_kws={"fontsize": 8}, cbar_kws={"label": "mean MPPC"})
     sns.heatmap(means, ax=axes, xticklabels=names, yticklabels=names, **look)
     axes.set(xlabel="… find their best matches in", ylabel="features of …")
-    axes.tick_params(axis="x", rotation=25)
+    axes.set_title("diagonal: two SAE seeds of one model", fontsize=8, loc="left", color="0.35")
+    axes.set_xticks(axes.get_xticks(), names, rotation=25, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="y", rotation=0)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, name in zip(ticks, means.index, strict=True):
-            tick.set_color(model_colour(name))
+            tick.set_color(ink(model_colour(name)))
     return figure

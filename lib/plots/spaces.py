@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
-from lib.plots.style import DASHES, PALETTE, WIDTH
+from lib.plots.style import DASHES, PALETTE, WIDTH, ink
 
 LOOKS = {"other seed": "seed", "Mamba": "mamba", "RWKV": "rwkv"}
-THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k != 7]  # its grey is the background's
+THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k > 3 and k != 7]  # no model's, no grey
 
 
 def _colour(label: str) -> tuple:
-    return PALETTE[LOOKS[label]] if label in LOOKS else sns.color_palette()[6]
+    return PALETTE[LOOKS[label]] if label in LOOKS else THEMES[0]
 
 
 def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
@@ -29,6 +29,7 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
     """
     tables = {label: table[table["measure"] == measure] for label, table in scores.items()}
     top = max([table["score"].max() for table in tables.values()] + [0.1])
+    low = min([table["null_mean"].min() for table in tables.values()] + [top - 0.1])  # what chance gives is dark
     size = {"figsize": (1.5 * WIDTH, 4.2), "squeeze": False, "layout": "constrained"}
     figure, grid = plt.subplots(1, len(tables), **size)
     for axes, (label, table) in zip(grid[0], tables.items(), strict=True):
@@ -36,12 +37,14 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
                  for value in ("score", "null_mean")}  # fmt: skip
         words = cells["score"].map("{:.2f}".format) + cells["null_mean"].map(" ({:.2f})".format)
         few = words.size <= 100
-        look = dict(cmap="viridis", vmin=0, vmax=top, fmt="", annot_kws={"fontsize": 7 if len(tables) > 2 else 8})
+        look = dict(cmap="viridis", vmin=low, vmax=top, fmt="", annot_kws={"fontsize": 7 if len(tables) > 2 else 8})
+        look |= dict(cbar_kws={"label": f"{measure} (darkest: chance)"}) if axes is grid[0, -1] else {}
         sns.heatmap(cells["score"], ax=axes, annot=words if few else False, cbar=axes is grid[0, -1], **look)
         above, known = (table["score"] > table["null_95"]).sum(), table["score"].notna().sum()
         axes.set_title(f"{label}: {above} of {known} above 95 % of\nshuffles, largest p {table['p'].max():.3f}",
-                       fontsize=9, color=_colour(label))  # fmt: skip
+                       fontsize=9, color=ink(_colour(label)))  # fmt: skip
         axes.invert_yaxis()
+        axes.tick_params(axis="y", rotation=0)
         axes.set(xlabel="layer of Pythia", ylabel=f"layer of {label}")
     figure.suptitle(f"{measure} of matched features (mean of shuffled pairs)", fontsize=10)
     return figure
@@ -51,10 +54,10 @@ def fig_distances(x: np.ndarray, y: np.ndarray, names: tuple[str, str], score: f
     """RSA as a picture: for every two features, the rank of their distance in one space against that in the other."""
     ranks = [rankdata(pdist(rows, "correlation")) for rows in (x, y)]
     figure, axes = plt.subplots(figsize=(0.6 * WIDTH, 3.6), layout="constrained")
-    drawn = axes.hexbin(*(r / len(r) for r in ranks), gridsize=30, cmap="Greys", mincnt=1)
+    drawn = axes.hexbin(*(r / len(r) for r in ranks), gridsize=30, cmap="Greys", mincnt=1, bins="log")
     figure.colorbar(drawn, label="pairs of features")
-    axes.set(xlabel=f"rank of the distance in {names[0]}", ylabel=f"rank in {names[1]}", aspect="equal")
-    axes.set_title(f"{len(x)} matched features, RSA {score:.2f}", fontsize=10)
+    axes.set(xlabel=f"rank in {names[0]}", ylabel=f"rank in {names[1]}", aspect="equal")
+    axes.set_title(f"distances of {len(x)} matched features by rank,\nRSA {score:.2f}", fontsize=10)
     return figure
 
 
@@ -69,10 +72,14 @@ def fig_subspaces(scores: pd.DataFrame, measure: str) -> Figure:
     for k, comparison in enumerate(comparisons):
         own = rows[rows["comparison"] == comparison]
         x = np.array([names.index(name) for name in own["concept"]], float) + 0.22 * (k - (len(comparisons) - 1) / 2)
+        layers = own.groupby("concept")["concept"]
+        x = x + 0.05 * (layers.cumcount() - (layers.transform("size") - 1) / 2).to_numpy()  # side by side
         colour, sure = _colour(comparison), own["p_corrected"] < 0.05
-        axes.scatter(x, own["null_95"], marker="_", color="0.5", s=60, label=None if k else "95 % of shuffles")
+        axes.vlines(x, own["null_95"], own["score"], color=colour, linewidth=0.6, alpha=0.5)
+        chance = dict(marker="_", color="0.35", s=30, linewidth=1, zorder=4)
+        axes.scatter(x, own["null_95"], label=None if k else "95 % of shuffles", **chance)
         filled = [colour if yes else (1, 1, 1) for yes in sure]
-        axes.scatter(x, own["score"], color=filled, edgecolors=[colour], marker="osD^"[k % 4], s=28, label=comparison)
+        axes.scatter(x, own["score"], color=filled, edgecolors=[colour], marker="osD^"[k % 4], s=22, label=comparison)
     tests = rows.groupby("concept").size()
     axes.set_xticks(range(len(names)), [f"{name}\nn = {tests[name]}" for name in names], fontsize=8)
     axes.set(ylabel=measure, title="filled: significant after correction (5 %); n: tested layers and models")
@@ -97,6 +104,8 @@ def fig_umap(pairs: pd.DataFrame, left: str, right: str, n_links: int = 40, seed
         axes.set(title=title, xticks=[], yticks=[])
         sns.despine(ax=axes, left=True, bottom=True)
     chosen = pairs[pairs["concept"] != ""]
+    drawn = f"a line joins a feature and its match (at most {n_links} are drawn); grey: features without a theme"
+    figure.suptitle(f"UMAP of the features' directions: {drawn}", fontsize=9)
     for row in chosen.sample(min(n_links, len(chosen)), random_state=seed).itertuples():
         line = dict(
             coordsA=grid[0].transData, coordsB=grid[1].transData, linewidth=0.6, alpha=0.6, color=colours[row.concept]
@@ -109,8 +118,11 @@ def fig_umap(pairs: pd.DataFrame, left: str, right: str, n_links: int = 40, seed
     return figure
 
 
-def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
-    """Share of neighbours on which both decoder spaces agree, by the activations' correlation; columns rho, overlap."""
+def fig_geometry(tables: Mapping[str, pd.DataFrame], chance: float, n_bins: int = 8) -> Figure:
+    """Share of neighbours on which both decoder spaces agree, by the activations' correlation; columns rho, overlap.
+
+    `chance` is the share on which two arrangements at random would agree.
+    """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
     for k, (label, table) in enumerate(tables.items()):
         edges = np.unique(np.quantile(table["rho"], np.linspace(0, 1, n_bins + 1)))
@@ -118,6 +130,7 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], n_bins: int = 8) -> Figure:
         mean, error = groups["overlap"].mean(), 1.96 * groups["overlap"].sem()
         look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2, color=_colour(label))
         axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,} pairs", **look)
+    axes.axhline(chance, color="0.5", linestyle=":", linewidth=1, label=f"chance: {chance:.3f}")
     axes.set(
         xlabel="correlation of the pair's activations",
         ylabel="share of neighbours in both\n(mean and 95 % interval)",

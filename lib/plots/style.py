@@ -9,18 +9,20 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 PALETTE = dict(zip(("pythia", "mamba", "rwkv", "seed"), sns.color_palette("colorblind", 4), strict=True))
 WIDTH = 7.0  # inches; a page's text width
 Interval = tuple[float, float]
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1)))
+FAMILIES = ("mamba", "rwkv", "seed", "pythia")  # as they stand in a model's name
 LOOKS = {  # a comparison looks the same in every figure: number of its colour, number of its dashes
     "Pythia → Mamba": (1, 0),  # colours are those of the model that Pythia is compared with, as in `PALETTE`
     "Mamba → Pythia": (1, 1),
     "model seed": (3, 1),
     "model seed, reverse": (3, 3),
     "SAE seed": (0, 2),
-    "Pythia → RWKV": (2, 0),
+    "Pythia → RWKV": (2, 5),
     "neurons, Pythia → Mamba": (7, 3),
     "neurons, Pythia → RWKV": (7, 3),
 }
@@ -40,15 +42,32 @@ def signed(value: float, digits: int = 2) -> str:
 
 def model_colour(name: str) -> tuple:
     """The colour of a model in every figure, by its name; another seed of the Transformer has one of its own."""
-    family = next((key for key in ("mamba", "rwkv", "seed") if key in name.lower()), "pythia")
-    return PALETTE[family]
+    return PALETTE[_family(name) or "pythia"]
+
+
+def _family(name: str) -> str | None:
+    return next((key for key in FAMILIES if key in name.lower()), None)
 
 
 def look_of(label: str, k: int) -> dict:
-    """Colour and dashes of a comparison, or where it has none of its own, those of the number `k`."""
-    colours = sns.color_palette("colorblind" if label in LOOKS else None)
-    colour, style = LOOKS.get(label, (k, k))
-    return {"color": colours[colour % len(colours)], "linestyle": DASHES[style % len(DASHES)]}
+    """Colour and dashes of a comparison, or where it has none of its own, those of the number `k`.
+
+    `A → B` of two models by their names has the colour of the one that is no Pythia, and solid lines where that one is
+    B. Where neither is of a family that has a colour, the colour is one that no family has.
+    """
+    colours = sns.color_palette("colorblind")
+    if look := LOOKS.get(label) or LOOKS.get(label.split(",")[0]):
+        return {"color": colours[look[0]], "linestyle": DASHES[look[1]]}
+    ends = [_family(name) for name in label.split(" → ")]
+    if len(ends) == 2 and any(ends):
+        family = min(filter(None, reversed(ends)), key=lambda family: family == "pythia")
+        return {"color": PALETTE[family], "linestyle": DASHES[0 if family == ends[1] else 1]}
+    return {"color": colours[len(PALETTE) + k % (len(colours) - len(PALETTE))], "linestyle": DASHES[k % len(DASHES)]}
+
+
+def ink(colour: Sequence[float]) -> tuple[float, ...]:
+    """A line's colour for words of that colour: darker, so that small letters can be read on white."""
+    return tuple(0.65 * part for part in to_rgb(colour))
 
 
 def short(value: float) -> str:
@@ -67,4 +86,4 @@ def name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.05) -> None:
         x, y = line.get_xdata()[-1], line.get_ydata()[-1]
         reached = max(y, reached + apart * (high - low))
         place = dict(xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, annotation_clip=False)
-        axes.annotate(label, (x, reached), color=line.get_color(), **place)
+        axes.annotate(label, (x, reached), color=ink(line.get_color()), **place)

@@ -180,7 +180,8 @@ class _Run:
         device, name, d_model = model_device(model), str(model.cfg.model_name), model.cfg.d_model
         training = config.model_dump() | {"context_length": blocks.tokens.shape[1]}
         of_run = {"model_name": name, "seeds": list(seeds), "layers": list(layers), "blocks": len(blocks)}
-        self.identity = of_run | training | ({"typical": list(typical.values())} if typical else {})
+        # Not the norms themselves: their last digits depend on the number of threads, which may change on the way.
+        self.identity = of_run | training | ({"typical": list(typical)} if typical else {})
         cls = sae_type(config.architecture)
         self.trainees = []
         for seed, layer in product(seeds, layers):

@@ -79,7 +79,8 @@ def pairs_of(
     own = examples_at(places, found["layer"], found["index"], words)
     other = examples_at(match_places, found["match_layer"], found["match_index"], words)
     titles = (
-        f"MPPC {row[mppc]:.2f}: Pythia {row['layer']}/{row['index']} – Mamba {row['match_layer']}/{row['match_index']}"
+        f"MPPC {row[mppc]:.2f}: feature {row['index']} of Pythia's layer {row['layer']}, "
+        f"{row['match_index']} of Mamba's layer {row['match_layer']}"
         for row in found.to_dict("records")
     )
     return [Pair(*parts) for parts in zip(titles, own, other, strict=True)]

@@ -38,8 +38,11 @@ def labels() -> pd.DataFrame:
 
 
 def smollm2(table: str) -> pd.DataFrame:
-    """What was measured once on SmolLM2-135M: its `facts` (quantity, value) or its `heads`, a row per head and effect.
+    """What was measured once on SmolLM2-135M.
 
-    `python -m tests.real.measure` says what the columns are, and makes both again.
+    Its `facts` (quantity, value), and its `heads`, a row per head and effect: `python -m tests.real.measure` says what
+    the columns are, and makes both again. Of its features, the quality of its `saes`, their `similarity` to those of
+    mini models (a row per comparison), the `counts` of features by MPPC (a column per comparison), and the best and the
+    worst `pairs`: `python -m tests.real.features`.
     """
     return pd.read_csv(REFERENCE / f"smollm2_{table}.csv")

@@ -16,6 +16,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numba
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -89,9 +90,10 @@ def fig_growth(data: pd.DataFrame, name: str) -> Figure:
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # less than a factor of ten needs labels, too
     axes.yaxis.set_major_formatter("{x:g}")
-    others = [f"{key} {value:,}" for key, value in centre_of(name).items() if key != name]
-    axes.set(xlabel=LABELS[name], ylabel="seconds for a pair of layers", title=", ".join(others))
-    axes.title.set_fontsize(8)
+    others = [f"{LABELS[key]}: {value:,}" for key, value in centre_of(name).items() if key != name]
+    axes.set(xlabel=LABELS[name], ylabel="seconds for a pair of layers")
+    axes.set_title("\n".join(others), fontsize=7)
+    axes.set_ylim(bottom=10 ** np.floor(np.log10(min(axes.get_ylim()))))
     axes.legend(frameon=False)
     return figure
 

@@ -80,7 +80,7 @@ def measure(tokens: int = 400_000, features: int = 24_576, l0: float = 64, threa
 def fig_parts(spent: dict[str, float], adds: int, threads: int) -> Figure:
     """A bar in pieces: what each part adds to the time of a pair of layers."""
     figure, axes = plt.subplots(figsize=(1.3 * WIDTH, 2.6), layout="constrained")
-    start, colours = 0.0, sns.color_palette("colorblind", len(PARTS))
+    start, colours = 0.0, sns.color_palette("Greys", len(PARTS) + 2)[2:]
     for row, (case, colour) in enumerate(zip(PARTS.values(), colours, strict=True)):
         so_far = spent[case]
         axes.barh(row, so_far - start, left=start, color=colour)

@@ -1,0 +1,80 @@
+"""How alike SmolLM2-135M's features are to a mini model's: ``python -m tests.real.features`` writes four tables.
+
+They are data/reference/smollm2_saes.csv, …_similarity.csv, …_counts.csv and …_pairs.csv, which notebook 11 shows.
+SAEs of three layers of SmolLM2 are trained with two seeds, and compared with those of mini models that have another
+tokenizer. What is finished is kept in data/cache/smollm2, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from lib.files import atomic_write
+from lib.interpret.snippets import pairs_with_snippets
+from lib.mppc.controls import fair_pools, varying
+from lib.mppc.directions import Direction, summarise
+from lib.sae import evaluate_saes
+from lib.workbook.profiles import DATA
+from lib.workbook.reference import REFERENCE
+from lib.workbook.store import Store
+from lib.workbook.two_models import BATCH_BLOCKS, Comparison, Request
+from tests.real import smollm2
+
+NAME, MINI = "SmolLM2-135M", ("mini-pythia", "mini-mamba", "mini-rwkv")
+TOKENS, SAE_TOKENS, EVALUATED = 50_000, 1_000_000, 16_384
+EDGES, DRAWS = np.linspace(0, 1, 201), 3  # of the bins in which features are counted; random pools
+CACHE = DATA / "cache" / "smollm2"
+
+
+def measured(name: str, direction: Direction, comparison: Comparison, pool: float) -> dict[str, float]:
+    """A row of the table: `pool` is the mean MPPC against as many candidates as the smallest pool has."""
+    row = {"comparison": name} | summarise(direction)
+    shares = dict(zip(("paired_a", "paired_b"), comparison.blocks.shares, strict=True))
+    return row | {"mean_equal": pool, "positions": comparison.blocks.a.n_positions} | shares
+
+
+def compared(comparisons: dict[str, Comparison]) -> Iterator[tuple[dict[str, float], Direction]]:
+    """SmolLM2 with another SAE seed of its own, then with each mini model, both ways."""
+    first = comparisons[MINI[0]]
+    own, again = first.features(first.a), first.features(first.a, 1)
+    size = min(int(np.concatenate(varying(c.features(c.b))).sum()) for c in comparisons.values())
+    equal = lambda b: float(np.nanmean(fair_pools(own, b, size, DRAWS, seed=0)))  # noqa: E731
+    skyline, _ = first.directions(skyline=True)
+    yield measured(f"SAE seed, {NAME}", skyline, first, equal(again)), skyline
+    for mini, comparison in comparisons.items():
+        there, back = comparison.directions()
+        yield measured(f"{NAME} → {mini}", there, comparison, equal(comparison.features(comparison.b))), there
+        yield measured(f"{mini} → {NAME}", back, comparison, np.nan), back
+
+
+def main() -> None:
+    if not smollm2.is_installed():
+        sys.exit(smollm2.MISSING)
+    folder = CACHE / NAME
+    if not (folder / "tokenizer.json").exists():
+        smollm2.convert(folder)
+    sizes = dict(tokens=TOKENS, sae_tokens=SAE_TOKENS)
+    comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), Store(CACHE / "made")) for mini in MINI}
+    rows, directions = zip(*compared(comparisons), strict=True)
+    table, counts = pd.DataFrame(rows), pd.DataFrame({"mppc": (EDGES[:-1] + EDGES[1:]) / 2})
+    for row, direction in zip(rows, directions, strict=True):
+        counts[row["comparison"]] = np.histogram(direction.mppc, EDGES)[0]
+        counts[f"null: {row['comparison']}"] = np.histogram(direction.frame["null_mppc"].dropna(), EDGES)[0]
+    first = comparisons[MINI[0]]
+    model, blocks = first.a.model, first.blocks.a.take(EVALUATED)
+    quality = evaluate_saes(model, first.saes(first.a), blocks, BATCH_BLOCKS)
+    there, _ = first.directions()
+    pairs = pairs_with_snippets(
+        there.frame, (first.places(first.a), first.places(first.b)), (model.tokenizer, first.b.model.tokenizer), n=6
+    )
+    found = {"similarity": table, "counts": counts, "saes": quality, "pairs": pairs}
+    for name, frame in found.items():
+        atomic_write(REFERENCE / f"smollm2_{name}.csv", frame.to_csv(index=False, float_format="%.5g"))
+
+
+if __name__ == "__main__":
+    main()
