@@ -51,6 +51,25 @@ def compared(comparisons: dict[str, Comparison]) -> Iterator[tuple[dict[str, flo
         yield measured(f"{mini} → {NAME}", back, comparison, np.nan), back
 
 
+def similarities(comparisons: dict[str, Comparison]) -> dict[str, pd.DataFrame]:
+    """The tables `similarity`, a row per comparison, and `counts`, of features in bins of MPPC."""
+    rows, directions = zip(*compared(comparisons), strict=True)
+    counts = pd.DataFrame({"mppc": (EDGES[:-1] + EDGES[1:]) / 2})
+    for row, direction in zip(rows, directions, strict=True):
+        counts[row["comparison"]] = np.histogram(direction.mppc, EDGES)[0]
+        counts[f"null: {row['comparison']}"] = np.histogram(direction.frame["null_mppc"].dropna(), EDGES)[0]
+    return {"similarity": pd.DataFrame(rows), "counts": counts}
+
+
+def looked_at(first: Comparison) -> dict[str, pd.DataFrame]:
+    """The tables `saes`, their quality on vectors that are as long as they are, and `pairs`, with snippets."""
+    blocks = first.blocks.a.take(EVALUATED)
+    quality = evaluate_saes(first.a.model, first.saes(first.a), blocks, BATCH_BLOCKS)
+    there, _ = first.directions()
+    places, tokenizers = zip(*((first.places(side), side.model.tokenizer) for side in (first.a, first.b)), strict=True)
+    return {"saes": quality, "pairs": pairs_with_snippets(there.frame, places, tokenizers, n=6)}
+
+
 def main() -> None:
     if not smollm2.is_installed():
         sys.exit(smollm2.MISSING)
@@ -59,20 +78,7 @@ def main() -> None:
         smollm2.convert(folder)
     sizes = dict(tokens=TOKENS, sae_tokens=SAE_TOKENS)
     comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), Store(CACHE / "made")) for mini in MINI}
-    rows, directions = zip(*compared(comparisons), strict=True)
-    table, counts = pd.DataFrame(rows), pd.DataFrame({"mppc": (EDGES[:-1] + EDGES[1:]) / 2})
-    for row, direction in zip(rows, directions, strict=True):
-        counts[row["comparison"]] = np.histogram(direction.mppc, EDGES)[0]
-        counts[f"null: {row['comparison']}"] = np.histogram(direction.frame["null_mppc"].dropna(), EDGES)[0]
-    first = comparisons[MINI[0]]
-    model, blocks = first.a.model, first.blocks.a.take(EVALUATED)
-    quality = evaluate_saes(model, first.saes(first.a), blocks, BATCH_BLOCKS)
-    there, _ = first.directions()
-    pairs = pairs_with_snippets(
-        there.frame, (first.places(first.a), first.places(first.b)), (model.tokenizer, first.b.model.tokenizer), n=6
-    )
-    found = {"similarity": table, "counts": counts, "saes": quality, "pairs": pairs}
-    for name, frame in found.items():
+    for name, frame in (similarities(comparisons) | looked_at(comparisons[MINI[0]])).items():
         atomic_write(REFERENCE / f"smollm2_{name}.csv", frame.to_csv(index=False, float_format="%.5g"))
 
 
