@@ -164,6 +164,7 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
     top = max(_heights(mppc).max() for values in panels.values() for mppc in values.values())
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
         _densities(axes, values, small=7, top=top)
+        axes.set_title("", loc="left")
         axes.set_title(title)
         axes.set_xlabel("MPPC")
         axes.label_outer()
