@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import lzma
 import warnings
 from collections.abc import Iterable
 from importlib import metadata
@@ -70,11 +72,19 @@ def docstrings(packages: Iterable[str] = tuple(PACKAGES)) -> dict[str, str]:
     return found
 
 
-def remake() -> str:
-    """Read the installed packages' docstrings again, and say what was found."""
+def write(texts: dict[str, str], path: Path = DOCUMENTATION) -> None:
+    """Write the documents as one JSON object a line (package, text), compressed by xz."""
+    lines = (json.dumps({"package": package, "text": text}, ensure_ascii=False) for text, package in texts.items())
+    path.write_bytes(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+def remake(into: Path | None = None) -> str:
+    """Read the installed packages' docstrings again, write them into a file if one is named, and say what was found."""
     texts = docstrings()
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
     same = list(texts) == documents()
+    if into is not None:
+        write(texts, into)
     return (
         f"Docstrings of modules, classes and functions, at least {MIN_CHARACTERS} characters long, tests left out, "
         f"each text once: {len(texts):,} documents of {sum(map(len, texts)):,} characters, from {versions}. "

@@ -44,6 +44,46 @@ TOKENIZER_SENTENCES = 20_000  # so many that every name in them becomes one toke
 # ------------------------------------------------------------------------------------------------- training
 
 
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of hidden states, without ever holding all logits: gradients are made on the way.
+
+    The last chunk is filled up with rows that do not count, for every new shape has its product compiled anew.
+    """
+
+    CHUNK = 512
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, dtype):
+        total, n = 0.0, len(hidden)
+        w = weight.detach().to(dtype)
+        missing = -n % _ChunkedCrossEntropy.CHUNK
+        filled, targets = F.pad(hidden.detach(), (0, 0, 0, missing)), F.pad(targets, (0, missing))
+        g_hidden, g_weight = torch.empty_like(filled), torch.zeros_like(weight)
+        for start in range(0, len(filled), _ChunkedCrossEntropy.CHUNK):
+            part = slice(start, start + _ChunkedCrossEntropy.CHUNK)
+            counted = min(_ChunkedCrossEntropy.CHUNK, n - start)
+            h = filled[part].to(dtype)
+            logits = (h @ w.T).float()
+            logits -= logits.amax(1, keepdim=True)
+            right = logits.gather(1, targets[part, None])
+            p = logits.exp_()  # in place: one exponential and few passes over the largest array there is
+            z = p.sum(1, keepdim=True)
+            total += (z.log() - right)[:counted].sum()
+            p /= z
+            p.scatter_add_(1, targets[part, None], torch.full_like(z, -1.0))
+            p[counted:] = 0
+            p = p.to(dtype)
+            g_hidden[part] = (p @ w).to(g_hidden.dtype)
+            g_weight += (p.T @ h).to(g_weight.dtype)
+        ctx.save_for_backward(g_hidden[:n] / n, g_weight / n)
+        return total / n
+
+    @staticmethod
+    def backward(ctx, grad):
+        g_hidden, g_weight = ctx.saved_tensors
+        return grad * g_hidden, grad * g_weight, None, None
+
+
 def loss_of(
     model: PreTrainedModel,
     tokens: Int[Tensor, "rows context"],
@@ -55,8 +95,7 @@ def loss_of(
         hidden = model.base_model(input_ids=tokens, use_cache=False)[0]
     wanted = targets != IGNORE
     head = model.get_output_embeddings().weight
-    pieces = torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=512)  # never all logits at once
-    return F.linear_cross_entropy(hidden[wanted].float(), head, targets[wanted], options=pieces)
+    return _ChunkedCrossEntropy.apply(hidden[wanted].float(), head, targets[wanted], dtype)
 
 
 def rate(step: int, recipe: Recipe) -> float:
