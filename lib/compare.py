@@ -16,6 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+from lib import packages
+
+packages.require()  # before an import that ends in a traceback
 import pandas as pd
 import typer
 from markupsafe import Markup
@@ -24,15 +27,14 @@ from lib import plots
 from lib.interpret.snippets import pairs_with_snippets, vocabulary
 from lib.models import devices
 from lib.models.hub import ModelNotFound
-from lib.models.machine import measured_rate
+from lib.models.machine import GB, measured_rate
 from lib.mppc.directions import Direction, layer_shares, mean_interval, summarise
 from lib.plots import explorer
-from lib.workbook.checks import GB
 from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
-from lib.workbook.two_models import CannotCompare, Comparison, Request
+from lib.workbook.two_models import Comparison, Request
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -74,7 +76,7 @@ def main(
         request = Request(a, b, *saes, text, chosen, tokens, sae_tokens, context, device)
         folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
         typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
-    except (CannotCompare, ModelNotFound, ValueError, FileNotFoundError) as error:
+    except (ModelNotFound, ValueError, FileNotFoundError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2)
     except KeyboardInterrupt:
@@ -129,9 +131,10 @@ def write(
     pairs.to_csv(folder / "pairs.csv", index=False, float_format="%.6g")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     atomic_write(folder / "run.json", json.dumps(comparison.about() | {"versions": versions}, indent=1, default=str))
-    pictures = [
-        _picture(figure, name, caption, folder) for name, (figure, caption) in _figures(directions, both).items()
-    ]
+    figures = _figures(directions, both)
+    for name, (figure, _) in figures.items():
+        write_figure(figure, folder / name)
+    pictures = [{"file": f"{name}.png", "caption": caption} for name, (_, caption) in figures.items()]
     atomic_write(folder / "explorer.html", explorer.page_of(_shown(comparison, both, places), f"{a.name} and {b.name}"))
     return _page(comparison, summary, pairs, pictures, bool(skyline), folder)
 
@@ -146,11 +149,6 @@ def _figures(directions: dict[str, Direction], both: tuple[Direction, Direction]
         "null": (plots.fig_share_above(values | nulls), "Share of features above each MPPC, beside what chance gives."),
         "layers": (plots.fig_layer_map(shares, first.source, first.target), "In which layer the best matches lie."),
     }
-
-
-def _picture(figure, name: str, caption: str, folder: Path) -> dict[str, str]:
-    write_figure(figure, folder / name)
-    return {"file": f"{name}.png", "caption": caption}
 
 
 def _shown(comparison: Comparison, both: tuple[Direction, Direction], places: Sequence) -> list[explorer.Shown]:

@@ -10,9 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from lib import packages
 
-from lib.workbook import checks
+packages.require()  # before an import that ends in a traceback
+import typer
+from rich.console import Console
+
+from lib.models.hub import ModelNotFound
+from lib.models.machine import measured_rate
+from lib.workbook import checks, model_store, plan as planning
 from lib.workbook.checks import CannotRun
 from lib.workbook.notebooks import (
     FOLDER,
@@ -147,23 +153,13 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
 
 def show_plan(profile: Profile) -> None:
     """Print what a run takes, by the speed of one product on this machine; runs nothing else."""
-    from rich.console import Console
-
-    from lib.models.hub import ModelNotFound
-    from lib.models.machine import measured_rate
-    from lib.workbook import model_store, plan  # take seconds: they know the models
-
     try:
-        plan.show(profile, measured_rate(model_store.device_of(profile)), Console(width=120))
+        planning.show(profile, measured_rate(model_store.device_of(profile)), Console(width=120))
     except ModelNotFound as error:
         raise CannotRun(str(error)) from None
 
 
 def _check(profile: Profile) -> None:
-    missing, _ = checks.package_faults()
-    if missing:  # then the rest cannot be looked at
-        typer.echo(f"[missing] {', '.join(missing)}: {checks.INSTALL}")
-        raise typer.Exit(1)
     lines = checks.check(profile)
     typer.echo("\n".join(lines))
     if any(line.startswith("[missing]") for line in lines):

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from selenium import webdriver
+from transformers import AutoConfig, AutoModelForCausalLM
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as below: its kernels then run on the CPU
 
-from lib.models import families, hub, recipes
+from lib.models import hub, recipes
 from lib.workbook.profiles import get_profile
 
 
@@ -78,13 +79,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+LLAMA = dict(
+    num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=85, max_position_embeddings=128
+)  # fmt: skip
+SMALL = {  # the settings of small models of families of which the zoo has none
+    "gpt2": dict(n_head=4, n_positions=128, tie_word_embeddings=False),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), LLAMA | {"tie_word_embeddings": False}),
+    "falcon_mamba": dict(state_size=16, initializer_range=0.05, use_cache=False),
+    "mamba2": dict(num_heads=8, head_dim=8, state_size=16, n_groups=1, chunk_size=32, use_cache=False),
+}
+recipes.OWN |= {family: lambda r, own=own: own for family, own in SMALL.items()}
 LESS_USUAL = {
     "gpt_neox": dict(use_parallel_residual=False),
     "mistral": dict(sliding_window=17),
     "qwen2": dict(use_sliding_window=True, sliding_window=17, max_window_layers=1),
     "qwen3": dict(head_dim=16),
 }
-"""What a family's models may have and the small ones of `Family.settings` have not.
+"""What a family's models may have and the small ones have not.
 
 Windows are of 17 positions, in all layers or in all but the first; Qwen3's heads are together wider than the stream.
 """
@@ -96,9 +107,9 @@ def random_checkpoint(family: str, folder: Path, n_layers: int = 3, **changes) -
     `changes` are made to its configuration. The weights are large enough for a token to change the logits.
     """
     recipe = recipes.Recipe(family, n_layers=n_layers, d_model=32, context_length=64)
-    kind = families.families()[family]
     torch.manual_seed(0)
-    model = kind.model_class(kind.config_class(**recipe.settings | LESS_USUAL.get(family, {}) | changes))
+    config = AutoConfig.for_model(family, **recipe.settings | LESS_USUAL.get(family, {}) | changes)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)

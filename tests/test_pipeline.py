@@ -95,10 +95,10 @@ def test_results_are_found_again_and_settings_make_others(smoke, correlated):
 
 def test_chosen_layers_lie_at_the_same_depth(smoke):
     chosen = smoke.model_copy(update={"layers": (1,)})
-    assert artifacts.layers_of(model_store.load(smoke.pythia, smoke), chosen) == [1]
-    assert artifacts.layers_of(model_store.load(smoke.mamba, smoke), chosen) == [3]
+    assert artifacts.matched_layers(2, chosen) == [1]
+    assert artifacts.matched_layers(4, chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
-        artifacts.layers_of(model_store.load(smoke.pythia, smoke), smoke.model_copy(update={"layers": (2,)}))
+        artifacts.matched_layers(2, smoke.model_copy(update={"layers": (2,)}))
 
 
 KILLED = """

@@ -31,7 +31,7 @@ def test_shapes_are_those_of_the_models(smoke):
         plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(name, smoke))
         assert shape.parameters == plain.num_parameters()
         assert (shape.n_layers, shape.d_model) == (models.n_layers(model), model.cfg.d_model)
-        assert shape.sae_layers == len(artifacts.layers_of(model, smoke))
+        assert shape.sae_layers == len(artifacts.matched_layers(models.n_layers(model), smoke))
         neurons = models.neurons(model, 0)
         _, cache = model.run_with_cache(model.to_tokens("a") * 0, names_filter=list(neurons.hooks))
         assert shape.n_neurons == neurons.read(cache).shape[-1]
@@ -46,7 +46,7 @@ def test_a_model_that_cannot_be_found_is_one_sentence(tmp_path):
 def test_work_at_the_papers_scale(paper):
     """1M tokens, 12 × 24 layers, L0 64: 1.2e12 multiply-adds of sparse features for MPPC, and as many for its null."""
     found = by_name(paper)
-    assert found["MPPC, Pythia and Mamba"].work == 2 * plan.SPARSE * 1e6 * 64 * 64 * 12 * 24
+    assert found["MPPC, Pythia → Mamba"].work == 2 * plan.SPARSE * 1e6 * 64 * 64 * 12 * 24
     steps = 24 * 300e6 * 768 * 24_576
     assert found["mamba-130m-hf: 24 SAEs trained"].work > steps
     assert found["mamba-130m-hf: 24 SAEs trained"].disk == pytest.approx(24 * 4 * (2 * 768 * 24_576), rel=0.01)

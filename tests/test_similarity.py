@@ -9,9 +9,9 @@ from sklearn.cross_decomposition import CCA
 from lib.spaces import similarity as S
 
 MEASURES = {
-    "svcca": S.svcca, "rsa": S.rsa, "linear_cka": S.linear_cka, "rbf_cka": S.rbf_cka,
+    "svcca": S.svcca, "rsa": S.rsa, "linear_cka": S.linear_cka,
     "unbiased linear_cka": lambda x, y: S.linear_cka(x, y, unbiased=True),
-    "unbiased rbf_cka": lambda x, y: S.rbf_cka(x, y, unbiased=True), "procrustes": S.procrustes_similarity,
+    "procrustes": S.procrustes_similarity,
     "neighbours": lambda x, y: S.neighbour_overlap(x, y, 5).mean(),
 }  # fmt: skip
 

@@ -78,22 +78,22 @@ def logits_with_state(
 
 
 @torch.no_grad()
-def state_after(
-    model: TransformerBridge, clean: Tokens, layer: int, hook_name: str, change: Callable[[Tensor], None]
-) -> Float[Tensor, "samples d_inner d_state"]:
-    """Final state of `layer` in a clean run in which `change` edits one hook's value in place."""
-    seen = {}
+def seen(
+    model: TransformerBridge, tokens: Tokens, hook_name: str, changed: str = "", change: Callable | None = None
+) -> Tensor:
+    """What a hook gives in a run in which `change` edits the value of another hook, `changed`, in place."""
+    kept = {}
 
     def edit(value: Tensor, hook) -> Tensor:
         change(value)
         return value
 
     def keep(value: Tensor, hook) -> None:
-        seen["state"] = value[:, :, -1].clone()
+        kept["value"] = value.clone()
 
     with readable_states(model):
-        model.run_with_hooks(clean, fwd_hooks=[(hook_name, edit), (state_hook(layer), keep)])
-    return seen["state"]
+        model.run_with_hooks(tokens, fwd_hooks=[(changed, edit)] * bool(change) + [(hook_name, keep)])
+    return kept["value"]
 
 
 def final_state_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int) -> Tensor:
@@ -101,27 +101,9 @@ def final_state_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens,
     return logits_with_state(model, clean, layer, patched_state(model, clean, corrupt, layer))
 
 
-@torch.no_grad()
-def conv_outputs(model: TransformerBridge, tokens: Tokens, layer: int, change: Callable | None = None) -> Tensor:
-    """The convolution's output [samples, d_inner, tokens + 3], with `change` applied to in_proj's output."""
-    seen = {}
-
-    def edit(value: Tensor, hook) -> Tensor:
-        if change:
-            change(value)
-        return value
-
-    def keep(value: Tensor, hook) -> None:
-        seen["conv"] = value.clone()
-
-    with readable_states(model):
-        model.run_with_hooks(tokens, fwd_hooks=[(in_proj_hook(layer), edit), (conv_hook(layer), keep)])
-    return seen["conv"]
-
-
 def ssm_input_logits(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int, position: int) -> Tensor:
     """Table 2, one position: c = SiLU(convolution's output) of the corrupted run; it acts through the final state."""
-    return _through_conv(model, clean, layer, position, conv_outputs(model, corrupt, layer))
+    return _through_conv(model, clean, layer, position, seen(model, corrupt, conv_hook(layer)))
 
 
 @torch.no_grad()
@@ -135,7 +117,8 @@ def conv_input_logits(
     def corrupt_input(value: Tensor) -> None:
         value[:, position, : x.shape[-1]] = x
 
-    return _through_conv(model, clean, layer, through, conv_outputs(model, clean, layer, corrupt_input))
+    conv = seen(model, clean, conv_hook(layer), in_proj_hook(layer), corrupt_input)
+    return _through_conv(model, clean, layer, through, conv)
 
 
 def plain_tables(
@@ -161,7 +144,8 @@ def _through_conv(model: TransformerBridge, clean: Tokens, layer: int, position:
     def put(value: Tensor) -> None:
         value[:, :, position] = conv[:, :, position]
 
-    return logits_with_state(model, clean, layer, state_after(model, clean, layer, conv_hook(layer), put))
+    state = seen(model, clean, state_hook(layer), conv_hook(layer), put)[:, :, -1]
+    return logits_with_state(model, clean, layer, state)
 
 
 def effect(logits: Tensor, clean_logits: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:

@@ -6,17 +6,35 @@ computed when an answer is given, the mistakes only when it is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from lib.exercises.answers import EXACT, TOLERANCE, fault_of_form, fault_of_value, plain, same
-from lib.exercises.exercise import Exercise
-from lib.exercises.predictions import compare
 from lib.workbook.profiles import LeftOut, Profile
 
 __all__ = ["Exercise", "Verdict", "check", "compare", "known", "verdict"]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise of a notebook."""
+
+    asks: str
+    """The form of the answer, to follow "put …"."""
+    right: Callable[..., Any]
+    """The right answer for a profile."""
+    mistakes: Mapping[str, Mapping[str, Any] | Callable[[Profile], Any]]
+    """What a wrong answer is, in a sentence → other arguments of `right` that give it, or a function that gives it."""
+    needs: str = ""
+    """Models without which there is no answer, as for `Profile.lacking`."""
+
+    def wrong(self, why: str, profile: Profile) -> Any:
+        """The answer that one of the mistakes gives."""
+        mistake = self.mistakes[why]
+        return mistake(profile) if callable(mistake) else self.right(profile, **mistake)
 
 
 @dataclass(frozen=True)
@@ -68,3 +86,18 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
 
 def _equal_to(given: Any, mistakes: dict[str, Any], tolerance: float) -> list[str]:
     return [why for why, value in mistakes.items() if same(given, value, tolerance)]
+
+
+def compare(guess: Any, truth: Any, what: str, unit: str = "") -> None:
+    """Print `what` was asked and what is true, and beside it the reader's guess where there is one.
+
+    `guess` is a number, a word or a yes or no (bool), as `truth` is; None where the reader left the cell as it was.
+    """
+    found = f"{what}: {_in_words(truth)}{unit}"
+    print(f"{found}." if guess is None else f"{found}; your guess was {_in_words(guess)}{unit}.")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, str | bool):
+        return {True: "yes", False: "no"}.get(value, value)
+    return f"{value:.3g}"

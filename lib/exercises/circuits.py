@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import models
 from lib.circuits import abilities, effect_tables, effects, heads, plain_patching
 from lib.circuits.prompts import InductionPrompts
-from lib.exercises.exercise import Exercise
+from lib.exercises import Exercise
 from lib.workbook import induction, model_store
 from lib.workbook.profiles import Profile
 
@@ -109,6 +109,10 @@ def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = F
     for layer in layers if everywhere else [layers[_key_layer(profile)]]:
         if tap is not None:
             layer.mixer.conv1d.weight.data[:, 0, tap] = 0
+    return _gap(model, profile)
+
+
+def _gap(model: TransformerBridge, profile: Profile) -> float:
     device = model_store.device_of(profile)
     return abilities.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
@@ -143,8 +147,7 @@ def _gap_without_shift(profile: Profile, own: float | None = 1, layers: str = "a
         parts = ("time_mix_key", "time_mix_value", *["time_mix_receptance"] * gates)
         for name in parts if own is not None else ():
             getattr(block.attention, name).data.fill_(own)
-    device = model_store.device_of(profile)
-    return abilities.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
+    return _gap(model, profile)
 
 
 def _share_of_nearest(profile: Profile, nearest: int = 8, exponential: bool = True, pooled: bool = False) -> float:

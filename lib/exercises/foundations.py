@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lib.exercises.exercise import Exercise
+from lib.exercises import Exercise
 from lib.models.activations import iterate_activations
 from lib.workbook import artifacts, model_store, retraining, texts
 from lib.workbook.profiles import Profile, get_profile

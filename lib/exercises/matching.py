@@ -11,7 +11,7 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 
 from lib import interpret, pairing
-from lib.exercises.exercise import Exercise
+from lib.exercises import Exercise
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.features import SparseFeatures
 from lib.mppc.uncertainty import correlation, matched_sums
@@ -97,11 +97,9 @@ def _one_to_one(profile: Profile, maximize: bool = True) -> float:
 def _backwards(profile: Profile, which: str = "mamba") -> float:
     """Mean MPPC of Pythia's features where one model's tokens come in reverse order."""
     own, other = _features(profile)
-    turned = [SparseFeatures.from_scipy(layer.to_scipy()[::-1]) for layer in (other if which == "mamba" else own)]
-    if which == "both":  # Pythia's are turned, and Mamba's as well
-        other = [SparseFeatures.from_scipy(layer.to_scipy()[::-1]) for layer in other]
-        return float(np.nanmean(max_pairwise_correlation(turned, other).value))
-    return float(np.nanmean(max_pairwise_correlation(own, turned).value))
+    turned = lambda side: [SparseFeatures.from_scipy(layer.to_scipy()[::-1]) for layer in side]  # noqa: E731
+    sides = {"mamba": (own, turned(other)), "pythia": (own, turned(own)), "both": (turned(own), turned(other))}[which]
+    return float(np.nanmean(max_pairwise_correlation(*sides).value))
 
 
 def _optimism(profile: Profile, layer: int = 0, score: str = "second", difference: bool = True) -> float:

@@ -12,10 +12,11 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import binomtest, false_discovery_control, norm, rankdata
 from sklearn.metrics import cohen_kappa_score
 
-from lib.exercises.exercise import Exercise
+from lib.exercises import Exercise
 from lib.interpret import complexity, judges
 from lib.interpret.snippets import TopPlaces, vocabulary
 from lib.spaces import concepts, semantic, similarity
+from lib.spaces.semantic import FeatureSpace
 from lib.workbook import judged_features, reference, spaces, texts
 from lib.workbook.profiles import Profile
 
@@ -115,22 +116,22 @@ def _smallest(profile: Profile, measure: str = "RSA", untested: bool = False) ->
     return float(min(1, p.min() * (len(p) if untested else p.notna().sum())))
 
 
-def _middle_rows(profile: Profile) -> tuple[ndarray, ndarray]:
-    """Decoder rows of the matched features of the Transformer's middle layer and Mamba's of the same depth."""
+def _middle(profile: Profile) -> tuple[FeatureSpace, FeatureSpace, tuple[int, int], pd.DataFrame]:
+    """Both spaces, the Transformer's middle layer and Mamba's of the same depth, and their matched features."""
     a, b = (spaces.feature_space(name, profile) for name in (profile.pythia, profile.mamba))
     depths = semantic.same_depth(len(a.activations), len(b.activations))
     layers = depths[len(depths) // 2]
     words = concepts.is_word(vocabulary(texts.load_tokenizer(profile)))
-    return semantic.decoder_rows(a, b, layers, semantic.matched_pairs(a, b, layers, words)[0])
+    return a, b, layers, semantic.matched_pairs(a, b, layers, words)[0]
 
 
 def _similarity(profile: Profile, measure: Callable = similarity.linear_cka, **settings: bool) -> float:
-    return measure(*_middle_rows(profile), **settings)
+    return measure(*semantic.decoder_rows(*_middle(profile)), **settings)
 
 
 def _cka_by_products(profile: Profile, centred: bool = True, squared: bool = True) -> float:
     """Linear CKA as ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), or with a step left out."""
-    x, y = (rows.astype(float) - rows.mean(0) * centred for rows in _middle_rows(profile))
+    x, y = (rows.astype(float) - rows.mean(0) * centred for rows in semantic.decoder_rows(*_middle(profile)))
     power = 2 if squared else 1
     sizes = np.sqrt(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)) ** power
     return float(np.linalg.norm(x.T @ y) ** power / sizes)
@@ -138,10 +139,7 @@ def _cka_by_products(profile: Profile, centred: bool = True, squared: bool = Tru
 
 def _rsa_of_tokens(profile: Profile, keep: str = "first", measure: Callable = similarity.rsa) -> float:
     """RSA of the middle layers where each top token of the Transformer's features has one pair, or other pairs."""
-    a, b = (spaces.feature_space(name, profile) for name in (profile.pythia, profile.mamba))
-    depths = semantic.same_depth(len(a.activations), len(b.activations))
-    layers = depths[len(depths) // 2]
-    pairs, _ = semantic.matched_pairs(a, b, layers, concepts.is_word(vocabulary(texts.load_tokenizer(profile))))
+    a, b, layers, pairs = _middle(profile)
     again = pd.Series(a.top_tokens[layers[0]][pairs["a"], 0]).duplicated(keep="last" if keep == "last" else "first")
     kept = {"first": ~again, "last": ~again, "all": again | ~again}[keep]
     return measure(*semantic.decoder_rows(a, b, layers, pairs[kept]))

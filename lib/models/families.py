@@ -10,13 +10,13 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from lib.models import hub_kernels
 
@@ -43,8 +43,6 @@ class Family(ABC):
 
     model_type: ClassVar[str]
     """transformers' name of the family."""
-    config_class: ClassVar[type[PretrainedConfig]]
-    model_class: ClassVar[type[PreTrainedModel]]
 
     def __init__(self, model: TransformerBridge) -> None:
         self.model = model
@@ -53,11 +51,6 @@ class Family(ABC):
     def n_neurons(cls, config: PretrainedConfig) -> int:
         """How many neurons a layer has."""
         return config.intermediate_size
-
-    @classmethod
-    @abstractmethod
-    def settings(cls, d_model: int, context_length: int, tied: bool) -> dict[str, Any]:
-        """The family's own fields in the configuration of a small model; `tied`: embeddings are the head's weights."""
 
     @abstractmethod
     def neurons(self, layer: int) -> Neurons:

@@ -1,11 +1,15 @@
-"""What a machine has to offer: free memory, and the speed of a product."""
+"""What a machine has to offer: free memory, folders that can be written to, and the speed of a product."""
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import psutil
 import torch
+
+GB = 1e9
 
 
 def free_memory(device: str) -> int:
@@ -22,3 +26,14 @@ def measured_rate(device: str) -> float:
         (matrix @ matrix).sum().item()  # `item` waits for a GPU
         spent.append(time.perf_counter() - began)
     return n**3 / min(spent)
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return path if path.is_dir() else existing_folder(path.parent)
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written there; the folder may still have to be made."""
+    return os.access(existing_folder(folder), os.W_OK)

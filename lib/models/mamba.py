@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lib.models.families import Cache, Neurons, Patchable, Rows, register
 from lib.models.scans import final_state
@@ -19,7 +17,7 @@ from lib.models.scans import final_state
 class Mamba(Patchable):
     """Input: c, after convolution and SiLU; Δ and B follow from it. Mixer's output: the final state h (W eq. 5–7)."""
 
-    model_type, config_class, model_class = "mamba", MambaConfig, MambaForCausalLM
+    model_type = "mamba"
 
     def __init__(self, model: TransformerBridge) -> None:
         super().__init__(model)
@@ -30,10 +28,6 @@ class Mamba(Patchable):
     @classmethod
     def n_neurons(cls, config: PretrainedConfig) -> int:
         return 2 * config.intermediate_size
-
-    @classmethod
-    def settings(cls, d_model: int, context_length: int, tied: bool) -> dict[str, Any]:
-        return dict(state_size=16, initializer_range=0.05, use_cache=False)
 
     def neurons(self, layer: int) -> Neurons:
         ssm_input, in_proj = self._ssm_input(layer), self._in_proj(layer)
@@ -92,7 +86,7 @@ class Mamba(Patchable):
 class FalconMamba(Mamba):
     """Δ, B and C are normed before use."""
 
-    model_type, config_class, model_class = "falcon_mamba", FalconMambaConfig, FalconMambaForCausalLM
+    model_type = "falcon_mamba"
 
 
 def time_step(mixer: torch.nn.Module, c: Float[Tensor, "... d_inner"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Mamba2Config, Mamba2ForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lib.models.families import Cache, Family, Neurons, register
 
@@ -17,15 +15,11 @@ from lib.models.families import Cache, Family, Neurons, register
 class Mamba2(Family):
     """Neurons as Mamba's: the SSM input after convolution and SiLU, then SiLU(gate)."""
 
-    model_type, config_class, model_class = "mamba2", Mamba2Config, Mamba2ForCausalLM
+    model_type = "mamba2"
 
     @classmethod
     def n_neurons(cls, config: PretrainedConfig) -> int:
         return 2 * config.expand * config.hidden_size
-
-    @classmethod
-    def settings(cls, d_model: int, context_length: int, tied: bool) -> dict[str, Any]:
-        return dict(num_heads=8, head_dim=d_model // 4, state_size=16, n_groups=1, chunk_size=32, use_cache=False)
 
     def neurons(self, layer: int) -> Neurons:
         hook, mixer = f"blocks.{layer}.mixer.in_proj.hook_out", self.model.blocks[layer].mixer

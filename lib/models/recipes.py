@@ -6,19 +6,21 @@ import functools
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lib.corpus import VOCABULARY
-from lib.models.families import families
+from lib.models import hub_kernels
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 TOKENIZER = MODELS / "tokenizer"
+hub_kernels.switch_off()  # before anything is built
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,17 @@ class Recipe:
             vocab_size=VOCABULARY, hidden_size=self.d_model, num_hidden_layers=self.n_layers,
             bos_token_id=0, eos_token_id=0, pad_token_id=1, **({"tie_word_embeddings": True} if self.tied else {}),
         )  # fmt: skip
-        own = families()[self.architecture].settings(self.d_model, self.context_length, self.tied)
-        return common | own
+        return common | OWN[self.architecture](self)
 
+
+OWN: dict[str, Callable[[Recipe], dict[str, Any]]] = {  # of each family, in the configuration of a small model
+    "gpt_neox": lambda r: dict(
+        num_attention_heads=4, intermediate_size=4 * r.d_model, rotary_pct=0.25,
+        max_position_embeddings=2 * r.context_length, tie_word_embeddings=r.tied,
+    ),
+    "mamba": lambda r: dict(state_size=16, initializer_range=0.05, use_cache=False),
+    "rwkv": lambda r: dict(context_length=2 * r.context_length, rescale_every=0, use_cache=False),
+}  # fmt: skip
 
 _ZOO = dict(
     batch_rows=16, muon_learning_rate=5e-3,
@@ -138,7 +148,7 @@ CONFIGURATIONS = {
 def build(recipe: Recipe | Configuration) -> PreTrainedModel:
     """An untrained Hugging Face model of the recipe's configuration and seed."""
     torch.manual_seed(recipe.seed)
-    model = families()[recipe.architecture].model_class(config_of(recipe))
+    model = AutoModelForCausalLM.from_config(config_of(recipe))
     if deviation := getattr(recipe, "embedding_deviation", None):
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=deviation)
     return model
@@ -146,7 +156,7 @@ def build(recipe: Recipe | Configuration) -> PreTrainedModel:
 
 def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
     """The Hugging Face configuration of a recipe."""
-    return families()[recipe.architecture].config_class(**recipe.settings)
+    return AutoConfig.for_model(recipe.architecture, **recipe.settings)
 
 
 def export(model: PreTrainedModel, folder: Path, record: dict) -> None:

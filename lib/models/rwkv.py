@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import RwkvConfig, RwkvForCausalLM
 
 from lib.models.families import Cache, Neurons, Patchable, Rows, register
 
@@ -21,17 +18,13 @@ class Rwkv(Patchable):
     Σ_s exp(k_s − (T−1−s) w) v_s and Σ_s exp(k_s − (T−1−s) w), s < T, divided by exp of their greatest exponent.
     """
 
-    model_type, config_class, model_class = "rwkv", RwkvConfig, RwkvForCausalLM
+    model_type = "rwkv"
     conv_tokens = 2
 
     def __init__(self, model: TransformerBridge) -> None:
         super().__init__(model)
         backbone = model.original_model.rwkv
         self.blocks, self.norm, self._backbone = backbone.blocks, backbone.ln_out, backbone
-
-    @classmethod
-    def settings(cls, d_model: int, context_length: int, tied: bool) -> dict[str, Any]:
-        return dict(context_length=2 * context_length, rescale_every=0, use_cache=False)
 
     def neurons(self, layer: int) -> Neurons:
         hook = f"blocks.{layer}.channel_mix.out.hook_in"

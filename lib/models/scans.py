@@ -23,6 +23,8 @@ from transformers.models.rwkv import modeling_rwkv
 
 _CHUNK = 32  # channels whose states for all times lie in the cache together during the backward walk
 _FLAGS = dict(fastmath=True, parallel=True, cache=True, error_model="numpy")
+Inner, OfState = Float[Tensor, "batch time d_inner"], Float[Tensor, "batch time d_state"]  # Mamba's
+Series, PerChannel = Float[Tensor, "batch time d"], Float[Tensor, " d"]  # RWKV's
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 
@@ -184,13 +186,7 @@ class _SelectiveScan(torch.autograd.Function):
         return gu, gdt, gA.sum(0).T, gB, gC
 
 
-def selective_scan(
-    u: Float[Tensor, "batch time d_inner"],
-    dt: Float[Tensor, "batch time d_inner"],
-    A: Float[Tensor, "d_inner d_state"],
-    B: Float[Tensor, "batch time d_state"],
-    C: Float[Tensor, "batch time d_state"],
-) -> Float[Tensor, "batch time d_inner"]:
+def selective_scan(u: Inner, dt: Inner, A: Float[Tensor, "d_inner d_state"], B: OfState, C: OfState) -> Inner:
     """Mamba's recurrence h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t, read out as y_t = C_t h_t (W, eq. 7).
 
     CPU tensors of any float type; computed in float32; d_inner must be a multiple of 32. Differentiable.
@@ -202,10 +198,7 @@ def selective_scan(
 
 @torch.no_grad()
 def final_state(
-    u: Float[Tensor, "batch time d_inner"],
-    dt: Float[Tensor, "batch time d_inner"],
-    A: Float[Tensor, "d_inner d_state"],
-    B: Float[Tensor, "batch time d_state"],
+    u: Inner, dt: Inner, A: Float[Tensor, "d_inner d_state"], B: OfState
 ) -> Float[Tensor, "batch d_inner d_state"]:
     """State of `selective_scan` after the last token; on a GPU in closed form."""
     if u.device.type != "cpu":
@@ -267,11 +260,7 @@ class _CausalConv(torch.autograd.Function):
         return gx, gweight.sum(0).T, gy.sum((0, 1))
 
 
-def causal_conv(
-    x: Float[Tensor, "batch time d_inner"],
-    weight: Float[Tensor, "d_inner taps"],
-    bias: Float[Tensor, " d_inner"] | None,
-) -> Float[Tensor, "batch time d_inner"]:
+def causal_conv(x: Inner, weight: Float[Tensor, "d_inner taps"], bias: Float[Tensor, " d_inner"] | None) -> Inner:
     """Depthwise causal convolution, tap 0 being the oldest token (W, eq. 6). CPU; float32; differentiable."""
     return _CausalConv.apply(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
 
@@ -367,12 +356,7 @@ class _WKV(torch.autograd.Function):
         return gw.sum(0) * w, gfirst.sum(0), gk, gv  # w = -exp(decay), so d w / d decay = w
 
 
-def wkv(
-    time_decay: Float[Tensor, " d"],
-    time_first: Float[Tensor, " d"],
-    key: Float[Tensor, "batch time d"],
-    value: Float[Tensor, "batch time d"],
-) -> Float[Tensor, "batch time d"]:
+def wkv(time_decay: PerChannel, time_first: PerChannel, key: Series, value: Series) -> Series:
     """RWKV-4's attention: an average of values weighted by exp(key), decaying by exp(-exp(time_decay)) a token.
 
     CPU tensors of any float type; computed in float32. Differentiable.
@@ -385,12 +369,8 @@ WKVState = list[Float[Tensor, "batch d"]]
 
 
 def wkv_by_doubling(
-    time_decay: Float[Tensor, " d"],
-    time_first: Float[Tensor, " d"],
-    key: Float[Tensor, "batch time d"],
-    value: Float[Tensor, "batch time d"],
-    state: Sequence[Float[Tensor, "batch d"]] | None = None,
-) -> tuple[Float[Tensor, "batch time d"], WKVState]:
+    time_decay: PerChannel, time_first: PerChannel, key: Series, value: Series, state: WKVState | None = None
+) -> tuple[Series, WKVState]:
     """`wkv` on any device, and the state after the last token, in log2(time) steps instead of a walk over time.
 
     Each place starts as the sums of its own token. A step adds the sums that end `reach` places earlier, decayed by

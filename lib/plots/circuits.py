@@ -32,13 +32,12 @@ def _node(axes: Axes, x: float, y: float, text: str, colour: str = "white", size
 
 
 def _arrow(
-    axes: Axes, start: Text | tuple, end: Text | tuple, colour: str = GREY, width: float = 1.2, bend: float = 0,
-    style: str = "-",
-) -> None:  # fmt: skip
+    axes: Axes, start: Text | tuple, end: Text | tuple, colour: str = GREY, width: float = 1.2, bend: float = 0
+) -> None:
     """An arrow from a node or point to another; at a node it ends on the node's border."""
     ends = {"patchA": start, "patchB": end}
     look = {name: node.get_bbox_patch() for name, node in ends.items() if isinstance(node, Text)}
-    look |= dict(arrowstyle="-|>", color=colour, linewidth=width, linestyle=style, mutation_scale=8 + 2 * width)
+    look |= dict(arrowstyle="-|>", color=colour, linewidth=width, mutation_scale=8 + 2 * width)
     place = [node.get_position() if isinstance(node, Text) else node for node in (end, start)]
     axes.annotate(
         "", *place, arrowprops=look | dict(shrinkA=2, shrinkB=2, connectionstyle=f"arc3,rad={bend}"), zorder=2

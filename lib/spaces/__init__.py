@@ -10,7 +10,6 @@ __getattr__, __all__ = lazily(
             "neighbour_overlap",
             "one_to_one",
             "procrustes_similarity",
-            "rbf_cka",
             "rsa",
             "rsa_test",
             "soft_matching",

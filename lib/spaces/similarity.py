@@ -78,17 +78,6 @@ def linear_cka(x: Space, y: Space, unbiased: bool = False) -> float:
     return _cka(x @ x.T, y @ y.T, unbiased)
 
 
-def rbf_cka(x: Space, y: Space, width: float = 0.5, unbiased: bool = False) -> float:
-    """CKA with Gaussian kernels, as wide as `width` times the median distance between rows."""
-    x, y = _paired(x, y)
-    return _cka(_gaussian(x, width), _gaussian(y, width), unbiased)
-
-
-def _gaussian(x: Space, width: float) -> Float[ndarray, "n n"]:
-    distances = pdist(x)
-    return np.exp(-(squareform(distances) ** 2) / (2 * (width * np.median(distances)) ** 2))
-
-
 def _cka(k: Float[ndarray, "n n"], m: Float[ndarray, "n n"], unbiased: bool) -> float:
     hsic = _unbiased_hsic if unbiased else _biased_hsic
     return float(hsic(k, m) / np.sqrt(max(hsic(k, k) * hsic(m, m), 1e-300)))

@@ -9,41 +9,37 @@ import json
 import shutil
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
 from lib.circuits import abilities_of
 from lib.corpus import Blocks
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.controls import by_match_layer
+from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations, merge_tiles
 from lib.mppc.features import SparseFeatures, firing_rates, require_same_text
-from lib.mppc.files import is_whole, join_shards, layer_file, open_features, save_features, shard_file
+from lib.mppc.files import is_whole, join_shards, layer_file, open_features, open_layer, save_features, shard_file
 from lib.mppc.uncertainty import Resampled, document_groups, null_offset, resampled
 from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
 from lib.workbook import model_store, texts
-from lib.workbook.mppc_tiles import correlate_in_tiles
 from lib.workbook.profiles import Profile, ProfileError
-from lib.workbook.sizes import config_of, group_size, shape_of
+from lib.workbook.sizes import config_of, group_size
 from lib.workbook.store import Store, atomic_write, sha256_of
 from lib.workbook.workers import Workers, split, workers_of
 
 CAPTURE = ("mppc_tokens", "feature_dtype")
-
-
-def layers_of(model: TransformerBridge, profile: Profile) -> list[int]:
-    """Layers that get SAEs: `profile.layers` counts in the Transformer's layers; deeper models take the same depths."""
-    return matched_layers(models.n_layers(model), profile)
+Directions = tuple[MaxCorrelation, MaxCorrelation]
+Layers = Sequence[int]
 
 
 def matched_layers(n: int, profile: Profile) -> list[int]:
-    """The same of a model with `n` layers."""
+    """Layers with SAEs in a model of `n`: `profile.layers` counts in the Transformer's, others take its depths."""
     if profile.layers is None:
         return list(range(n))
     of_transformer = config_of(profile.pythia, profile).num_hidden_layers
@@ -123,9 +119,9 @@ def _train(name: str, profile: Profile, folder: Path) -> None:
 
 def _layer_groups(name: str, profile: Profile, workers: Workers) -> list[list[int]]:
     """Layers whose SAEs are trained at a time: what a worker's memory holds, and something for every worker."""
-    shape = shape_of(name, profile)
-    layers = matched_layers(shape.n_layers, profile)
-    sizes = (shape.n_layers, shape.d_model, len(seeds_of(name, profile)), profile)
+    config = config_of(name, profile)
+    layers = matched_layers(config.num_hidden_layers, profile)
+    sizes = (config.num_hidden_layers, config.hidden_size, len(seeds_of(name, profile)), profile)
     [largest] = workers.each(group_size, {"memory": sizes}, f"SAEs of {name}")
     return split(layers, max(-(-len(layers) // largest), workers.count))
 
@@ -255,6 +251,25 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
         frame = result.to_frame()
         frame.insert(2, "firing_rate", firing_rates(own))
         frame.to_parquet(folder / f"{file}.parquet", index=False)
+
+
+def correlate_in_tiles(folders: tuple[Path, Path], shift: int, profile: Profile, what: str) -> Directions:
+    """MPPC between two models' captured features, the second model's shifted by `shift` tokens."""
+    workers = workers_of(profile)
+    sizes_a, sizes_b = ([layer.d_sae for layer in open_features(folder)] for folder in folders)
+    columns = split(range(len(sizes_b)), workers.pieces)
+    rows = split(range(len(sizes_a)), -(-workers.pieces // len(columns)))
+    places = list(product(rows, columns))
+    pieces = {f"layers {a[0]} to {a[-1]} with {b[0]} to {b[-1]}": (folders, (a, b), shift, profile) for a, b in places}
+    tiles = workers.each(_correlate_tile, pieces, what)
+    return merge_tiles(zip(places, tiles, strict=True), sizes_a, sizes_b)
+
+
+def _correlate_tile(
+    folders: tuple[Path, Path], layers: tuple[Layers, Layers], shift: int, profile: Profile
+) -> Directions:
+    a, b = ([open_layer(layer_file(folder, k)) for k in some] for folder, some in zip(folders, layers))
+    return max_pairwise_correlations(a, b, shift=shift, device=model_store.device_of(profile))
 
 
 def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) -> tuple[Resampled, Resampled]:

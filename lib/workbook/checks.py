@@ -1,27 +1,26 @@
 """What is wrong before long work starts, a sentence each: packages, text, models, tokenizers, room, folders.
 
-`check` looks at everything and says what to do; the functions `check_…` stop a run. Packages that take seconds to
-import, or may be missing, are imported where they are used.
+`check` looks at everything and says what to do; the functions `check_…` stop a run.
 """
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from lib.workbook import model_store, texts
+import torch
+
+from lib import models, packages
+from lib.models import hub, recipes
+from lib.models.machine import GB, existing_folder, writable
+from lib.models.safe_weights import read_header
+from lib.workbook import model_store, origins, plan, texts
 from lib.workbook.profiles import HOME, Profile, ProfileError
 
-REQUIREMENTS = HOME / "requirements.txt"
-INSTALL = "run `pip install -r requirements.txt`"
-GB = 1e9
 ADD_ONS = {  # import name → how it is installed, what it is for
     "mamba_ssm": ("pip install --no-build-isolation mamba-ssm", "Mamba's scan on a GPU"),
     "causal_conv1d": ("pip install --no-build-isolation causal-conv1d", "Mamba's convolution on a GPU"),
@@ -43,20 +42,15 @@ def check(profile: Profile) -> list[str]:
 # ------------------------------------------------------------------------------------------- before a run
 
 
-def check_packages(requirements: Path = REQUIREMENTS) -> None:
-    """Raise `CannotRun` if a pinned package is not installed; say so where another version is."""
-    missing, other = package_faults(requirements)
-    if missing:
-        raise CannotRun(f"not installed: {', '.join(missing)}; {INSTALL}.")
+def check_packages(requirements: Path = packages.REQUIREMENTS) -> None:
+    """Say so where a package has another version than the pinned one."""
+    _, other = packages.faults(requirements)
     if other:
         print(f"Numbers may differ from the pinned ones: {', '.join(other)}.", file=sys.stderr)
 
 
 def check_room(profile: Profile) -> None:
     """Raise `CannotRun` where nothing can be written, or not half of the planned disk or memory is there."""
-    from lib.models.hub import ModelNotFound
-    from lib.workbook import plan
-
     for folder in (profile.cache_dir, profile.figures_dir):
         if not writable(folder):
             raise CannotRun(
@@ -64,7 +58,7 @@ def check_room(profile: Profile) -> None:
             )
     try:
         takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
-    except ModelNotFound as error:
+    except hub.ModelNotFound as error:
         raise CannotRun(str(error)) from None
     needs = f"profile {profile.name!r} needs at least"
     if has.disk < takes.disk / 2:
@@ -81,9 +75,6 @@ def check_room(profile: Profile) -> None:
 
 def check_hub(profile: Profile) -> None:
     """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
-    from lib.models import hub
-    from lib.workbook import origins
-
     names = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
     if (names or text) and (why := hub.unreachable()):
@@ -103,8 +94,6 @@ def check_hub(profile: Profile) -> None:
 
 def check_tokenizers(profile: Profile) -> None:
     """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    from lib.models import hub
-
     try:
         for name in profile.circuit_models:
             model_store.require_tokenizer(name, profile)
@@ -121,19 +110,12 @@ def _line(good: bool, text: str, otherwise: str, required: bool = True) -> str:
 
 def _packages(_: Profile) -> Iterator[str]:
     yield _line(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "install Python 3.11 or newer")
-    absent, other = package_faults()
-    if absent:
-        yield f"[missing] {', '.join(absent)}: {INSTALL}"
-    if other:
-        yield f"[optional] {', '.join(other)}: numbers may differ a little; {INSTALL}"
-    if not absent and not other:
-        yield f"[ok] {len(pinned())} pinned packages"
+    _, other = packages.faults()  # those that are missing have stopped the command
+    about, how = f"{len(packages.pinned())} pinned packages", f"numbers may differ a little; {packages.INSTALL}"
+    yield _line(not other, ", ".join(other) or about, how, required=False)
 
 
 def _text(profile: Profile) -> Iterator[str]:
-    from lib.models import hub
-    from lib.workbook import origins
-
     if profile.corpus == "docstrings":
         about = f"text: {texts.DOCUMENTATION.relative_to(HOME)}"
         yield _line(texts.DOCUMENTATION.is_file(), about, "it belongs to the workbook; get the file again")
@@ -146,9 +128,6 @@ def _text(profile: Profile) -> Iterator[str]:
 
 
 def _models(profile: Profile) -> Iterator[str]:
-    from lib.models import hub
-    from lib.workbook import origins
-
     for name in profile.circuit_models:
         if name not in model_store.hub_names(profile):
             yield _shipped(name)
@@ -161,9 +140,6 @@ def _models(profile: Profile) -> Iterator[str]:
 
 
 def _shipped(name: str) -> str:
-    from lib.models import hub, recipes
-    from lib.models.safe_weights import read_header
-
     train = f"run python -m lib.zoo {name}"
     if not model_store.is_available(name):
         return f"[missing] model {name}: {train}"
@@ -177,8 +153,6 @@ def _shipped(name: str) -> str:
 
 def _tokenizers(profile: Profile) -> Iterator[str]:
     """Of the models that are here and were trained; nothing is fetched."""
-    from lib.workbook import origins
-
     remote = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     if profile.corpus != "docstrings" and profile.pythia in remote:
         return  # it cuts the text
@@ -192,16 +166,10 @@ def _tokenizers(profile: Profile) -> Iterator[str]:
 
 
 def _origin(repository: str, profile: Profile) -> str:
-    from lib.workbook import origins
-
     return f", {about}" if (about := origins.describe(repository, profile)) else ""
 
 
 def _device(profile: Profile) -> Iterator[str]:
-    import torch
-
-    from lib import models
-
     found = {"AMX": torch.cpu._is_amx_tile_supported(), "bf16": torch.cpu._is_avx512_bf16_supported()}
     has = " and ".join(name for name, there in found.items() if there)
     about = f"CPU{' with ' if has else ''}{has}, {torch.get_num_threads()} threads"
@@ -218,8 +186,6 @@ def _device(profile: Profile) -> Iterator[str]:
 
 
 def _room(profile: Profile) -> Iterator[str]:
-    from lib.workbook import plan
-
     takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
     helps = {
         "disk": f"make room in {existing_folder(profile.cache_dir)} or take --set cache_dir=FOLDER",
@@ -242,40 +208,3 @@ def _add_ons(_: Profile) -> Iterator[str]:
     there = shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("google-chrome"))
     how = "`apt-get install chromium chromium-driver`, or Chrome and its chromedriver"
     yield _line(bool(there), "Chromium, for the tests in a browser", how, required=False)
-
-
-# ------------------------------------------------------------------------------------------- packages, folders
-
-
-def pinned(requirements: Path = REQUIREMENTS) -> dict[str, str]:
-    """Package → version, from requirements.txt; without what only some machines get, by a marker."""
-    text = requirements.read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)(?!.*;)", text, flags=re.MULTILINE))
-
-
-def installed(package: str) -> str | None:
-    """Installed version without the build's suffix (torch's "+cpu"), or None."""
-    try:
-        return version(package).partition("+")[0]
-    except PackageNotFoundError:
-        return None
-
-
-def package_faults(requirements: Path = REQUIREMENTS) -> tuple[list[str], list[str]]:
-    """Pinned packages that are not installed; those of another version, as "name found instead of pinned"."""
-    pins = pinned(requirements)
-    found = {package: installed(package) for package in pins}
-    absent = [package for package, got in found.items() if got is None]
-    other = [f"{name} {found[name]} instead of {pin}" for name, pin in pins.items() if found[name] not in (None, pin)]
-    return absent, other
-
-
-def existing_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    path = path.absolute()
-    return path if path.is_dir() else existing_folder(path.parent)
-
-
-def writable(folder: Path) -> bool:
-    """Whether files can be written there; the folder may still have to be made."""
-    return os.access(existing_folder(folder), os.W_OK)

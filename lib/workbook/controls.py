@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lib.models.recipes import recipe_of
 from lib.mppc import controls
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.directions import Direction
@@ -135,7 +136,7 @@ def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
     `eval_tokens`, so that nothing differs but the language models. Empty where the shape of a model that was not
     trained here is not known (Heap et al. 2025, arXiv 2501.17727, ask how far SAEs of untrained models go).
     """
-    if not all(model_store.can_be_random(name) for name in (profile.pythia, profile.mamba)):
+    if not (recipe_of(profile.pythia) and recipe_of(profile.mamba)):
         return {}
     middle = config_of(profile.pythia, profile).num_hidden_layers // 2
     small = dict(layers=(middle,), sae_seeds=profile.sae_seeds[:1], mppc_tokens=profile.eval_tokens)

@@ -9,17 +9,8 @@ from typing import Any
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits import abilities as abilities_of_models
+from lib.circuits import abilities as abilities_of_models, induction as experiments
 from lib.circuits.effect_tables import key_layer
-from lib.circuits.induction import (
-    architecture_of,
-    head_frame,
-    path_frame,
-    prompts_by_distance,
-    shift_frame,
-    taken_in_frame,
-    vocabulary_of,
-)
 from lib.circuits.prompts import ROLES, InductionPrompts
 from lib.workbook import model_store
 from lib.workbook.artifacts import model_fields
@@ -29,7 +20,7 @@ from lib.workbook.store import Store
 
 def prompts_for(model: TransformerBridge, profile: Profile) -> dict[int, InductionPrompts]:
     """The profile's prompts, by distance."""
-    return prompts_by_distance(model, profile.circuit_distances, profile.seed, profile.circuit_samples)
+    return experiments.prompts_by_distance(model, profile.circuit_distances, profile.seed, profile.circuit_samples)
 
 
 def map_distance(profile: Profile) -> int:
@@ -45,8 +36,9 @@ def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFr
     device = model_store.device_of(profile)
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary_of(model))
-        return pd.DataFrame([{"architecture": architecture_of(model)} | found])
+        vocabulary = experiments.vocabulary_of(model)
+        found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary)
+        return pd.DataFrame([{"architecture": experiments.architecture_of(model)} | found])
 
     names = list(names or profile.circuit_models)
     constants = dict(gaps=abilities_of_models.GAPS, bounds=abilities_of_models.BOUNDS)
@@ -64,14 +56,14 @@ def path_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.path_frame` of one model, kept."""
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        return path_frame(model, prompts_for(model, profile), map_distance(profile))
+        return experiments.path_frame(model, prompts_for(model, profile), map_distance(profile))
 
     return _kept("paths", name, profile, measure)
 
 
 def head_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.head_frame` of one Transformer, kept."""
-    return _kept("heads", name, profile, lambda model: head_frame(model, prompts_for(model, profile)))
+    return _kept("heads", name, profile, lambda model: experiments.head_frame(model, prompts_for(model, profile)))
 
 
 def taken_in(name: str, profile: Profile) -> pd.DataFrame:
@@ -79,7 +71,7 @@ def taken_in(name: str, profile: Profile) -> pd.DataFrame:
     layer = key_layer(path_effects(name, profile))
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        return taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
+        return experiments.taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
 
     return _kept("taken_in", name, profile, measure)
 
@@ -87,7 +79,9 @@ def taken_in(name: str, profile: Profile) -> pd.DataFrame:
 def shifts(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.shift_frame` of an RWKV's key layer, kept."""
     layer = key_layer(path_effects(name, profile))
-    return _kept("shifts", name, profile, lambda model: shift_frame(model, prompts_for(model, profile), layer))
+    return _kept(
+        "shifts", name, profile, lambda model: experiments.shift_frame(model, prompts_for(model, profile), layer)
+    )
 
 
 def _kept(

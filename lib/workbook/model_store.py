@@ -53,21 +53,13 @@ def hub_names(profile: Profile) -> list[str]:
     """The profile's models that come from the hub."""
     if profile.models == "random":
         return []
-    return [name for name in profile.circuit_models if name not in recipes.RECIPES and not _is_folder(name)]
-
-
-def _is_folder(name: str) -> bool:
-    return (recipes.MODELS / name).is_dir() or Path(name).is_dir()
+    here = lambda name: (recipes.MODELS / name).is_dir() or Path(name).is_dir()  # noqa: E731
+    return [name for name in profile.circuit_models if name not in recipes.RECIPES and not here(name)]
 
 
 def has_random_weights(name: str, profile: Profile) -> bool:
     """Whether a model is built on the spot; it was trained on no text, so any tokenizer is as good as another."""
     return name.startswith("smoke-") or profile.models == "random"
-
-
-def can_be_random(name: str) -> bool:
-    """Whether a model's shape is known, so that it can be built with random weights (`models=random`)."""
-    return recipes.recipe_of(name) is not None
 
 
 def is_available(name: str) -> bool:
@@ -82,7 +74,8 @@ def require_tokenizer(name: str, profile: Profile) -> None:
     """
     if has_random_weights(name, profile):
         return
-    cutter, label = texts.tokenizer_folder(profile), texts.tokenizer_name(profile)
+    cutter = texts.tokenizer_folder(profile)
+    label = "data/models/tokenizer" if cutter == texts.TOKENIZER else f"the tokenizer of {profile.pythia}"
     try:
         tokenizer_identity.require_same(name, Path(folder_of(name, profile)), cutter, label)
     except tokenizer_identity.TokenizerError as error:

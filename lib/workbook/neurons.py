@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import corpus
+from lib import corpus, models
 from lib.mppc import uncertainty
 from lib.mppc.neurons import matched, neuron_activations
 from lib.mppc.uncertainty import Resampled
 from lib.workbook import model_store, texts
-from lib.workbook.artifacts import layers_of, model_fields
+from lib.workbook.artifacts import matched_layers, model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
@@ -57,4 +57,5 @@ def _compare(a: str, b: str, profile: Profile, folder: Path) -> None:
 def _activations(name: str, blocks: corpus.Blocks, profile: Profile, folder: Path) -> list[np.memmap]:
     folder.mkdir(exist_ok=True)
     model = model_store.load(name, profile)
-    return neuron_activations(model, blocks, layers_of(model, profile), folder, profile.batch_blocks)
+    layers = matched_layers(models.n_layers(model), profile)
+    return neuron_activations(model, blocks, layers, folder, profile.batch_blocks)

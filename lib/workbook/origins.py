@@ -15,6 +15,7 @@ from typing import Any
 
 from lib.models import hub
 from lib.models.hub import PICKLE, WEIGHTS
+from lib.models.loading import convert_folder
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, content_key, sha256_of
 
@@ -38,7 +39,7 @@ def safe_folder(folder: Path, profile: Profile) -> Path:
         return folder
     files = [folder / PICKLE, *hub.beside_weights(folder)]
     fields = {"folder": folder.name, "files": {path.name: sha256_of(path) for path in files}}
-    return Store(profile.cache_dir).get("weights", fields, partial(_convert, str(folder), folder))
+    return Store(profile.cache_dir).get("weights", fields, partial(convert_folder, str(folder), folder))
 
 
 def text_revision(profile: Profile) -> str:
@@ -102,7 +103,7 @@ def _record_model(name: str, target: Path) -> None:
     record = {"repository": name, "revision": folder.name}
     record |= {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest}
     if weights.name == PICKLE:
-        _convert(name, folder, target)
+        convert_folder(name, folder, target)
         record["converted"] = sha256_of(target / WEIGHTS)
     _write(record, target)
 
@@ -111,14 +112,6 @@ def _record_text(target: Path) -> None:
     revision = hub.text_revision()
     hub.compare_revision(hub.OPENWEBTEXT, revision)
     _write({"repository": hub.OPENWEBTEXT, "revision": revision}, target)
-
-
-def _convert(name: str, folder: Path, target: Path) -> None:
-    from lib.models.loading import (
-        convert_folder,  # here: transformers takes seconds to import, and text needs none of it
-    )
-
-    convert_folder(name, folder, target)
 
 
 def _write(record: dict[str, Any], target: Path) -> None:

@@ -11,11 +11,10 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
-from lib.models.machine import free_memory
+from lib.models.machine import GB, existing_folder, free_memory
 from lib.mppc.files import feature_bytes
 from lib.mppc.uncertainty import N_GROUPS, N_RESAMPLES
 from lib.workbook import model_store
-from lib.workbook.checks import GB, existing_folder
 from lib.workbook.profiles import Profile
 from lib.workbook.sizes import Shape, group_size, sae_parameters, shape_of, training_bytes
 
@@ -55,19 +54,12 @@ class Room:
 def stages(profile: Profile) -> list[Stage]:
     """All stages of a run from nothing; nothing is measured or loaded."""
     shapes = {name: shape_of(name, profile) for name in profile.model_names}
-    pythia = shapes[profile.pythia]
     found = [stage for shape in shapes.values() for stage in _model(shape, profile)]
-    compared = {
-        "Mamba": profile.mamba,
-        "RWKV": profile.rwkv,
-        "model seed": profile.pythia_seed,
-        "SAE seed": profile.pythia,
-    }
-    for label, other in compared.items():
-        if other:
-            found.append(_matching(label, pythia, shapes[other], profile))
-        if other and label in ("Mamba", "RWKV"):
-            found.append(_neurons(label, pythia, shapes[other], profile))
+    for pair in profile.comparisons.values():
+        a, b = (profile.roles[role].model for role in (pair.a, pair.b))
+        if a and b:
+            made = _neurons if pair.of == "neurons" else _matching
+            found.append(made(pair.label, shapes[a], shapes[b], profile))
     return [*found, _circuits(list(shapes.values()), profile)]
 
 
@@ -101,7 +93,7 @@ def _matching(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     memory = tokens * l0 * (8 * a.sae_layers + 6) + tokens * l0 * 8
     features = [profile.expansion * shape.sae_layers * shape.d_model for shape in (a, b)]
     resampled = FLOAT * N_RESAMPLES * sum(features)
-    return Stage(f"MPPC, Pythia and {label}", max(memory, _resampling(max(features))), resampled, work=work)
+    return Stage(f"MPPC, {label}", max(memory, _resampling(max(features))), resampled, work=work)
 
 
 def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
@@ -110,7 +102,7 @@ def _neurons(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     memory = 30 * a.n_neurons * b.n_neurons + _resampling(max(a_all, b_all))
     disk, arrays = FLOAT * N_RESAMPLES * (a_all + b_all), FLOAT * profile.neuron_tokens * (a_all + b_all)
     work = 2 * profile.neuron_tokens * a_all * b_all
-    return Stage(f"neurons, Pythia and {label}", memory, disk, arrays, work, on_gpu=False)
+    return Stage(label, memory, disk, arrays, work, on_gpu=False)
 
 
 def _circuits(shapes: list[Shape], profile: Profile) -> Stage:

@@ -106,7 +106,7 @@ class Profile(BaseModel):
 
     sae_type: TrainableType = Field("standard", description=f"SAE type by SAELens' name: {', '.join(TRAINED)}")
     expansion: int = Field(ge=1, description="d_sae / d_model")
-    l1_coefficient: float = Field(gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
+    l1_coefficient: float = Field(2.0, gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
     target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
     sae_tokens: int = Field(ge=1, description="tokens each SAE is trained on")
     sae_batch_size: int = Field(4096, ge=1, description="tokens per SAE step")
@@ -273,7 +273,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         roles=_roles(pythia="smoke-pythia", pythia_seed="smoke-pythia-seed1", mamba="smoke-mamba", rwkv="smoke-rwkv"),
         more_models=("smoke-mamba-seed1",),
         expansion=4,
-        l1_coefficient=2.0,
         target_l0=16,
         sae_tokens=16_384,
         untrained_tokens=2_048,
@@ -292,7 +291,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         roles=_roles(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
         more_models=("mini-pythia-half", "mini-mamba-seed1", "mini-rwkv-seed1"),
         expansion=16,
-        l1_coefficient=2.0,
         target_l0=32,
         sae_tokens=2_000_000,
         untrained_tokens=125_000,
@@ -307,7 +305,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         **_LAPTOP,
         layers=(2, 5, 8),
         expansion=8,
-        l1_coefficient=2.0,
         target_l0=32,
         sae_tokens=4_000_000,
         untrained_tokens=500_000,
@@ -321,7 +318,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": dict(
         **_LAPTOP,
         expansion=32,
-        l1_coefficient=2.0,
         target_l0=64,
         sae_tokens=300_000_000,
         untrained_tokens=5_000_000,

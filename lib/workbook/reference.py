@@ -8,17 +8,12 @@ from lib import interpret
 from lib.workbook.profiles import DATA
 
 REFERENCE = DATA / "reference"
-PAPER_TABLES = {
-    1: "paper_table1_ssm_state_by_layer",
-    2: "paper_table2_ssm_input_by_position",
-    3: "paper_table3_conv_input_corrupt_B",
-    4: "paper_table4_conv_input_corrupt_A",
-}
 
 
 def published_table(number: int) -> pd.DataFrame:
     """A table of App. G for mamba-130m (W): distance, layer or position, mean_logit_diff, note."""
-    return pd.read_csv(REFERENCE / f"{PAPER_TABLES[number]}.csv")
+    [path] = REFERENCE.glob(f"paper_table{number}_*.csv")
+    return pd.read_csv(path)
 
 
 def released(model: str) -> pd.DataFrame:

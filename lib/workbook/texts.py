@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import load_dataset
 from jaxtyping import Int
 from numpy import ndarray
+from tokenizers import Tokenizer
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from lib import corpus
 from lib.circuits.ioi import Sentence, sentences
@@ -64,8 +67,6 @@ def unseen_sentences(n: int) -> list[Sentence]:
 
 def load_tokenizer(profile: Profile):
     """The tokenizer that all models of the profile share."""
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(tokenizer_folder(profile))
 
 
@@ -75,11 +76,6 @@ def tokenizer_folder(profile: Profile) -> Path:
         return TOKENIZER
     places = (DATA / "models" / profile.pythia, Path(profile.pythia))
     return next((p for p in places if p.is_dir()), None) or origins.model_folder(profile.pythia, profile)
-
-
-def tokenizer_name(profile: Profile) -> str:
-    """What that tokenizer is called."""
-    return "data/models/tokenizer" if profile.corpus == "docstrings" else f"the tokenizer of {profile.pythia}"
 
 
 # ------------------------------------------------------------------------------------------- documents and blocks
@@ -103,8 +99,6 @@ def _cut(documents: Iterable[list[int]], n_positions: int | None, profile: Profi
 
 
 def _tokenize_documents(tokenizer_file: Path, folder: Path) -> None:
-    from tokenizers import Tokenizer
-
     texts = documents()
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     for split in ("train", "held_out"):
@@ -128,8 +122,6 @@ def openwebtext(profile: Profile) -> Iterator[str]:
     Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
     revision. Raises `TextNotFound` where neither can be.
     """
-    from datasets import load_dataset
-
     files = hub.text_files(origins.text_revision(profile))
     rows = load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True)
     yield from (row["text"] for row in rows)

@@ -45,10 +45,6 @@ BATCH_SIZE, MOST_BUFFERED = 256, 65_536  # tokens of a step of the SAEs, and of 
 MOST_TOKENS = 50_000  # positions over which a notebook compares two models
 
 
-class CannotCompare(ValueError):
-    """Why two models cannot be compared as was asked, in one sentence."""
-
-
 @dataclass(frozen=True)
 class Request:
     """What is asked for."""
@@ -125,7 +121,7 @@ class Side:
         found = [self._read(given) for given in (self.given, self.again) if given]
         layers = [[sae.info.layer for sae in saes] for saes in found]
         if layers[0] != layers[-1]:
-            raise CannotCompare(f"the SAEs of {self.name} are for layers {layers[0]}, the skyline's for {layers[1]}.")
+            raise ValueError(f"the SAEs of {self.name} are for layers {layers[0]}, the skyline's for {layers[1]}.")
         return found
 
     def _read(self, sources: Sequence[str]) -> list[SAE]:
@@ -136,7 +132,7 @@ class Side:
             check_fits(sae, self.name, self.model.cfg.d_model, models.n_layers(self.model))
         twice = [a.info.layer for a, b in itertools.pairwise(saes) if a.info.layer == b.info.layer]
         if twice:
-            raise CannotCompare(f"two SAEs are given for layer {twice[0]} of {self.name}: give one for each layer.")
+            raise ValueError(f"two SAEs are given for layer {twice[0]} of {self.name}: give one for each layer.")
         return saes
 
     @cached_property
@@ -179,7 +175,7 @@ class Comparison:
 
     def __init__(self, request: Request, store: Store, source: Iterable[str] | None = None) -> None:
         if request.skyline and not request.saes_a:
-            raise CannotCompare("skyline has the same SAEs of another seed, so it needs saes_a.")
+            raise ValueError("skyline has the same SAEs of another seed, so it needs saes_a.")
         self.request, self.store = request, store
         self.a = Side(request.a, request.saes_a, request, request.skyline)
         self.b = Side(request.b, request.saes_b, request)
@@ -196,17 +192,17 @@ class Comparison:
             return
         n_a, n_b = (models.n_layers(side.model) for side in (self.a, self.b))
         if wrong := [layer for layer in chosen if not 0 <= layer < n_a]:
-            raise CannotCompare(f"{self.a.name} has no layer {wrong[0]}: its layers are 0 to {n_a - 1}.")
+            raise ValueError(f"{self.a.name} has no layer {wrong[0]}: its layers are 0 to {n_a - 1}.")
         self.b.layers = sorted({max(0, round((layer + 1) / n_a * n_b) - 1) for layer in chosen})
 
     @cached_property
     def blocks(self) -> PairedBlocks:
-        """What both models read, and where they are compared. Raises `CannotCompare` where nothing is paired."""
+        """What both models read, and where they are compared. Raises `ValueError` where nothing is paired."""
         tokenizers = self.a.model.tokenizer, self.b.model.tokenizer
         contexts = self.a.context, self.b.context
         pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
         if pair.a.n_positions < 1_000:
-            raise CannotCompare(
+            raise ValueError(
                 f"the text is too short: it has {pair.a.n_positions} shared positions, and 1,000 are the least."
             )
         return pair
