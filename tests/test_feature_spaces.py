@@ -128,7 +128,9 @@ def test_heatmaps_write_score_and_null_into_the_cells_and_the_largest_p_above():
 def test_a_cloud_of_distances_counts_every_pair_of_features():
     rows = np.random.default_rng(0).normal(size=(20, 5))
     axes = space_plots.fig_distances(rows, rows, ("A", "B"), 1.0).axes[0]
-    assert axes.collections[0].get_array().sum() == 20 * 19 / 2 and axes.get_title().endswith("RSA 1.00")
+    assert axes.collections[0].get_array().sum() == 20 * 19 / 2 and (
+        axes.get_title() == "distances of 20 matched features by rank,\nRSA 1.00"
+    )
 
 
 def test_subspaces_are_filled_where_significant():
