@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lib.exercises.answers import EXACT, NOISE, TOLERANCE, fault_of_form, fault_of_value, plain, same
+from lib.exercises.answers import EXACT, NO_NOISE, NOISE, TOLERANCE, fault_of_form, fault_of_value, plain, same
 from lib.workbook.profiles import LeftOut, Profile
 
 __all__ = ["Exercise", "Verdict", "check", "compare", "known", "verdict"]
@@ -77,7 +77,7 @@ def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
         with suppress(LeftOut):  # a mistake that this run has no model for
             mistakes[why] = plain(exercise.wrong(why, profile))
     recognised = _equal_to(given, mistakes, EXACT)
-    if not recognised and same(given, expected, noise=NOISE):
+    if not recognised and same(given, expected, noise=NO_NOISE if profile.meaningful else NOISE):
         return right
     recognised = recognised or _equal_to(given, mistakes, TOLERANCE)  # one may have another form than the right answer
     said = "; or ".join(recognised) or fault_of_form(given, expected) or fault_of_value(given, expected)

@@ -12,6 +12,7 @@ import torch
 
 TOLERANCE = 2e-3  # relative; an answer rounded to three digits is right
 EXACT = 1e-6  # a mistake may lie nearer to the right answer than rounding does
+NO_NOISE = 1e-12
 NOISE = 1e-7  # of logits of a model with random weights, whose float32 sums depend on the processor
 CLOSE = 2e-2
 
@@ -40,7 +41,7 @@ def _collected(values: list | np.ndarray) -> Any:
         return list(values)
 
 
-def same(answer: Any, expected: Any, tolerance: float = TOLERANCE, noise: float = 1e-12) -> bool:
+def same(answer: Any, expected: Any, tolerance: float = TOLERANCE, noise: float = NO_NOISE) -> bool:
     """Whether two plain values are equal, numbers up to a relative tolerance, or up to an absolute `noise`."""
     if is_number(expected):
         return is_number(answer) and math.isclose(answer, expected, rel_tol=tolerance, abs_tol=noise)
