@@ -57,6 +57,7 @@ def test_a_page_tables_and_what_the_run_was_made_of(done):
         assert (done / (link.get("href") or link["src"]).partition("#")[0]).exists()
     about = json.loads((done / "run.json").read_text())
     assert 0.5 < about["share of tokens paired"]["a"] < 1 and about["positions"] >= 1_200
+    assert about["a"]["saes"]["target_l0"] == 32 and len(about["a"]["tokenizer"]) == 64 and not about["a"]["revision"]
     assert about["a"]["layers"] == [0, 1] and about["b"]["layers"] == [0, 1, 2] and "torch" in about["versions"]
     summary = pd.read_csv(done / "summary.csv").set_index("comparison")
     assert len(summary) == 3 and summary.loc[summary.index[2]].name.startswith("SAE seed")

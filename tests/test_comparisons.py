@@ -127,6 +127,16 @@ def test_an_interval_has_the_documents_and_the_saes_in_quadrature():
     assert np.isnan(directions.summarise(unknown)["sae_deviation"])
 
 
+def test_layers_are_grouped_from_early_to_late():
+    eight_layers = spread_out(np.linspace(0.1, 0.8, 8).tolist(), 0.04 / 1.96, 0.03, layer=range(8))
+    groups = directions.layer_groups(eight_layers, 4)
+    assert list(groups) == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
+    last = groups["layers 6–7"]
+    assert last.mppc.tolist() == pytest.approx([0.7, 0.8])
+    assert directions.mean_interval(last)[1] == pytest.approx(0.75 + np.hypot(0.03, 0.04 / np.sqrt(2)), abs=1e-4)
+    assert list(directions.layer_groups(eight_layers, 9))[-1] == "layer 7"
+
+
 def test_a_difference_has_the_saes_of_both():
     a, b = (spread_out([m], 0.03 * k / 1.96, 0.0, layer=[0]) for m, k in ((0.7, 1), (0.5, 4 / 3)))
     assert directions.difference(a, b)[1] == pytest.approx((0.15, 0.25), abs=1e-5)

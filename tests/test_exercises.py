@@ -57,11 +57,18 @@ def test_notebooks_and_checkers_have_the_same_exercises():
     assert numbers.between(2, 5).all() and set(NOTEBOOKS) - set(numbers.index) == {"99"}
 
 
+def test_exercises_become_harder():
+    levels = pd.Series({name: HEADING.search(text)[2] for name, (text, _) in CELLS.items()}).map(
+        {"easy": 0, "medium": 1, "hard": 2}
+    )
+    assert all(part.sort_index().is_monotonic_increasing for _, part in levels.groupby(levels.index.str[:2]))
+
+
 @each_exercise
 def test_exercise_is_set_as_all_are(name):
     text, code = CELLS[name]
     assert text.count("<details>") == text.count("</details>") == 2 and "<summary>Hint</summary>" in text
-    assert SOLUTION.search(text)
+    assert SOLUTION.search(text) and re.search(r"\)\n\n★{1,3} ", text)
     assert code == f'# NBVAL_CHECK_OUTPUT\nanswer = None\nexercises.check("{name}", answer, settings)'
 
 

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from lib.workbook import handout
+from tests import handout
 from lib.workbook.notebooks import FOLDER, find_notebooks
 
 
@@ -33,4 +33,5 @@ def test_a_question_stands_below_its_heading_and_is_short_enough_to_print(tmp_pa
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "03_x.ipynb")
     asked = "- **Heading**. How *high* is the mean?\n  - a mean: `____________`\n  - True or False: `____________`\n"
-    assert handout.page(["03"], tmp_path) == f"{handout.HEAD}\n## 03 Title\n\n{asked}"
+    assert handout.page([("03", [])], tmp_path) == f"{handout.HEAD}\n## 03 Title\n\n{asked}"
+    assert handout.page([("03", ["Title"])], tmp_path) == handout.HEAD  # no question stands in that section

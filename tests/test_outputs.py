@@ -44,6 +44,19 @@ def test_a_figure_that_a_notebook_shows_has_its_caption_as_alternative_text(here
     assert data == {"image/png": b"the picture"} and about == {"image/png": {"alt": alternative}}
 
 
+def test_at_mini_the_alternative_text_says_what_is_seen(here):
+    entry = outputs.register()["fig_mppc_null"]
+    for name, seen in (("mini", f"{entry.caption} At mini: {entry.finding}"), ("laptop", entry.caption)):
+        shown = outputs.save_figure(figure(), "fig_mppc_null", here.model_copy(update={"name": name}))
+        assert shown._repr_mimebundle_()[1]["image/png"]["alt"] == seen
+
+
+def test_every_figure_with_data_says_what_is_seen():
+    figures = {name: entry for name, entry in outputs.register().items() if "fig_" in name}
+    drawn = {name for name in figures if "fig_idea" in name or name == "fig_06_path_patching"}
+    assert {name for name, entry in figures.items() if not entry.finding} == drawn
+
+
 def test_tables_keep_six_digits(here):
     outputs.save_table(pd.DataFrame({"a": [1 / 3], "b": ["x"]}), "table", here)
     assert (here.figures_dir / "table.csv").read_text() == "a,b\n0.333333,x\n"

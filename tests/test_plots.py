@@ -107,12 +107,6 @@ def test_difference_names_its_middle_90_percent():
     assert "90 % of features: [−0.45, +0.45]" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_layers_are_grouped_from_early_to_late():
-    frame = pd.DataFrame({"layer": np.repeat(range(8), 5), "mppc": np.linspace(0, 1, 40)})
-    labels = [text.get_text() for text in plots.fig_density_by_layer(frame, "A → B").axes[0].texts]
-    assert [label.split(":")[0] for label in labels] == ["layers 0–1", "layers 2–3", "layers 4–5", "layers 6–7"]
-
-
 def test_trade_off_has_a_panel_per_setting_and_measure_and_marks_the_own_setting():
     tried = {"expansion": (7, 8), "sae_tokens": (7, 250_000)}
     rows = [{"setting": setting, "value": v, "mppc": v / 1e6, "explained_variance": 0.9, "l0": 30, "dead": 0.1}

@@ -172,17 +172,17 @@ EXERCISES = {
         "that is by how many times more prompts": _times_more,
         "upside down: more prompts are needed for a smaller error": dict(power=-2),
     }, needs="mamba"),
-    "07.3": Exercise("one number, a mean change of the logit", _state_effect, {
-        "the other layers' states are still frozen": dict(frozen=True),
-        "that is the whole corrupted run: all layers' states come from it": _whole_effect,
-        "off by one: that is the layer after the key layer": dict(offset=1),
-        "off by one: that is the layer before the key layer": dict(offset=-1),
-    }, needs="mamba"),
-    "07.4": Exercise("three numbers, a mean change of the logit for each state", _states_in_the_middle, {
+    "07.3": Exercise("three numbers, a mean change of the logit for each state", _states_in_the_middle, {
         "off by one: the input of the token itself is still the clean one": dict(first=1),
         "off by one: those are the states one token later": dict(first=3),
         "that is the input at one token alone; a state holds all tokens up to it": dict(alone=True),
         "that is with A replaced": dict(corrupt="corrupt_a"),
+    }, needs="mamba"),
+    "07.4": Exercise("one number, a mean change of the logit", _state_effect, {
+        "the other layers' states are still frozen": dict(frozen=True),
+        "that is the whole corrupted run: all layers' states come from it": _whole_effect,
+        "off by one: that is the layer after the key layer": dict(offset=1),
+        "off by one: that is the layer before the key layer": dict(offset=-1),
     }, needs="mamba"),
     "07.5": Exercise("an array of layers × heads", _induction_scores, {
         "off by one: that is attention to the first occurrence itself, not to the token after it": dict(back=REPEATED),
@@ -201,18 +201,18 @@ EXERCISES = {
         "that is over an even share, not over B1": dict(lower=None),
         "off by one: that is B1+2 over B1+1": dict(upper="B1+2", lower="B1+1"),
     }, needs="mamba"),
-    "08.3": Exercise("one number, an induction gap", _gap_without_tap, {
-        "nothing has been changed: that is the model's own gap": dict(tap=None),
-        "off by one: that is the tap of the token itself (place 3)": dict(tap=3),
-        "off by one: that is the tap two tokens back (place 1)": dict(tap=1),
-        "the taps of all layers are zero; only the key layer's are asked for": dict(everywhere=True),
-    }, needs="mamba"),
-    "08.4": Exercise("one number, an induction gap", _gap_without_shift, {
+    "08.3": Exercise("one number, an induction gap", _gap_without_shift, {
         "nothing has been changed: that is the model's own gap": dict(own=None),
         "the other way round: that leaves the present token out": dict(own=0),
         "that is the first layer alone; all layers are asked for": dict(layers="first"),
         "the receptance is changed too; only key and value are asked for": dict(gates=True),
     }, needs="rwkv"),
+    "08.4": Exercise("one number, an induction gap", _gap_without_tap, {
+        "nothing has been changed: that is the model's own gap": dict(tap=None),
+        "off by one: that is the tap of the token itself (place 3)": dict(tap=3),
+        "off by one: that is the tap two tokens back (place 1)": dict(tap=1),
+        "the taps of all layers are zero; only the key layer's are asked for": dict(everywhere=True),
+    }, needs="mamba"),
     "09.4": Exercise("one number, a share", _share_of_nearest, {
         "off by one: those are nine tokens (lags 0 to 8)": dict(nearest=9),
         "off by one: those are seven tokens (lags 0 to 6)": dict(nearest=7),

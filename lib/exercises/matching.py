@@ -260,17 +260,17 @@ EXERCISES = {
         "dead features are counted as 0": dict(mean=lambda values: np.nan_to_num(values).mean()),
         "it is shifted the other way": dict(offset=-1),
     }, needs="mamba"),
-    "04.3": Exercise("one number, a gain of the mean MPPC", _gain_of_frequent, {
-        "these are the features that fire *fewer* than 100 times": dict(rarely=True),
-        "that is the mean of the frequent ones; their gain over all is asked for": dict(over_all=False),
-        "that is the gain between two SAE seeds": dict(name="sae_seed"),
-        "that is the gain against the other model seed": dict(name="model_seed"),
-    }, needs="mamba"),
-    "04.4": Exercise("one number, a mean MPPC", _backwards, {
+    "04.3": Exercise("one number, a mean MPPC", _backwards, {
         "both models read backwards, so the pairing is the true one": dict(which="both"),
         "that is the null of this notebook, shifted and not turned round":
             lambda profile: artifacts.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
         "Pythia's features are compared with Pythia's own, read backwards": dict(which="pythia"),
+    }, needs="mamba"),
+    "04.4": Exercise("one number, a gain of the mean MPPC", _gain_of_frequent, {
+        "these are the features that fire *fewer* than 100 times": dict(rarely=True),
+        "that is the mean of the frequent ones; their gain over all is asked for": dict(over_all=False),
+        "that is the gain between two SAE seeds": dict(name="sae_seed"),
+        "that is the gain against the other model seed": dict(name="model_seed"),
     }, needs="mamba"),
     "04.5": Exercise("one number, a mean loss of correlation", _optimism, {
         "the matches are scored on all tokens, with those that chose them": dict(score="all"),

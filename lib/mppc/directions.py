@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -142,6 +142,18 @@ def layer_shares(direction: Direction) -> pd.DataFrame:
 def mppc_by_layer(direction: Direction) -> pd.DataFrame:
     """Mean MPPC of each layer with its 95 % interval, about documents and SAE training: layer, mean, low, high, n."""
     return _by_layer(direction.frame["layer"], direction.frame["mppc"], direction.resampled, direction.spread)
+
+
+def layer_groups(direction: Direction, n_groups: int = 4) -> dict[str, Direction]:
+    """A direction's features by groups of neighbouring layers, from early to late, under names such as "layers 0–2"."""
+    layers = np.unique(direction.frame["layer"])
+    parts = {}
+    for group in np.array_split(layers, min(n_groups, len(layers))):
+        name = f"layer {group[0]}" if len(group) == 1 else f"layers {group[0]}–{group[-1]}"
+        inside = direction.frame["layer"].isin(group)
+        frame = direction.frame[inside].reset_index(drop=True)
+        parts[name] = replace(direction, frame=frame, resampled=direction.resampled[:, inside.to_numpy()])
+    return parts
 
 
 def gap_by_layer(skyline: Direction, other: Direction) -> pd.DataFrame:

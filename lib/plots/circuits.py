@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from lib.circuits.prompts import ROLES
 from lib.plots.style import PALETTE, WIDTH, ink, signed
@@ -293,6 +294,20 @@ def fig_head_effects(panels: Mapping[str, pd.DataFrame], label: str = "change of
         if (missing := n_layers - len(table)) > 0:
             place = table.shape[1] / 2, len(table) + missing / 2
             axes.text(*place, "no path from here", ha="center", va="center", fontsize=8, color="0.45")
+    return figure
+
+
+def fig_attention(pattern: Sequence, circled: Sequence[tuple[int, int]], name: str) -> Figure:
+    """Where a head looks, [queries, keys]; places (query, key) that matter are `circled`."""
+    figure, axes = plt.subplots(figsize=(0.65 * WIDTH, 0.55 * WIDTH), layout="constrained")
+    picture = axes.imshow(np.asarray(pattern), cmap="Blues", vmin=0, vmax=1)
+    queries, keys = zip(*circled, strict=True)
+    axes.scatter(keys, queries, s=110, facecolor="none", edgecolor=RED, linewidth=1.5)
+    axes.set(xlabel="attends to (position in the prompt)", ylabel="from position")
+    axes.set_title(name, fontsize=10)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(picture, ax=axes, label="attention")
     return figure
 
 

@@ -87,8 +87,7 @@ def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int 
     left.legend(*_swatches(palette), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     _boxes(right, long[long["variant"] == variants[-1]], "monosemanticity", palette, at_least)
     right.axhline(0.2, color="0.4", linestyle=":", linewidth=1)
-    right.text(0.99, 0.21, "0.2: the paper's boundary", fontsize=7, color="0.4", ha="right",
-               transform=right.get_yaxis_transform())  # fmt: skip
+    right.set_title("dotted: 0.2, the paper's boundary", loc="right", fontsize=8, color="0.35")
     for axes, letter in ((left, "a"), (right, "b")):
         axes.set_title(f"({letter})", loc="left", fontsize=10)
     figure.suptitle(f"scored by: {scores['judge'].iloc[0]}", fontsize=9)

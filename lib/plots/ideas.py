@@ -166,6 +166,23 @@ def arrangement() -> Figure:
     return figure
 
 
+def two_tokenizers() -> Figure:
+    """Notebook 11: one text, cut in two ways; at the marked places both models have read the same."""
+    axes, step, left = _canvas(2.7), 0.5, 1.9
+    cuts = {"model A": (("a", " non", "-", "zero", " sum"), PYTHIA),
+            "model B": (("a", " no", "n-zero", " su", "m"), MAMBA)}  # fmt: skip
+    ends = [np.cumsum([len(token) for token in tokens]) for tokens, _ in cuts.values()]
+    for end in np.intersect1d(*ends):
+        axes.plot([left + step * end] * 2, [0.55, 2.35], color="0.3", linestyle=":", linewidth=1.2)
+    for (name, (tokens, colour)), last, y in zip(cuts.items(), ends, (1.9, 1.1), strict=True):
+        axes.text(left - 0.25, y, name, ha="right", va="center", color=colour, fontsize=10)
+        for token, end in zip(tokens, last, strict=True):
+            width = step * len(token)
+            _box(axes, (left + step * end - width / 2, y), token.replace(" ", "·"), colour, width - 0.06, 0.5)
+    axes.text(left + 3.5, 0.25, "dotted: both have read the same, and are compared", ha="center", fontsize=9)
+    return _finished(axes)
+
+
 # ------------------------------------------------------------------------------------------- parts
 
 

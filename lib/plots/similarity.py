@@ -88,21 +88,29 @@ def fig_nulls(panels: Mapping[str, Mapping[str, Sequence[float]]], effects: Mapp
     return figure
 
 
-def _difference(axes: Axes, differences: pd.Series, colour: tuple = PALETTE["mamba"]) -> None:
+def _difference(
+    axes: Axes, differences: pd.Series, interval: Interval | None = None, colour: tuple = PALETTE["mamba"]
+) -> None:
     low, high = differences.quantile([0.05, 0.95])
     axes.hist(differences, bins=np.linspace(-1, 1, 81), density=True, histtype="stepfilled", color=colour,
               alpha=0.6)  # fmt: skip
     axes.axvspan(low, high, color="0.5", alpha=0.15, label=f"90 % of features: [{signed(low)}, {signed(high)}]")
-    about = f"mean {signed(differences.mean(), 3)}, n = {len(differences):,}"
+    span = f" [{signed(interval[0], 3)}, {signed(interval[1], 3)}]" if interval else ""
+    about = f"mean {signed(differences.mean(), 3)}{span}, n = {len(differences):,}"
     axes.axvline(differences.mean(), color="k", linewidth=0.8, label=about)
     axes.set(xlabel="difference of MPPC", ylabel="density", xlim=(-1, 1))
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)  # off the band
 
 
-def fig_mppc_difference(differences: pd.Series, what: str = "difference of MPPC") -> Figure:
-    """Per feature, MPPC in one comparison minus MPPC in another, with the middle 90 % (W, Fig. 3b)."""
+def fig_mppc_difference(
+    differences: pd.Series, what: str = "difference of MPPC", interval: Interval | None = None
+) -> Figure:
+    """Per feature, MPPC in one comparison minus MPPC in another, with the middle 90 % (W, Fig. 3b).
+
+    `interval` is the mean's.
+    """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    _difference(axes, differences)
+    _difference(axes, differences, interval)
     axes.set_xlabel(what)
     return figure
 
@@ -147,23 +155,24 @@ def fig_sae_seeds(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def fig_density_by_layer(frame: pd.DataFrame, what: str, n_groups: int = 4) -> Figure:
-    """Densities of MPPC by groups of layers, from early to late (W, Fig. 8); columns layer, mppc."""
-    groups = np.array_split(np.sort(frame["layer"].unique()), min(n_groups, frame["layer"].nunique()))
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.85 * len(groups)))
-    names = [f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}" for layers in groups]
-    values = {n: frame.loc[frame["layer"].isin(g), "mppc"] for n, g in zip(names, groups, strict=True)}
-    _densities(axes, values, colours=sns.color_palette("viridis", len(groups)))
+def fig_density_by_layer(
+    values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval], what: str
+) -> Figure:
+    """Densities of MPPC by groups of layers, from early to late (W, Fig. 8), with their means' intervals."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.85 * len(values)))
+    _densities(axes, values, intervals, colours=sns.color_palette("viridis", len(values)))
     axes.set_xlabel(f"MPPC, {what}")
     return figure
 
 
-def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """A panel per pair of models, with MPPC in both directions (W, Fig. 9)."""
+def fig_forward_and_reverse(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], intervals: Mapping[str, Interval]
+) -> Figure:
+    """A panel per pair of models, with MPPC in both directions (W, Fig. 9) and the means' intervals by their labels."""
     figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 2.8), squeeze=False, layout="constrained")
     top = max(_heights(mppc).max() for values in panels.values() for mppc in values.values())
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
-        _densities(axes, values, small=7, top=top)
+        _densities(axes, values, intervals, small=7, top=top)
         axes.set_title("", loc="left")
         axes.set_title(title)
         axes.set_xlabel("MPPC")
@@ -172,16 +181,20 @@ def fig_forward_and_reverse(panels: Mapping[str, Mapping[str, Sequence[float]]])
 
 
 def fig_three_panels(
-    values: Mapping[str, Sequence[float]], differences: pd.Series | None, shares: np.ndarray, own: str, other: str
-) -> Figure:
-    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11); None leaves (b) empty."""
+    values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval],
+    difference: tuple[pd.Series, Interval] | None, shares: np.ndarray, own: str, other: str,
+) -> Figure:  # fmt: skip
+    """Density, difference and depth map side by side: Fig. 3 for another model (W, Fig. 11).
+
+    `difference` is what `directions.difference` gives; None leaves (b) empty.
+    """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(1.7 * WIDTH, 3.8), layout="constrained")
-    _densities(left, values, small=7)
+    _densities(left, values, intervals, small=7)
     left.set_xlabel("MPPC")
-    if differences is None:
+    if difference is None:
         middle.set_axis_off()
     else:
-        _difference(middle, differences, PALETTE.get(other.lower(), PALETTE["mamba"]))
+        _difference(middle, *difference, PALETTE.get(other.lower(), PALETTE["mamba"]))
         middle.set_xlabel(f"MPPC with {other} − MPPC with the other seed")
     draw_depth_map(right, shares, own, other)
     for letter, axes in zip("abc", (left, middle, right), strict=True):

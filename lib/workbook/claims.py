@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from lib.workbook.outputs import save_table
 from lib.workbook.profiles import Profile
@@ -39,6 +40,11 @@ def record(claims: Sequence[Claim], name: str, profile: Profile) -> pd.DataFrame
     words = {True: HOLDS, False: FAILS, None: LEFT_OUT, INCONCLUSIVE: INCONCLUSIVE}
     rows = [(id, claim, words[holds], effect) for id, claim, holds, effect in claims]
     return save_table(pd.DataFrame(rows, columns=["id", "claim", "verdict", "effect"]), name, profile)
+
+
+def linked(claims: pd.DataFrame) -> Styler:
+    """The table of `record` for reading, each id a link to the scorecard."""
+    return claims.style.hide(axis="index").format({"id": '<a href="99_scorecard.ipynb#The-card">{}</a>'.format})
 
 
 def check(id: str, words: str, holds: bool, profile: Profile) -> None:

@@ -1,8 +1,8 @@
 """What notebooks write into figures/<profile>, and where each of it stands in the workbook.
 
 `data/reference/outputs.csv` is the register: for every figure, table and page its notebook, the heading above the cell
-that writes it, the paper's name of it, and a caption. What is written without standing there is kept all the same;
-the report shows it last, under its name.
+that writes it, the paper's name of it, a caption, and what the figure shows at mini. What is written without standing
+there is kept all the same; the report shows it last, under its name.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Entry:
     place: Place
     paper: str
     caption: str
+    finding: str = ""
+    """What the picture of `mini` shows, for those who cannot see it."""
 
 
 @cache
@@ -53,7 +55,7 @@ def register() -> dict[str, Entry]:
     """All entries by their names, in the order in which the report shows them."""
     table = pd.read_csv(REFERENCE / "outputs.csv", dtype=str, keep_default_na=False)
     return {
-        row.name: Entry(row.name, Place(row.notebook, row.heading), row.paper, row.caption)
+        row.name: Entry(row.name, Place(row.notebook, row.heading), row.paper, row.caption, row.finding)
         for row in table.itertuples(index=False)
     }
 
@@ -62,9 +64,11 @@ def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
     """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the figure.
 
     Figures of models with random weights say so across the picture. A notebook that shows the figure keeps its caption
-    in the register as alternative text.
+    in the register as alternative text and, at mini, what the committed picture shows.
     """
-    alternative = {"image/png": {"alt": register()[name].caption if name in register() else name}}
+    entry = register().get(name)
+    seen = f" At mini: {entry.finding}" if entry and entry.finding and profile.name == "mini" else ""
+    alternative = {"image/png": {"alt": f"{entry.caption}{seen}" if entry else name}}
     figure._repr_mimebundle_ = lambda **_: ({}, alternative)
     if not profile.meaningful:
         look = dict(fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)

@@ -16,7 +16,7 @@ from lib.workbook.pages import templates
 from lib.workbook.profiles import Profile
 from lib.workbook.store import atomic_write
 
-TOP = ("fig_03a_mppc_density", "fig_05_complexity", "fig_03c_depth_map", "fig_circuit_maps")
+TOP = ("fig_03a_mppc_density", "fig_05_complexity", "fig_03c_depth_map", "fig_taken_in")
 ROWS = 12  # of a table that are shown; all are in its file
 
 

@@ -108,6 +108,14 @@ class Side:
         files = {file.name: sha256_of(file) for file in (hub.weights_in(self.folder), self.folder / "config.json")}
         return {"model": self.name, "files": files}
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where it is from: the commit of a model of the hub, and its SAEs' digests or how they were trained."""
+        saes = self.digests_given if self.given else self.request.sae_config.model_dump()
+        revision = self.folder.name if self.folder.parent.name == "snapshots" else None
+        tokenizer = sha256_of(self.folder / "tokenizer.json") if (self.folder / "tokenizer.json").exists() else None
+        return {"revision": revision, "tokenizer": tokenizer, "saes": saes}
+
     @cached_property
     def context(self) -> int:
         """Tokens of a block, BOS included: what was asked for, or what the model can read."""
@@ -306,7 +314,8 @@ class Comparison:
     def about(self) -> dict[str, Any]:
         """What the run was made of, for `run.json`."""
         sides = {"a": self.a, "b": self.b}
-        found = {key: side.fields | {"layers": side.layers, "context": side.context} for key, side in sides.items()}
+        found = {key: side.fields | {"layers": side.layers, "context": side.context} | side.origin for key, side in
+                 sides.items()}  # fmt: skip
         paired = dict(zip(("a", "b"), (round(share, 4) for share in self.blocks.shares), strict=True))
         return {"request": asdict(self.request), **found, "text": self.text.digest, "share of tokens paired": paired,
                 "positions": self.blocks.a.n_positions}  # fmt: skip
