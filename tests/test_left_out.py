@@ -206,7 +206,7 @@ def test_every_claim_says_on_the_card_what_it_needs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), ("mamba",), tuple(ROLES)], ids="-".join)
+@pytest.mark.parametrize("roles", [("pythia_seed", "rwkv"), tuple(ROLES)], ids="-".join)
 def test_all_notebooks_run_and_say_what_is_left_out(roles, smoke, tmp_path):
     folders = {"cache_dir": str(smoke.cache_dir), "figures": str(tmp_path)}
     overrides = folders | {"device": "cpu"} | dict.fromkeys(roles, "none")

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     return place
 
 
-def test_the_weights_are_those_of_a_model_that_has_learned(folder):
+def test_the_weights_are_those_of_a_model_that_has_learned(folder):  # `convert` compares their digest
     model = models.load(folder, "cpu")
     tokens = model.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():

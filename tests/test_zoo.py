@@ -61,9 +61,17 @@ def test_learning_rate_rises_stays_and_falls():
     assert rates[-1] == pytest.approx(0.05, abs=0.01) and sorted(rates[60:], reverse=True) == rates[60:]
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "mamba", "rwkv"])
-def test_a_killed_training_goes_on_with_the_same_result(architecture, documents, tmp_path):
-    recipe = dataclasses.replace(TINY, architecture=architecture)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(dict(architecture=name) for name in ("gpt_neox", "mamba", "rwkv")),
+        dict(muon_learning_rate=5e-3),
+        dict(recall_share=0.5, recall_from=0.4),
+    ],
+    ids=["gpt_neox", "mamba", "rwkv", "muon", "recall"],
+)
+def test_a_killed_training_goes_on_with_the_same_result(changes, documents, tmp_path):
+    recipe = dataclasses.replace(TINY, **changes)
     whole, losses = zoo.train(recipe, documents, tmp_path / "whole", every=100)
     zoo.train(recipe, documents, tmp_path / "killed", every=5, stop_at=7)
     resumed, _ = zoo.train(recipe, documents, tmp_path / "killed", every=5)

@@ -7,27 +7,29 @@ tokenizer. What is finished is kept in data/cache/smollm2, so an interrupted run
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 
+from lib.corpus import Blocks
 from lib.files import atomic_write
 from lib.interpret.snippets import pairs_with_snippets
+from lib.models.activations import iterate_activations
+from lib.models.typical import typical_norms
+from lib.mppc.capture import ENCODED_AT_ONCE
 from lib.mppc.controls import fair_pools, varying
 from lib.mppc.directions import Direction, summarise
 from lib.sae import evaluate_saes
-from lib.workbook.profiles import DATA
 from lib.workbook.reference import REFERENCE
 from lib.workbook.store import Store
 from lib.workbook.two_models import BATCH_BLOCKS, Comparison, Request
 from tests.real import smollm2
 
-NAME, MINI = "SmolLM2-135M", ("mini-pythia", "mini-mamba", "mini-rwkv")
+MINI = ("mini-pythia", "mini-mamba", "mini-rwkv")
 TOKENS, SAE_TOKENS, EVALUATED = 50_000, 1_000_000, 16_384
 EDGES, DRAWS = np.linspace(0, 1, 201), 3  # of the bins in which features are counted; random pools
-CACHE = DATA / "cache" / "smollm2"
 
 
 def measured(name: str, direction: Direction, comparison: Comparison, pool: float) -> dict[str, float]:
@@ -61,23 +63,36 @@ def similarities(comparisons: dict[str, Comparison]) -> dict[str, pd.DataFrame]:
     return {"similarity": pd.DataFrame(rows), "counts": counts}
 
 
+@torch.no_grad()
+def explained_shortened(comparison: Comparison, blocks: Blocks) -> list[float]:
+    """Explained variance of the first model's SAEs on vectors of which the very long ones were shortened."""
+    side, found = comparison.a, []
+    typical = typical_norms(side.model, comparison.blocks.a, side.layers, BATCH_BLOCKS)
+    parts = list(iterate_activations(side.model, blocks, side.layers, BATCH_BLOCKS, typical, exact=True))
+    for sae in comparison.saes(side):
+        x = torch.cat([part[sae.info.layer] for part in parts])
+        missed = x - torch.cat([sae(part) for part in x.split(ENCODED_AT_ONCE)])
+        found.append(float(1 - missed.square().sum() / (x - x.mean(0)).square().sum()))
+    return found
+
+
 def looked_at(first: Comparison) -> dict[str, pd.DataFrame]:
-    """The tables `saes`, their quality on vectors that are as long as they are, and `pairs`, with snippets."""
+    """The tables `saes` and `pairs` (with snippets).
+
+    The SAEs' quality is that on vectors that are as long as they are; `explained_shortened` is on shortened ones.
+    """
     blocks = first.blocks.a.take(EVALUATED)
     quality = evaluate_saes(first.a.model, first.saes(first.a), blocks, BATCH_BLOCKS)
+    quality.insert(4, "explained_shortened", explained_shortened(first, blocks))
     there, _ = first.directions()
     places, tokenizers = zip(*((first.places(side), side.model.tokenizer) for side in (first.a, first.b)), strict=True)
     return {"saes": quality, "pairs": pairs_with_snippets(there.frame, places, tokenizers, n=6)}
 
 
 def main() -> None:
-    if not smollm2.is_installed():
-        sys.exit(smollm2.MISSING)
-    folder = CACHE / NAME
-    if not (folder / "tokenizer.json").exists():
-        smollm2.convert(folder)
+    folder = smollm2.cached()
     sizes = dict(tokens=TOKENS, sae_tokens=SAE_TOKENS)
-    comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), Store(CACHE / "made")) for mini in MINI}
+    comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), Store(smollm2.CACHE / "made")) for mini in MINI}
     for name, frame in (similarities(comparisons) | looked_at(comparisons[MINI[0]])).items():
         atomic_write(REFERENCE / f"smollm2_{name}.csv", frame.to_csv(index=False, float_format="%.5g"))
 

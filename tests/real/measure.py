@@ -5,10 +5,6 @@ Notebook 11 shows these tables, so that a run needs neither the package with the
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from pathlib import Path
-
 import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -87,15 +83,11 @@ def _attention(model: TransformerBridge) -> pd.DataFrame:
 
 @torch.no_grad()
 def main() -> None:
-    if not smollm2.is_installed():
-        sys.exit(smollm2.MISSING)
-    with tempfile.TemporaryDirectory() as folder:
-        smollm2.convert(Path(folder))
-        model = models.load(folder, "cpu")
-        found = pd.Series(facts(model), name="value", dtype=float).rename_axis("quantity").reset_index()
-        atomic_write(REFERENCE / "smollm2_facts.csv", found.to_csv(index=False, float_format="%.5g"))
-        table = head_table(model)
-        atomic_write(REFERENCE / "smollm2_heads.csv", table.to_csv(index=False, float_format="%.4g"))
+    model = models.load(smollm2.cached(), "cpu")
+    found = pd.Series(facts(model), name="value", dtype=float).rename_axis("quantity").reset_index()
+    atomic_write(REFERENCE / "smollm2_facts.csv", found.to_csv(index=False, float_format="%.5g"))
+    table = head_table(model)
+    atomic_write(REFERENCE / "smollm2_heads.csv", table.to_csv(index=False, float_format="%.4g"))
 
 
 if __name__ == "__main__":
