@@ -118,7 +118,7 @@ def write(
     plots.use_theme()
     a, b = comparison.a, comparison.b
     directions = {f"{d.source} → {d.target}": d for d in both} | (
-        {f"SAE seed, {a.name}": skyline[0]} if skyline else {}
+        {f"SAE seed, {a.label}": skyline[0]} if skyline else {}
     )
     summary = pd.DataFrame([{"comparison": label} | summarise(d) for label, d in directions.items()])
     places = comparison.places(a), comparison.places(b)
@@ -135,7 +135,7 @@ def write(
     for name, (figure, _) in figures.items():
         write_figure(figure, folder / name)
     pictures = [{"file": f"{name}.png", "caption": caption} for name, (_, caption) in figures.items()]
-    atomic_write(folder / "explorer.html", explorer.page_of(_shown(comparison, both, places), f"{a.name} and {b.name}"))
+    atomic_write(folder / "explorer.html", explorer.page_of(_shown(comparison, both, places), f"{a.label} and {b.label}"))
     return _page(comparison, summary, pairs, pictures, bool(skyline), folder)
 
 
@@ -157,7 +157,7 @@ def _shown(comparison: Comparison, both: tuple[Direction, Direction], places: Se
         alive = both[k].frame[both[k].frame["mppc"].notna()].reset_index(drop=True)
         words, features = vocabulary(side.model.tokenizer), alive[["layer", "index"]].to_numpy()
         scores = explorer.scores_of(places[k], features, words)
-        shown.append(explorer.Shown(name, side.name, places[k], features, {other: alive}, scores, words))
+        shown.append(explorer.Shown(name, side.label, places[k], features, {other: alive}, scores, words))
     return shown
 
 
@@ -176,7 +176,7 @@ def _page(
     kinds = {"best": "The best matches", "worst": "The worst"}
     text = comparison.request.text or "documentation of Python packages"
     page = templates().get_template("compare.html").render(
-        profile={"meaningful": True}, a=comparison.a.name, b=comparison.b.name, text=text, shares=same,
+        profile={"meaningful": True}, a=comparison.a.label, b=comparison.b.label, text=text, shares=same,
         positions=f"{comparison.blocks.a.n_positions:,}", summary=Markup(table), pictures=pictures, skyline=skyline,
         pairs=[(kinds[kind], rows.to_dict("records")) for kind, rows in pairs.groupby("kind", sort=False)],
     )  # fmt: skip

@@ -60,6 +60,7 @@ def test_a_page_tables_and_what_the_run_was_made_of(done):
     assert about["a"]["saes"]["target_l0"] == 32 and len(about["a"]["tokenizer"]) == 64 and not about["a"]["revision"]
     assert about["a"]["layers"] == [0, 1] and about["b"]["layers"] == [0, 1, 2] and "torch" in about["versions"]
     summary = pd.read_csv(done / "summary.csv").set_index("comparison")
+    assert list(summary.index[:2]) == ["pythia → other", "other → pythia"]
     assert len(summary) == 3 and summary.loc[summary.index[2]].name.startswith("SAE seed")
     frame = pd.read_parquet(done / "a_to_b.parquet")
     assert frame["mppc"].mean() == pytest.approx(summary["mean"].iloc[0], abs=1e-5)

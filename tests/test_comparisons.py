@@ -120,11 +120,12 @@ def test_an_interval_has_the_documents_and_the_saes_in_quadrature():
     assert (found["low"], found["high"]) == directions.mean_interval(four_layers)
     assert (found["documents_low"], found["documents_high"]) == pytest.approx((0.47, 0.53), abs=1e-4)
     assert found["sae_deviation"] == pytest.approx(0.04 / 1.96)
+    assert found["sae_share"] == pytest.approx(0.64, abs=1e-3)
     first = directions.mppc_by_layer(four_layers).iloc[0]  # one layer has twice the deviation of a mean of four
     assert first.high - 0.4 == pytest.approx(np.hypot(0.03, 0.08), abs=1e-4)
     unknown = replace(four_layers, spread=np.nan)
     assert directions.mean_interval(unknown) == pytest.approx((0.47, 0.53), abs=1e-4)
-    assert np.isnan(directions.summarise(unknown)["sae_deviation"])
+    assert np.isnan([directions.summarise(unknown)[name] for name in ("sae_deviation", "sae_share")]).all()
 
 
 def test_layers_are_grouped_from_early_to_late():

@@ -68,6 +68,15 @@ def test_every_model_is_compared_with_every_other(retrained):
     assert means.loc["smoke-pythia", "smoke-pythia"] == pytest.approx(by_seed["SAE seed"].mean(), abs=1e-5)
 
 
+def test_architectures_are_compared_by_pairs_of_different_models():
+    names = ["mini-pythia", "mini-pythia-seed1", "mini-pythia-half", "mini-mamba"]
+    means = pd.DataFrame([[0.9, 0.6, 0, 0.4], [0.5, 0.7, 0, 0.2], [0, 0, 0, 0], [0.3, 0.5, 0, 0.6]], names, names)
+    found = retraining.by_architecture(means)
+    assert list(found.columns) == ["the same model", "pythia", "mamba"]
+    np.testing.assert_allclose(found.loc["pythia"], [0.8, 0.55, 0.3])
+    np.testing.assert_allclose(found.loc["mamba"], [0.6, 0.4, np.nan])
+
+
 def test_a_table_says_on_which_models_it_was_made(retrained, smoke, monkeypatch):
     first = (retrained / "retraining_by_setting.csv").read_text().splitlines()[0]
     assert first.startswith("# models_digest: profile=smoke smoke-pythia=")

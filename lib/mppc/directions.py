@@ -86,8 +86,8 @@ def summarise(direction: Direction) -> dict[str, float]:
     """What the table of comparisons says about one direction.
 
     `low` and `high` are the mean's 95 % interval, about documents and SAE training; `documents_low` and
-    `documents_high` are about documents alone, and `sae_deviation` is the standard deviation that SAE training adds
-    (NaN where it is not known). `bias` is by how much the mean of the resamples differs from the mean itself. The
+    `documents_high` are about documents alone, `sae_deviation` is the standard deviation that SAE training adds, and
+    `sae_share` its share of the variance of both (NaN where it is not known). `bias` is by how much the mean of the resamples differs from the mean itself. The
     interval has the resamples' spread and lies about the mean, so the bias is not in it.
     """
     frame, mppc = direction.frame, direction.mppc
@@ -103,6 +103,7 @@ def summarise(direction: Direction) -> dict[str, float]:
         "documents_low": documents[0],
         "documents_high": documents[1],
         "sae_deviation": direction.sae_deviation,
+        "sae_share": _share(direction.sae_deviation, (documents[1] - documents[0]) / (2 * NORMAL)),
         "bias": float(np.nanmean(direction.resampled, axis=1, dtype=float).mean()) - mppc.mean(),
         "median": mppc.median(),
         "share_above_0.95": (mppc > HIGH).mean(),
@@ -113,6 +114,12 @@ def summarise(direction: Direction) -> dict[str, float]:
         "null_99": frame["null_mppc"].quantile(0.99),
         "share_above_null": (frame["excess"].dropna() > 0).mean(),
     }
+
+
+def _share(deviation: float, other: float) -> float:
+    """Of the variance that two independent errors have together, the first one's share."""
+    whole = deviation**2 + other**2
+    return deviation**2 / whole if whole else np.nan
 
 
 def difference(a: Direction, b: Direction) -> tuple[pd.Series, tuple[float, float]]:

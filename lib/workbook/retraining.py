@@ -128,6 +128,21 @@ def between_models() -> pd.DataFrame:
     return rows.groupby(["model", "other"]).mppc.mean().unstack().loc[names, names]
 
 
+def by_architecture(means: pd.DataFrame) -> pd.DataFrame:
+    """`between_models` by architecture, as means over pairs of different models; models named …-half are left out.
+
+    Rows are the architectures whose features look for a match; the first column is the diagonal of `means`.
+    """
+    seeds = means.loc[~means.index.str.endswith("half"), ~means.columns.str.endswith("half")]
+    kinds = seeds.index.str.split("-").str[1]
+    same = np.eye(len(seeds), dtype=bool)
+    found = seeds.mask(same).set_axis(kinds).T.set_axis(kinds).groupby(level=0, sort=False).mean().T
+    found = found.groupby(level=0, sort=False).mean()
+    alone = pd.Series(seeds.to_numpy().diagonal(), kinds).groupby(level=0, sort=False).mean()
+    found.insert(0, "the same model", alone)
+    return found.rename_axis("features of").rename_axis("matches in", axis="columns")
+
+
 def made_on(by: str = "sae_seed") -> dict[str, str]:
     """The first line of a table: its profile, and each model's digest; empty where there is no table."""
     return dict(re.findall(r"(\S+)=(\S+)", _file(by).open().readline())) if _file(by).exists() else {}

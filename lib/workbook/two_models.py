@@ -88,6 +88,7 @@ class Side:
     def __init__(self, name: str, given: Sequence[str], request: Request, again: Sequence[str] = ()) -> None:
         self.name, self.given, self.request = name, given, request
         self.again = again
+        self.label = Path(name).name if Path(name).is_dir() else name  # in figures, tables and pages
 
     @cached_property
     def folder(self) -> Path:
@@ -187,6 +188,8 @@ class Comparison:
         self.request, self.store = request, store
         self.a = Side(request.a, request.saes_a, request, request.skyline)
         self.b = Side(request.b, request.saes_b, request)
+        if self.a.label == self.b.label:
+            self.a.label, self.b.label = request.a, request.b
         self._same_relative_depths()
         trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
         if source is None:
@@ -270,7 +273,7 @@ class Comparison:
         fields = {"a": self._sae_fields(sides[0]), "b": self._sae_fields(sides[1], seed), "seed_b": seed}
         fields |= uncertainty.constants() | {"read": self.blocks.a.digest, "seed": self.request.seed}
         folder = self.store.get("matches", fields, partial(self._match, sides, seed))
-        names = [sides[0].name, f"{sides[1].name}, SAE seed {seed}" if skyline else sides[1].name]
+        names = [sides[0].label, f"{sides[1].label}, SAE seed {seed}" if skyline else sides[1].label]
         found = []
         for k, file in enumerate(("a_to_b", "b_to_a")):
             frame = pd.read_parquet(folder / f"{file}.parquet")

@@ -92,7 +92,8 @@ def looked_at(first: Comparison) -> dict[str, pd.DataFrame]:
 def main() -> None:
     folder = smollm2.cached()
     sizes = dict(tokens=TOKENS, sae_tokens=SAE_TOKENS)
-    comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), Store(smollm2.CACHE / "made")) for mini in MINI}
+    store = Store(smollm2.CACHE / "made")
+    comparisons = {mini: Comparison(Request(str(folder), mini, **sizes), store) for mini in MINI}
     for name, frame in (similarities(comparisons) | looked_at(comparisons[MINI[0]])).items():
         atomic_write(REFERENCE / f"smollm2_{name}.csv", frame.to_csv(index=False, float_format="%.5g"))
 
