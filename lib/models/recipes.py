@@ -111,6 +111,8 @@ RECIPES = {
     "mini-rwkv-seed1": _RWKV(seed=1),
     "deep-pythia": _PYTHIA(n_layers=6, steps=4_000),  # tried once: do more layers show a clearer ridge of depth?
     "deep-mamba": _MAMBA(n_layers=12, steps=2_000),
+    "deep-rwkv": _RWKV(n_layers=8, steps=2_000),  # tried once: does it associate with more layers, or more channels?
+    "wide-rwkv": _RWKV(d_model=256, steps=2_000),
     "smoke-pythia": Recipe("gpt_neox", n_layers=2, d_model=64),
     "smoke-pythia-seed1": Recipe("gpt_neox", n_layers=2, d_model=64, seed=1),
     "smoke-pythia-half": Recipe("gpt_neox", n_layers=2, d_model=64, steps=1_600, seed=2),

@@ -218,7 +218,8 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
     tokens, top = _tokens(axes, TOKENS), highest + max(2, 1.2 + 0.42 * stacked)
     strongest = max(heads["mean_logit_diff"].abs().max() for heads in roles.values())
     answer = _node(axes, last, top, "logit of B", "#fff3cc")
-    _arrow(axes, tokens[1], (1, top - 0.4))
+    for place in (0, 1):
+        _arrow(axes, tokens[place], (place, top - 0.4))
     _arrow(axes, tokens[last], answer)
     for (what, heads), colour, ends in zip(strong.items(), TOKEN_COLOURS.values(), ((0, 1), (1, last)), strict=True):
         for layer, rows in heads.sort_values("mean_logit_diff").groupby("layer"):
@@ -317,7 +318,7 @@ def fig_names(table: pd.DataFrame) -> Figure:
     cells = table.pivot(index="layer", columns=["position", "name"], values="mean_logit_diff")
     cells = cells[[(position, name) for position in range(len(words)) for name in ("IO", "S")]]
     figure, axes = plt.subplots(figsize=(1.4 * WIDTH, 4), layout="constrained")
-    _heatmap(axes, cells.to_numpy(), "change of the logit")
+    _heatmap(axes, cells.to_numpy(), "change of the logit", yticklabels=list(cells.index))
     for position in range(1, len(words)):
         axes.axvline(2 * position, color="0.4", linewidth=0.8)
     shown = [word.replace("\n", "\\n") for word in words]

@@ -35,8 +35,8 @@ def labels() -> pd.DataFrame:
 def smollm2(table: str) -> pd.DataFrame:
     """What was measured once on SmolLM2-135M.
 
-    Its `facts` (quantity, value), and its `heads`, a row per head and effect: `python -m tests.real.measure` says what
-    the columns are, and makes both again. Of its features, the quality of its `saes`, their `similarity` to those of
+    Its `facts` (quantity, value), its `heads`, a row per head and effect, and where it reads `names` in IOI:
+    `python -m tests.real.measure` says what the columns are, and makes them again. Of its features, the quality of its `saes`, their `similarity` to those of
     mini models (a row per comparison), the `counts` of features by MPPC (a column per comparison), and the best and the
     worst `pairs`: `python -m tests.real.features`.
     """

@@ -5,14 +5,18 @@ Notebook 11 shows these tables, so that a run needs neither the package with the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.circuits import abilities, effects, induction, ioi
+from lib.circuits.path_patching import Cache, patch_effects
 from lib.files import atomic_write
 from lib.models.activations import iterate_activations
+from lib.models.families import patchable
 from lib.workbook import texts
 from lib.workbook.reference import REFERENCE
 from tests.real import smollm2
@@ -51,9 +55,7 @@ def head_table(model: TransformerBridge) -> pd.DataFrame:
     (`to_the_one_before`).
     """
     [p] = induction.prompts_by_distance(model, [DISTANCE], seed=0, n_samples=SAMPLES).values()
-    names = ioi.name_prompts(
-        ioi.unseen_template(texts.sentence_parts()), model.tokenizer, 0, SAMPLES, texts.sentence_parts()["names"]
-    )
+    names = ioi_prompts(model)
     attention = _attention(model).set_index(["layer", "head"])
     to_b = effects.head_effects(model, p.clean, p.corrupt_b, p.target, per_sample=True)
     of_b = pd.DataFrame(induction.head_rows(to_b, measure="B"))
@@ -65,6 +67,31 @@ def head_table(model: TransformerBridge) -> pd.DataFrame:
     rows = induction.head_rows(through, measure="induction head", receiver="L{}H{}".format(*receiver))
     rows += induction.head_rows(to_io, measure="IO")
     return pd.concat([of_b, pd.DataFrame(rows)]).join(attention, on=["layer", "head"])
+
+
+def ioi_prompts(model: TransformerBridge) -> ioi.NamePrompts:
+    """IOI sentences of one form; the corrupted ones have two other names."""
+    parts = texts.sentence_parts()
+    return ioi.name_prompts(ioi.unseen_template(parts), model.tokenizer, 0, SAMPLES, parts["names"])
+
+
+def name_table(model: TransformerBridge) -> pd.DataFrame:
+    """Fig. 13's question: where the last position reads the names. Columns as of `ioi.effects_table`.
+
+    In one layer, keys and values of all heads at one position come from a run with two other names.
+    """
+    architecture, prompts = patchable(model), ioi_prompts(model)
+
+    def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[torch.Tensor]:
+        own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
+        for position in range(prompts.clean.shape[1]):
+            inputs = own.clone()
+            inputs[:, position] = other[:, position]
+            yield architecture.mixer_output(clean, layer, inputs)
+
+    sides = [patch_effects(architecture, prompts.clean, prompts.corrupt, name, senders) for name in prompts.names.T]
+    found = torch.stack([side.mean(1) for side in sides], dim=-1).unflatten(0, (models.n_layers(model), -1))
+    return ioi.effects_table(found, prompts.words)
 
 
 def _attention(model: TransformerBridge) -> pd.DataFrame:
@@ -88,6 +115,7 @@ def main() -> None:
     atomic_write(REFERENCE / "smollm2_facts.csv", found.to_csv(index=False, float_format="%.5g"))
     table = head_table(model)
     atomic_write(REFERENCE / "smollm2_heads.csv", table.to_csv(index=False, float_format="%.4g"))
+    atomic_write(REFERENCE / "smollm2_names.csv", name_table(model).to_csv(index=False, float_format="%.4g"))
 
 
 if __name__ == "__main__":
