@@ -87,8 +87,9 @@ def summarise(direction: Direction) -> dict[str, float]:
 
     `low` and `high` are the mean's 95 % interval, about documents and SAE training; `documents_low` and
     `documents_high` are about documents alone, `sae_deviation` is the standard deviation that SAE training adds, and
-    `sae_share` its share of the variance of both (NaN where it is not known). `bias` is by how much the mean of the resamples differs from the mean itself. The
-    interval has the resamples' spread and lies about the mean, so the bias is not in it.
+    `sae_share` its share of the variance of both (NaN where it is not known). `bias` is by how much the mean of the
+    resamples differs from the mean itself. The interval has the resamples' spread and lies about the mean, so the bias
+    is not in it.
     """
     frame, mppc = direction.frame, direction.mppc
     documents = mean_interval(direction, documents_alone=True)

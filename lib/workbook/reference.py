@@ -36,8 +36,8 @@ def smollm2(table: str) -> pd.DataFrame:
     """What was measured once on SmolLM2-135M.
 
     Its `facts` (quantity, value), its `heads`, a row per head and effect, and where it reads `names` in IOI:
-    `python -m tests.real.measure` says what the columns are, and makes them again. Of its features, the quality of its `saes`, their `similarity` to those of
-    mini models (a row per comparison), the `counts` of features by MPPC (a column per comparison), and the best and the
-    worst `pairs`: `python -m tests.real.features`.
+    `python -m tests.real.measure` says what the columns are, and makes them again. Of its features, the quality of its
+    `saes`, their `similarity` to those of mini models (a row per comparison), the `counts` of features by MPPC (a
+    column per comparison), and the best and the worst `pairs`: `python -m tests.real.features`.
     """
     return pd.read_csv(REFERENCE / f"smollm2_{table}.csv")
