@@ -135,7 +135,8 @@ def write(
     for name, (figure, _) in figures.items():
         write_figure(figure, folder / name)
     pictures = [{"file": f"{name}.png", "caption": caption} for name, (_, caption) in figures.items()]
-    atomic_write(folder / "explorer.html", explorer.page_of(_shown(comparison, both, places), f"{a.label} and {b.label}"))
+    shown, title = _shown(comparison, both, places), f"{a.label} and {b.label}"
+    atomic_write(folder / "explorer.html", explorer.page_of(shown, title))
     return _page(comparison, summary, pairs, pictures, bool(skyline), folder)
 
 
