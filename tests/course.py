@@ -40,29 +40,41 @@ def blocks() -> list[tuple[str, str, list[str], list[str]]]:
     return found
 
 
+def end_of(cells: list[NotebookNode], sections: list[str]) -> int:
+    """The number of the first cell after the last section that is named; of all cells where none is.
+
+    Raises `ValueError` for a section that is not there.
+    """
+    seen = set()
+    for k, cell in enumerate(cells):
+        headings = SECTION.findall(cell.source) if cell.cell_type == "markdown" else []
+        if headings and sections and set(sections) <= seen:
+            return k
+        seen |= set(headings)
+    if missing := set(sections) - seen:
+        raise ValueError(f"the notebook has no {missing.pop()}")
+    return len(cells)
+
+
 def cells_of(notebook: NotebookNode, sections: list[str], exercises: list[str]) -> list[NotebookNode]:
     """The code cells of a block, as this file's head says.
 
     Raises `ValueError` for a section or an exercise that the notebook does not have.
     """
-    kept, ends, seen, solutions, exercise = [], None, set(), {}, None
-    for cell in notebook.cells:
+    kept, solutions, exercise, end = [], {}, None, end_of(notebook.cells, sections)
+    for k, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            headings = SECTION.findall(cell.source)
-            if headings and set(sections) <= seen and ends is None:
-                ends = len(kept)
-            seen |= set(headings)
             if named := EXERCISE.search(cell.source):
                 exercise = named[1]
                 solutions[exercise] = SOLUTION.search(cell.source)[1]
         elif "answer = None" in cell.source:
             cell.source = cell.source.replace("answer = None", solutions[exercise])
             solutions[exercise] = cell
-        else:
+        elif exercises or k < end:
             kept.append(cell)
-    if missing := (set(sections) - seen) | (set(exercises) - set(solutions)):
+    if missing := set(exercises) - set(solutions):
         raise ValueError(f"the notebook has no {missing.pop()}")
-    return kept[: None if exercises or not sections else ends] + [solutions[name] for name in exercises]
+    return kept + [solutions[name] for name in exercises]
 
 
 def walk(number: str, sections: list[str], exercises: list[str], profile: str) -> float:

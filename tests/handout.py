@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from lib.workbook.notebooks import FOLDER, find_notebooks, title_of
-from tests.course import SECTION, blocks
+from tests.course import blocks, end_of
 
 PAGE = FOLDER / "handout.md"
 HEAD = """# Predictions
@@ -24,13 +24,10 @@ def predictions(notebook: Path, sections: Sequence[str] = ()) -> Iterator[tuple[
 
     Without sections, of each prediction of the notebook.
     """
-    seen, heading, question = set(), "", ""
-    for cell in nbformat.read(notebook, as_version=4).cells:
+    heading = question = ""
+    cells = nbformat.read(notebook, as_version=4).cells
+    for cell in cells[: end_of(cells, list(sections))]:
         if cell.cell_type == "markdown":
-            headings = SECTION.findall(cell.source)
-            if headings and sections and set(sections) <= seen:
-                return
-            seen |= set(headings)
             heading = ([heading] + re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE))[-1]
             question = cell.source.partition("**Predict.**")[2].strip() or question
         elif guesses := re.findall(r"^guess\w* = None  # your guess: (.+)$", cell.source, re.MULTILINE):

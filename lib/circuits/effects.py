@@ -8,7 +8,7 @@ families that path patching is offered for and raise `ValueError` for the others
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib.circuits.path_patching import Cache, patch_effects
 from lib.circuits.prompts import InductionPrompts, Tokens
-from lib.models.families import family_of, patchable
+from lib.models.families import Patchable, family_of, patchable
 from lib.models.mamba import Mamba
 from lib.models.transformer import Transformer
 
@@ -53,14 +53,20 @@ def mixer_input_effects(
     architecture = patchable(model)
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        if at != layer:
-            return
-        for position in positions:
-            inputs = architecture.inputs(clean, layer).clone()
-            inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
-            yield architecture.mixer_output(clean, layer, inputs)
+        if at == layer:
+            yield from patched_inputs(architecture, clean, corrupt, layer, positions)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
+
+
+def patched_inputs(
+    architecture: Patchable, clean: Cache, corrupt: Cache, layer: int, positions: Iterable[int | slice]
+) -> Iterator[Tensor]:
+    """A layer's mixer output with what its mixer takes in at one position from the corrupted run; for each position."""
+    for position in positions:
+        inputs = architecture.inputs(clean, layer).clone()
+        inputs[:, position] = architecture.inputs(corrupt, layer)[:, position]
+        yield architecture.mixer_output(clean, layer, inputs)
 
 
 def ssm_input_effects(

@@ -27,7 +27,7 @@ class Exercise:
     right: Callable[..., Any]
     """The right answer for a profile."""
     mistakes: Mapping[str, Mapping[str, Any] | Callable[[Profile], Any]]
-    """What a wrong answer is, in a sentence → other arguments of `right` that give it, or a function that gives it."""
+    """What a wrong answer is, in a sentence → other arguments of `right` that give it, or a function that does."""
     needs: str = ""
     """Models without which there is no answer, as for `Profile.lacking`."""
 

@@ -158,10 +158,15 @@ def layer_groups(direction: Direction, n_groups: int = 4) -> dict[str, Direction
     parts = {}
     for group in np.array_split(layers, min(n_groups, len(layers))):
         name = f"layer {group[0]}" if len(group) == 1 else f"layers {group[0]}–{group[-1]}"
-        inside = direction.frame["layer"].isin(group)
-        frame = direction.frame[inside].reset_index(drop=True)
-        parts[name] = replace(direction, frame=frame, resampled=direction.resampled[:, inside.to_numpy()])
+        parts[name] = of_layers(direction, group)
     return parts
+
+
+def of_layers(direction: Direction, layers: Sequence[int]) -> Direction:
+    """A direction's features of some layers."""
+    inside = direction.frame["layer"].isin(layers)
+    frame = direction.frame[inside].reset_index(drop=True)
+    return replace(direction, frame=frame, resampled=direction.resampled[:, inside.to_numpy()])
 
 
 def gap_by_layer(skyline: Direction, other: Direction) -> pd.DataFrame:

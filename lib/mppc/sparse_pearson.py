@@ -1,8 +1,8 @@
 """Pearson correlations between the sparse features of two layers, by the sums of products where both fire.
 
 Gustavson's row-wise sparse product: for each token on which feature i of A fires, the features of B that fire there are
-added to an accumulator, which then holds Σxy of i with all of B. It is turned into correlations, and the best are kept,
-before the next i starts, so that the features × features matrix never exists.
+added to an accumulator, which then holds Σxy of i with all of B. It is turned into correlations, and the best are
+kept, before the next i starts, so that the features × features matrix never exists.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class SparseStep:
     def __call__(
         self, sae: nn.Module, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
     ) -> StepStats:
-        """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place on weights and Adam's state."""
+        """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place."""
         names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
         m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
         norms, low = self._of_last_step(sae, adam)

@@ -134,12 +134,10 @@ def by_architecture(means: pd.DataFrame) -> pd.DataFrame:
     Rows are the architectures whose features look for a match; the first column is the diagonal of `means`.
     """
     seeds = means.loc[~means.index.str.endswith("half"), ~means.columns.str.endswith("half")]
-    kinds = seeds.index.str.split("-").str[1]
-    same = np.eye(len(seeds), dtype=bool)
-    found = seeds.mask(same).set_axis(kinds).T.set_axis(kinds).groupby(level=0, sort=False).mean().T
-    found = found.groupby(level=0, sort=False).mean()
-    alone = pd.Series(seeds.to_numpy().diagonal(), kinds).groupby(level=0, sort=False).mean()
-    found.insert(0, "the same model", alone)
+    kinds = seeds.index.str.split("-").str[1].to_numpy()
+    others = seeds.mask(np.eye(len(seeds), dtype=bool)).T.groupby(kinds, sort=False).mean().T
+    alone = pd.Series(seeds.to_numpy().diagonal(), seeds.index, name="the same model")
+    found = pd.concat([alone, others], axis=1).groupby(kinds, sort=False).mean()
     return found.rename_axis("features of").rename_axis("matches in", axis="columns")
 
 

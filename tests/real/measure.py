@@ -5,7 +5,7 @@ Notebook 11 shows these tables, so that a run needs neither the package with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 import torch
@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.circuits import abilities, effects, induction, ioi
-from lib.circuits.path_patching import Cache, patch_effects
+from lib.circuits.path_patching import patch_effects
 from lib.files import atomic_write
 from lib.models.activations import iterate_activations
 from lib.models.families import patchable
@@ -81,14 +81,7 @@ def name_table(model: TransformerBridge) -> pd.DataFrame:
     In one layer, keys and values of all heads at one position come from a run with two other names.
     """
     architecture, prompts = patchable(model), ioi_prompts(model)
-
-    def senders(clean: Cache, corrupt: Cache, layer: int) -> Iterator[torch.Tensor]:
-        own, other = (architecture.inputs(cache, layer) for cache in (clean, corrupt))
-        for position in range(prompts.clean.shape[1]):
-            inputs = own.clone()
-            inputs[:, position] = other[:, position]
-            yield architecture.mixer_output(clean, layer, inputs)
-
+    senders = partial(effects.patched_inputs, architecture, positions=range(prompts.clean.shape[1]))
     sides = [patch_effects(architecture, prompts.clean, prompts.corrupt, name, senders) for name in prompts.names.T]
     found = torch.stack([side.mean(1) for side in sides], dim=-1).unflatten(0, (models.n_layers(model), -1))
     return ioi.effects_table(found, prompts.words)
