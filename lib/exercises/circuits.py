@@ -15,7 +15,7 @@ from lib.exercises import Exercise
 from lib.workbook import induction, model_store
 from lib.workbook.profiles import Profile
 
-FEW, WANTED_ERROR, TAP_DISTANCE, REPEATED = 4, 0.05, 16, 32
+FEW, TAP_DISTANCE, REPEATED = 4, 16, 32
 
 
 def _strongest(
@@ -33,19 +33,6 @@ def _weakest(profile: Profile) -> tuple[int, int]:
 
 def _table_2(profile: Profile, role: str = "mamba") -> pd.DataFrame:
     return effect_tables.paper_table(2, induction.path_effects(getattr(profile, role), profile))
-
-
-def _at_next(profile: Profile) -> pd.Series:
-    """The row of Table 2 for B1+1 at the shortest distance."""
-    return _table_2(profile).query("position == 'B1+1'").sort_values("distance").iloc[0]
-
-
-def _times_more(profile: Profile, power: int = 2) -> float:
-    return (_at_next(profile)["standard_error"] / WANTED_ERROR) ** power
-
-
-def _prompts_needed(profile: Profile, power: int = 2) -> float:
-    return float(_at_next(profile)["n"] * _times_more(profile, power))
 
 
 def _key_layer(profile: Profile) -> int:
@@ -92,14 +79,6 @@ def _shares(profile: Profile, role: str = "mamba", position: str = "B1+1") -> Fl
 def _shares_signed(profile: Profile) -> Float[ndarray, " distances"]:
     table = effect_tables.wide(_table_2(profile))
     return (table["B1+1"] / table.sum(axis=1)).to_numpy()
-
-
-def _hidden_ratio(profile: Profile, upper: str = "B1+1", lower: str | None = "B1", corrupt: bool = False) -> float:
-    """Hidden attention on one role over that on another, or over an even share."""
-    model = model_store.load(profile.mamba, profile)
-    prompts = _few(model, profile)
-    row = heads.hidden_attention(model, prompts.corrupt_a if corrupt else prompts.clean, _key_layer(profile))
-    return float(row[prompts.positions[upper]] / (row[prompts.positions[lower]] if lower else 1 / len(row)))
 
 
 def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = False) -> float:
@@ -167,24 +146,19 @@ EXERCISES = {
         "that is the head with the *highest* change of the logit; a head that matters makes it fall": _weakest,
         "that is the head that feeds the induction head": dict(measure="induction head", corrupt="A′"),
     }, needs="pythia_seed"),
-    "07.2": Exercise("a number of prompts", _prompts_needed, {
-        "a standard error falls with the *root* of the number of prompts": dict(power=1),
-        "that is by how many times more prompts": _times_more,
-        "upside down: more prompts are needed for a smaller error": dict(power=-2),
-    }, needs="mamba"),
-    "07.3": Exercise("three numbers, a mean change of the logit for each state", _states_in_the_middle, {
+    "07.2": Exercise("three numbers, a mean change of the logit for each state", _states_in_the_middle, {
         "off by one: the input of the token itself is still the clean one": dict(first=1),
         "off by one: those are the states one token later": dict(first=3),
         "that is the input at one token alone; a state holds all tokens up to it": dict(alone=True),
         "that is with A replaced": dict(corrupt="corrupt_a"),
     }, needs="mamba"),
-    "07.4": Exercise("one number, a mean change of the logit", _state_effect, {
+    "07.3": Exercise("one number, a mean change of the logit", _state_effect, {
         "the other layers' states are still frozen": dict(frozen=True),
         "that is the whole corrupted run: all layers' states come from it": _whole_effect,
         "off by one: that is the layer after the key layer": dict(offset=1),
         "off by one: that is the layer before the key layer": dict(offset=-1),
     }, needs="mamba"),
-    "07.5": Exercise("an array of layers × heads", _induction_scores, {
+    "07.4": Exercise("an array of layers × heads", _induction_scores, {
         "off by one: that is attention to the first occurrence itself, not to the token after it": dict(back=REPEATED),
         "that is attention to the token just before: previous-token heads": dict(back=1),
         "the first copy is counted in, where nothing can be looked up yet": dict(first=REPEATED - 1),
@@ -195,25 +169,19 @@ EXERCISES = {
         "positive and negative effects are added up and cancel: take their sizes": _shares_signed,
         "that is RWKV's": dict(role="rwkv"),
     }, needs="mamba"),
-    "08.2": Exercise("one number, a ratio", _hidden_ratio, {
-        "upside down: B1+1 over B1 is asked for": lambda profile: 1 / _hidden_ratio(profile),
-        "that is the prompt in which A was replaced": dict(corrupt=True),
-        "that is over an even share, not over B1": dict(lower=None),
-        "off by one: that is B1+2 over B1+1": dict(upper="B1+2", lower="B1+1"),
-    }, needs="mamba"),
-    "08.3": Exercise("one number, an induction gap", _gap_without_shift, {
+    "08.2": Exercise("one number, an induction gap", _gap_without_shift, {
         "nothing has been changed: that is the model's own gap": dict(own=None),
         "the other way round: that leaves the present token out": dict(own=0),
         "that is the first layer alone; all layers are asked for": dict(layers="first"),
         "the receptance is changed too; only key and value are asked for": dict(gates=True),
     }, needs="rwkv"),
-    "08.4": Exercise("one number, an induction gap", _gap_without_tap, {
+    "08.3": Exercise("one number, an induction gap", _gap_without_tap, {
         "nothing has been changed: that is the model's own gap": dict(tap=None),
         "off by one: that is the tap of the token itself (place 3)": dict(tap=3),
         "off by one: that is the tap two tokens back (place 1)": dict(tap=1),
         "the taps of all layers are zero; only the key layer's are asked for": dict(everywhere=True),
     }, needs="mamba"),
-    "09.4": Exercise("one number, a share", _share_of_nearest, {
+    "09.3": Exercise("one number, a share", _share_of_nearest, {
         "off by one: those are nine tokens (lags 0 to 8)": dict(nearest=9),
         "off by one: those are seven tokens (lags 0 to 6)": dict(nearest=7),
         "the rate of forgetting is the exponential of `time_decay`": dict(exponential=False),

@@ -11,8 +11,8 @@ from numpy import ndarray
 
 from lib.exercises import Exercise
 from lib.models.activations import iterate_activations
-from lib.workbook import artifacts, model_store, retraining, texts
-from lib.workbook.profiles import Profile, get_profile
+from lib.workbook import artifacts, model_store, texts
+from lib.workbook.profiles import Profile
 
 PRICE, RATE = 0.5, 0.01  # λ of exercises 02.1 and 02.2, and how far a step goes
 CHANGED, OTHER_TOKEN = 10, 77  # where exercise 01.2 puts another token
@@ -45,14 +45,6 @@ def _twins(profile: Profile, of_b: bool = False, best: Callable = np.max, absolu
     a, b = toy_models()
     table = np.corrcoef(a.T, b.T)[:5, 5:]
     return best(np.abs(table) if absolute else table, axis=0 if of_b else 1)
-
-
-def _differing(
-    profile: Profile, one: str = "laptop", equal: bool = False, trivial: tuple[str, ...] = ("name", "cache_dir")
-) -> set[str]:
-    """Settings that differ between a profile and `paper`."""
-    a, b = (get_profile(name).model_dump() for name in (one, "paper"))
-    return {field for field in a if (a[field] == b[field]) == equal and field not in trivial}
 
 
 def _loss(profile: Profile, role: str = "mamba") -> float:
@@ -140,11 +132,6 @@ def _explained(profile: Profile, centred: bool = True, axis: int | None = None) 
     return float(np.mean(1 - left / whole))
 
 
-def _gain(profile: Profile, measure: str = "mppc", setting: str = "expansion", scale: Callable = np.log2) -> float:
-    rows = retraining.by_setting("SAE seed").query("setting == @setting")
-    return float(np.polyfit(scale(rows["value"]), rows[measure], 1)[0])
-
-
 EXERCISES = {
     "00.1": Exercise("one number, a correlation", _correlation, {
         "the means are not taken away: that is the cosine of the two series": dict(centred=False),
@@ -157,12 +144,6 @@ EXERCISES = {
             dict(absolute=True),
         "these are the numbers of the matching features; their correlations are asked for": dict(best=np.argmax),
         "these are means over all features of B; the best one is asked for": dict(best=np.mean),
-    }),
-    "00.3": Exercise("a set of names of settings", _differing, {
-        "`name` and `cache_dir` are among them, which differ between any two profiles": dict(trivial=()),
-        "these are the settings that agree": dict(equal=True),
-        "these are the settings that differ between `mini` and `paper`": dict(one="mini"),
-        "these are all settings there are": lambda profile: set(Profile.model_fields),
     }),
     "01.1": Exercise("one number, a perplexity", _perplexity, {
         "that is the loss itself": _loss,
@@ -204,13 +185,7 @@ EXERCISES = {
         "that is a mean over dimensions of each dimension's own ratio; sum over all before you divide": dict(axis=0),
         "that is the share that is *not* explained": lambda profile: 1 - _explained(profile),
     }),
-    "02.4": Exercise("one number, MPPC per doubling,", _gain, {
-        "that is the gain per factor of e; a doubling is asked for": dict(scale=np.log),
-        "that is the gain per unit of `expansion`, not per doubling": dict(scale=np.asarray),
-        "that is what happens to the explained variance": dict(measure="explained_variance"),
-        "that is the gain by more text": dict(setting="sae_tokens"),
-    }),
-    "02.5": Exercise("one number, a factor", _best_scale, {
+    "02.4": Exercise("one number, a factor", _best_scale, {
         "`b_dec` was multiplied as well: it is no feature, so take it away from both first": dict(centred=False),
         "that makes the reconstruction as long as the activation, which is not where the error is least":
             dict(of="norms"),

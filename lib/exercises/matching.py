@@ -18,8 +18,6 @@ from lib.mppc.uncertainty import correlation, matched_sums
 from lib.workbook import artifacts, comparisons, texts
 from lib.workbook.profiles import LeftOut, Profile
 
-PLACE = ("match_layer", "match_index")
-OFTEN, HIGH = 100, 0.7
 READ_A = ["for", " the", " loop", "s", " end", "s"]  # exercise 11.1
 READ_B = ["f", "or", " the", " loops", " en", "ds"]
 SOME = slice(None, None, 400)  # documents of exercise 11.2
@@ -48,17 +46,11 @@ def _mean(profile: Profile, name: str = "mamba") -> float:
 
 def _mutual(profile: Profile, direction: int = 0, by_layer_only: bool = False) -> float:
     there, back = _alive(profile, direction=direction), _frame(profile, direction=1 - direction)
-    both = there.merge(back, left_on=list(PLACE), right_on=["layer", "index"], suffixes=("", "_back"))
+    match, own = ["match_layer", "match_index"], ["layer", "index"]
+    both = there.merge(back, left_on=match, right_on=own, suffixes=("", "_back"))
     same_layer = both["match_layer_back"] == both["layer"]
     same_index = both["match_index_back"] == both["index"]
     return float((same_layer if by_layer_only else same_layer & same_index).mean())
-
-
-def _shared(
-    profile: Profile, columns: Sequence[str] = PLACE, keep: str | bool = False, direction: int = 0, dead: bool = False
-) -> float:
-    frame = (_frame if dead else _alive)(profile, direction=direction)
-    return float(frame.duplicated(list(columns), keep=keep).mean())
 
 
 def _best_pair(profile: Profile, which: str = "either") -> float:
@@ -134,27 +126,10 @@ def _shifted(profile: Profile, offset: int = 1, mean: Callable[[ndarray], float]
     return mean(max_pairwise_correlation(*_features(profile), shift=offset).value)
 
 
-def _gain_of_frequent(profile: Profile, name: str = "mamba", rarely: bool = False, over_all: bool = True) -> float:
-    frame = _frame(profile, name)
-    often = frame["firing_rate"] * profile.mppc_tokens >= OFTEN
-    mean = frame["mppc"][~often if rarely else often].mean()
-    return float(mean - frame["mppc"].mean() if over_all else mean)
-
-
 def _same_layer(profile: Profile, name: str = "model_seed", within: int = 0) -> float:
     frame = _alive(profile, name)
     near = (frame["layer"] - frame["match_layer"]).abs() <= within
     return float(near.groupby(frame["layer"]).mean().mean())
-
-
-def _second_layer(profile: Profile, layer: int = 1, place: int = -2, of: str = "each") -> float:
-    """Mean MPPC of a layer of Pythia where each feature's best layer of Mamba (or one layer for all) is left out."""
-    values = artifacts.mppc_by_match_layer(profile.pythia, profile.mamba, profile)
-    rows = values[(_frame(profile)["layer"] == layer).to_numpy() & ~np.isnan(values).all(1)]
-    if of == "all":
-        commonest = np.bincount(np.nanargmax(rows, axis=1)).argmax()
-        return float(np.nanmax(np.delete(rows, commonest, axis=1), axis=1).mean())
-    return float(np.sort(rows, axis=1)[:, place].mean())
 
 
 def _depths(profile: Profile, first: int = 1, of: str = "mamba", dead: bool = False) -> Float[ndarray, " layers"]:
@@ -162,17 +137,6 @@ def _depths(profile: Profile, first: int = 1, of: str = "mamba", dead: bool = Fa
     frame = (_frame if dead else _alive)(profile)
     n = _frame(profile, of, direction=1)["layer"].max() + 1
     return ((frame["match_layer"] + first) / n).groupby(frame["layer"]).mean().to_numpy()
-
-
-def _start(profile: Profile, within: float = 0.1, pick: str = "first", relative: bool = False) -> float:
-    """Mean relative depth of the first (or last) layer of Mamba whose match is nearly as good as the best."""
-    values = artifacts.mppc_by_match_layer(profile.pythia, profile.mamba, profile)
-    values = values[~np.isnan(values).all(1)]
-    best = np.fmax.reduce(values, axis=1)[:, None]
-    near = values >= (best * (1 - within) if relative else best - within)
-    n = near.shape[1]
-    layer = near.argmax(1) if pick == "first" else n - 1 - near[:, ::-1].argmax(1)
-    return float(((layer + 1) / n).mean())
 
 
 def _loss_at_depth(profile: Profile, shift: int = 0, same_index: bool = False, loss: bool = True) -> float:
@@ -191,12 +155,6 @@ def _correlated(profile: Profile, name: str = "mamba", method: str = "spearman")
 def _every_other(profile: Profile, start: int = 1, role: str = "mamba") -> float:
     own, other = _features(profile, role)
     return float(np.nanmean(max_pairwise_correlation(own, other[start::2]).value))
-
-
-def _in_both(profile: Profile, divide: str = "either") -> float:
-    mamba, rwkv = (_frame(profile, name)["mppc"] > HIGH for name in ("mamba", "rwkv"))
-    of = {"either": (mamba | rwkv).sum(), "all": len(mamba), "mamba": mamba.sum(), "rwkv": rwkv.sum()}[divide]
-    return float((mamba & rwkv).sum() / max(of, 1))
 
 
 def _ends(tokens: Sequence[str]) -> ndarray:
@@ -223,26 +181,20 @@ EXERCISES = {
         "the divisor counts dead features, which have no match":
             lambda profile: _mutual(profile) * len(_alive(profile)) / len(_frame(profile)),
     }, needs="mamba"),
-    "03.2": Exercise("one number, a share", _shared, {
-        "the first of each group is left out: `duplicated` needs keep=False": dict(keep="first"),
-        "the index alone does not name a feature, the layer belongs to it": dict(columns=["match_index"]),
-        "dead features are counted: all of them have the match (-1, -1)": dict(dead=True),
-        "that is the other direction, from Mamba to Pythia": dict(direction=1),
-    }, needs="mamba"),
-    "03.3": Exercise("one number, a correlation", _best_pair, {
+    "03.2": Exercise("one number, a correlation", _best_pair, {
         "that is the MPPC itself: tokens on which neither fires are still in": dict(which="all"),
         "these are the tokens on which *both* fire; where only one fires they disagree, and that counts":
             dict(which="both"),
         "these are the tokens on which Pythia's feature fires; those where only Mamba's fires are left out":
             dict(which="first"),
     }, needs="mamba"),
-    "03.4": Exercise("one number, a mean MPPC", _dense, {
+    "03.3": Exercise("one number, a mean MPPC", _dense, {
         "that is the reverse direction: the maximum goes over Pythia's features": dict(axis=0),
         "the series are not centred: that is a cosine, not a correlation": dict(centred=False),
         "these are absolute values; MPPC is signed": dict(sign=False),
         "these are the first 1,000 tokens": dict(n=1_000),
     }, needs="mamba"),
-    "03.5": Exercise("one number, a mean correlation", _one_to_one, {
+    "03.4": Exercise("one number, a mean correlation", _one_to_one, {
         "that is the mean MPPC, where a match may serve many features": _dense,
         "that is the *smallest* sum: pass maximize=True": dict(maximize=False),
     }, needs="mamba"),
@@ -266,13 +218,7 @@ EXERCISES = {
             lambda profile: artifacts.mppc(profile.pythia, profile.mamba, profile, null=True)[0].mppc.mean(),
         "Pythia's features are compared with Pythia's own, read backwards": dict(which="pythia"),
     }, needs="mamba"),
-    "04.4": Exercise("one number, a gain of the mean MPPC", _gain_of_frequent, {
-        "these are the features that fire *fewer* than 100 times": dict(rarely=True),
-        "that is the mean of the frequent ones; their gain over all is asked for": dict(over_all=False),
-        "that is the gain between two SAE seeds": dict(name="sae_seed"),
-        "that is the gain against the other model seed": dict(name="model_seed"),
-    }, needs="mamba"),
-    "04.5": Exercise("one number, a mean loss of correlation", _optimism, {
+    "04.4": Exercise("one number, a mean loss of correlation", _optimism, {
         "the matches are scored on all tokens, with those that chose them": dict(score="all"),
         "the halves are exchanged: choose on the first, score on the second": dict(score="choosing on the second"),
         "that is the mean score itself; what is lost against the choosing half is asked for": dict(difference=False),
@@ -283,24 +229,12 @@ EXERCISES = {
         "that is between two SAE seeds of one model": dict(name="sae_seed"),
         "that is Mamba's depth map, whose layers are not Pythia's": dict(name="mamba"),
     }, needs="pythia_seed"),
-    "05.2": Exercise("one number, a mean MPPC", _second_layer, {
-        "no layer is left out": dict(place=-1),
-        "two layers are left out for each feature": dict(place=-3),
-        "one layer is left out for all features; each feature's own best layer is asked for": dict(of="all"),
-        "that is layer 0 of Pythia; layers are counted from 0, and layer 1 is asked for": dict(layer=0),
-    }, needs="mamba"),
-    "05.3": Exercise("a mean relative depth for each layer of Pythia", _depths, {
+    "05.2": Exercise("a mean relative depth for each layer of Pythia", _depths, {
         "off by one: relative depth is (layer + 1) / number of layers": dict(first=0),
         "divided by the number of Pythia's layers; the matches lie in Mamba": dict(of="model_seed"),
         "dead features are counted: their match_layer is -1": dict(dead=True),
     }, needs="mamba"),
-    "05.4": Exercise("one number, a mean relative depth", _start, {
-        "that is with the tolerance of the notebook, 0.02": dict(within=0.02),
-        "that is the depth of the best match itself, without a tolerance": dict(within=0.0),
-        "that is the *last* layer with such a match": dict(pick="last"),
-        "the tolerance is taken as 10 % of the best, not as 0.1": dict(relative=True),
-    }, needs="mamba"),
-    "05.5": Exercise("one number, a loss of MPPC", _loss_at_depth, {
+    "05.3": Exercise("one number, a loss of MPPC", _loss_at_depth, {
         "that is the mean at the same depth; what it lies below the true mean is asked for": dict(loss=False),
         "that is the layer of the same *number*; Mamba has more layers than Pythia": dict(same_index=True),
         "off by one: that is the layer before the one of the same depth": dict(shift=-1),
@@ -316,11 +250,6 @@ EXERCISES = {
         "that is every other layer of RWKV": dict(role="rwkv"),
         "that is with all layers of RWKV, the number to compare with": lambda profile: _mean(profile, "rwkv"),
     }, needs="mamba"),
-    "09.3": Exercise("one number, a share", _in_both, {
-        "the divisor is all features; those above 0.7 in at least one are asked for": dict(divide="all"),
-        "the divisor is those above 0.7 in Mamba only": dict(divide="mamba"),
-        "the divisor is those above 0.7 in RWKV only": dict(divide="rwkv"),
-    }, needs="rwkv, mamba"),
     "11.1": Exercise("a list of numbers of characters", _shared_ends, {
         "only tokens that are the same in both are paired; it is enough that they end at the same place":
             lambda profile: [end for end, token in zip(_ends(READ_A), READ_A) if token in READ_B],

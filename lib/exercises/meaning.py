@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import binomtest, false_discovery_control, norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import cohen_kappa_score
 
 from lib.exercises import Exercise
@@ -104,18 +104,6 @@ def _p(profile: Profile, above: int = 1, below: int = 1, lower: bool = False, ei
     return float((above + (null < found if lower else null >= found).sum()) / (below + len(null)))
 
 
-def _p_values(profile: Profile, measure: str = "RSA") -> pd.Series:
-    others = (profile.pythia_seed, profile.mamba, profile.rwkv)
-    tables = [spaces.subspace_scores(profile.pythia, name, profile) for name in others if name]
-    return pd.concat(tables).query("measure == @measure").p
-
-
-def _smallest(profile: Profile, measure: str = "RSA", untested: bool = False) -> float:
-    """The smallest p-value after Bonferroni's correction for those that were tested, or for all."""
-    p = _p_values(profile, measure)
-    return float(min(1, p.min() * (len(p) if untested else p.notna().sum())))
-
-
 def _middle(profile: Profile) -> tuple[FeatureSpace, FeatureSpace, tuple[int, int], pd.DataFrame]:
     """Both spaces, the Transformer's middle layer and Mamba's of the same depth, and their matched features."""
     a, b = (spaces.feature_space(name, profile) for name in (profile.pythia, profile.mamba))
@@ -189,14 +177,7 @@ EXERCISES = {
         "that is RSA": lambda profile: _similarity(profile, similarity.rsa),
         "that is SVCCA": lambda profile: _similarity(profile, similarity.svcca),
     }, needs="mamba"),
-    "10.4": Exercise("one number, a p-value", _smallest, {
-        "it is not corrected": lambda profile: _p_values(profile).min(),
-        "subspaces with too few pairs are counted, but they were not tested": dict(untested=True),
-        "that is Benjamini and Hochberg's, which bounds another error":
-            lambda profile: pd.Series(false_discovery_control(_p_values(profile).dropna())).min(),
-        "that is SVCCA's": dict(measure="SVCCA"),
-    }, needs="pythia_seed or mamba or rwkv"),
-    "10.5": Exercise("one number, an RSA", _rsa_of_tokens, {
+    "10.4": Exercise("one number, an RSA", _rsa_of_tokens, {
         "these are all matched pairs: features of one token are still among them": dict(keep="all"),
         "of the pairs of one token you kept the last, which is the worst; the best is asked for": dict(keep="last"),
         "that is SVCCA": dict(measure=similarity.svcca),

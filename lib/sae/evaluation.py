@@ -25,6 +25,7 @@ from lib.models.devices import fast_products
 from lib.sae.autoencoder import SAE
 
 _PIECE = 1_024  # positions whose logits are there at a time
+_PASS = 2_048  # positions of a pass for cross-entropy: what its layers write stays in the caches
 SPLICED_POSITIONS = 16_384  # of the text, over which cross-entropies are taken: a pass through the model for each SAE
 
 
@@ -89,38 +90,52 @@ def _spliced_losses(
 ) -> list[tuple[float, float, float]]:
     """Cross-entropy of the model, with x̂ and with x̄ spliced in, for each SAE."""
     blocks_of_model = [block.original_component for block in model.blocks]
-    n, clean, losses = 0, 0.0, [0.0] * len(saes)
+    batch_blocks = max(1, min(batch_blocks, _PASS // blocks.mask.shape[1]))
+    beginnings, kind_of_block = _beginnings(blocks)
+    alike = 2 * len(beginnings) <= len(blocks)
+    replaced = [(sae.info.layer, sae) for sae in saes]
+    replaced += [] if alike else [(layer, mean.expand_as) for layer, mean in means.items()]
+    n, clean, losses = 0, 0.0, [0.0] * len(replaced)
     batches = batches_of(blocks, batch_blocks, model_device(model))
     for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // batch_blocks), mininterval=5):
         n += int((mask[:, :-1] & mask[:, 1:]).sum())
         kept: list[Any] = []  # what each block gives, in its family's own form
         with _acting(blocks_of_model, [partial(_keep, block.forward, kept) for block in blocks_of_model]):
             clean += _loss(model, _last_stream(model, tokens), tokens, mask)
-        for k, sae in enumerate(saes):
+        for k, (layer, replace) in enumerate(replaced):
             # The blocks up to the layer give what they gave, so a pass costs only what comes after them.
-            with _acting(blocks_of_model, [partial(_give, output) for output in kept[: sae.info.layer + 1]]):
-                losses[k] += _loss(model, _last_stream(model, tokens, mask, sae.info.layer, sae), tokens, mask)
-    of_mean = _mean_losses(model, means, blocks, batch_blocks)
+            with _acting(blocks_of_model, [partial(_give, output) for output in kept[: layer + 1]]):
+                losses[k] += _loss(model, _last_stream(model, tokens, mask, layer, replace), tokens, mask)
+    if alike:
+        of_mean = _mean_losses(model, means, blocks, beginnings, kind_of_block, batch_blocks)
+    else:
+        of_mean = dict(zip(means, losses[len(saes) :], strict=True))
     return [(clean / n, loss / n, of_mean[sae.info.layer] / n) for sae, loss in zip(saes, losses)]
 
 
-def _mean_losses(
-    model: TransformerBridge, means: dict[int, Tensor], blocks: Blocks, batch_blocks: int
-) -> dict[int, float]:
-    """Summed cross-entropy with x̄ spliced in, by layer.
+def _beginnings(blocks: Blocks) -> tuple[Blocks, Int[np.ndarray, " blocks"]]:
+    """The blocks' different beginnings, up to the last position that does not count, and the number of each block's.
 
-    Where x̄ stands at all positions that count, what follows depends on the text only up to the last that does not,
-    which is mostly BOS alone. So one row stands for all blocks that begin alike up to there, and is read once.
+    Where x̄ stands at all positions that count, what follows depends on the text only up to there, which is mostly BOS
+    alone. So one row stands for all blocks that begin alike.
     """
-    device, place = model_device(model), np.arange(blocks.mask.shape[1])
+    place = np.arange(blocks.mask.shape[1])
     end = len(place) - blocks.mask[:, ::-1].argmax(1)  # what comes later is padding, and changes nothing
     last = np.where(~blocks.mask & (place < end[:, None]), place, -1).max(1)
     begins = np.where(place <= last[:, None], 2 * blocks.tokens + blocks.mask, -1)
     kinds, kind_of_block = np.unique(begins, axis=0, return_inverse=True)
-    rows = Blocks(np.maximum(kinds, 0) // 2, kinds % 2 == 1, np.arange(len(kinds)))
+    return Blocks(np.maximum(kinds, 0) // 2, kinds % 2 == 1, np.arange(len(kinds))), kind_of_block
+
+
+def _mean_losses(
+    model: TransformerBridge, means: dict[int, Tensor], blocks: Blocks, beginnings: Blocks,
+    kind_of_block: Int[np.ndarray, " blocks"], batch_blocks: int,
+) -> dict[int, float]:  # fmt: skip
+    """Summed cross-entropy with x̄ spliced in, by layer; each beginning (`_beginnings`) is read once."""
+    device = model_device(model)
     counted, losses = blocks.mask[:, :-1] & blocks.mask[:, 1:], dict.fromkeys(means, 0.0)
     for layer, mean in means.items():
-        batches = batches_of(rows, batch_blocks, device)
+        batches = batches_of(beginnings, batch_blocks, device)
         streams = (
             stream for tokens, mask in batches for stream in _last_stream(model, tokens, mask, layer, mean.expand_as)
         )
