@@ -58,6 +58,8 @@ def test_partners_of_two_sae_seeds(smoke):
     assert (first["cosine"] <= cosine.max(1).values.detach().numpy() + 1e-5).all()
     table = by_firing_rate(partners, n_bins=4)
     assert len(table) == 4 and table["firing_rate"].is_monotonic_increasing
+    p, n = table["found"], table["n"]
+    np.testing.assert_allclose(table["found_error"], np.sqrt(p * (1 - p) / (n - 1)))
     assert (
         table["n"].sum()
         == (partners["firing_rate"] > 0).sum() - partners["mppc"].isna()[partners["firing_rate"] > 0].sum()

@@ -187,3 +187,13 @@ def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):
         rows = table[table.comparison == label]
         assert len(rows) == 5 and rows.value.is_monotonic_increasing
         assert rows.mppc.iloc[-1] == pytest.approx(pairs[name][0].mppc.mean(), abs=1e-6)
+        assert (rows.low < rows.mppc).all() and (rows.mppc < rows.high).all()
+
+
+def test_dead_features_counted_as_zero_scale_the_mean_and_its_interval():
+    row = {"direction": "forward", "mean": 0.6, "low": 0.5, "high": 0.7, "mean_with_dead_as_0": 0.3}
+    summary = pd.DataFrame([row | {"comparison": name} for name in ("a", "b")] + [row | {"comparison": "a"}])
+    summary.loc[2, "direction"] = "reverse"
+    table = controls.similarity_by_dead(summary, ["a"])
+    np.testing.assert_allclose(table[["mppc", "low", "high"]], [[0.6, 0.5, 0.7], [0.3, 0.25, 0.35]])
+    assert list(table.value) == ["left out", "counted as 0"] and set(table.comparison) == {"a"}

@@ -97,6 +97,14 @@ def test_published_tables_agree_with_themselves_and_roughly_with_the_released_ru
     assert reference.published_table(2).groupby("position")["mean_logit_diff"].mean().idxmin() == "B1+1"
 
 
+def test_heads_are_named_by_their_effects_and_looked_up_in_their_patterns():
+    found = pd.DataFrame({"layer": [0, 1, 1], "head": [1, 0, 1], "mean_logit_diff": [-0.5, -3.717, 0.2]})
+    assert effect_tables.named_heads(found) == "L1H0 (-3.72), L0H1 (-0.50)"
+    patterns = torch.arange(2 * 2 * 3 * 3.0).reshape(2, 2, 3, 3)
+    looked = heads.with_attention(found, list(patterns), -1, 0)
+    assert list(looked["attention"]) == [patterns[0, 1, 2, 0], patterns[1, 0, 2, 0], patterns[1, 1, 2, 0]]
+
+
 def test_hidden_attention_is_what_the_scan_makes_of_each_position_alone(small):
     model = model_store.load("mini-mamba", small)
     tokens = induction_prompts(8, 4096, seed=0, n_samples=1).clean

@@ -121,8 +121,9 @@ def test_trade_off_has_a_panel_per_setting_and_measure_and_marks_the_own_setting
 def test_models_stand_in_their_own_colours_beside_the_cells_between_them():
     names = ["mini-pythia", "mini-pythia-seed1", "mini-mamba-seed1"]
     values = np.array([[0.7, 0.6, 0.5], [0.61, 0.71, 0.51], [0.52, 0.53, 0.72]])
-    axes = plots.fig_between_models(pd.DataFrame(values, names, names)).axes[0]
-    assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in values.ravel()]
+    means = pd.DataFrame(values, names, names)
+    axes = plots.fig_between_models(means, means / 100).axes[0]
+    assert [text.get_text() for text in axes.texts] == [f"{v:.2f}\n±{v / 100:.3f}" for v in values.ravel()]
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [tick.get_text() for tick in ticks] == ["pythia", "pythia-seed1", "mamba-seed1"]
         colours = [plots.ink(PALETTE[family]) for family in ("pythia", "seed", "mamba")]
@@ -134,9 +135,10 @@ def test_retraining_has_a_panel_per_setting_and_a_line_per_comparison_named_once
     names = ["SAE seed", "model seed", "Pythia → Mamba"]
     rows = [{"setting": s, "value": v, "comparison": name, "mppc": 0.7 - 0.1 * k}
             for s in tried for v in tried[s] for k, name in enumerate(names)]  # fmt: skip
-    figure = plots.fig_retraining(pd.DataFrame(rows))
+    figure = plots.fig_retraining(pd.DataFrame(rows), dict.fromkeys(names, 0.01))
     drawn = [axes for axes in figure.axes if axes.lines]
-    assert len(drawn) == 3 and all(len(axes.lines) == 3 for axes in drawn)
+    assert len(drawn) == 3 and all(len(axes.containers) == 3 for axes in drawn)
+    assert np.ptp(drawn[0].containers[0].lines[2][0].get_segments()[0][:, 1]) == pytest.approx(0.04)
     assert len({axes.get_ylim() for axes in drawn}) == 1 and all(axes.get_xscale() == "log" for axes in drawn)
     assert [sorted(t.get_text() for t in axes.texts) for axes in drawn] == [[], sorted(names), []]
     assert len({line.get_color() for line in drawn[0].lines}) == 3

@@ -68,6 +68,13 @@ def test_every_model_is_compared_with_every_other(retrained):
     assert means.loc["smoke-pythia", "smoke-pythia"] == pytest.approx(by_seed["SAE seed"].mean(), abs=1e-5)
 
 
+def test_a_mean_over_layers_deviates_less_than_one_layers(retrained, smoke):
+    names = ["SAE seed", "Pythia → Mamba"]
+    found = retraining.deviations(names)
+    for name in names:
+        assert found[name] == pytest.approx(retraining.spread_of(name, smoke) / np.sqrt(2))
+
+
 def test_architectures_are_compared_by_pairs_of_different_models():
     names = ["mini-pythia", "mini-pythia-seed1", "mini-pythia-half", "mini-mamba"]
     means = pd.DataFrame([[0.9, 0.6, 0, 0.4], [0.5, 0.7, 0, 0.2], [0, 0, 0, 0], [0.3, 0.5, 0, 0.6]], names, names)

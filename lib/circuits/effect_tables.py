@@ -71,6 +71,12 @@ def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
     return rows.groupby(["layer", "head"], as_index=False)["mean_logit_diff"].mean().astype({"layer": int, "head": int})
 
 
+def named_heads(heads: pd.DataFrame, n: int = 2) -> str:
+    """The `n` heads with the most negative effects in words, such as "L3H1 (−3.72)"; columns as of `mean_heads`."""
+    found = heads.nsmallest(n, "mean_logit_diff").itertuples()
+    return ", ".join(f"L{row.layer:.0f}H{row.head:.0f} ({row.mean_logit_diff:+.2f})" for row in found)
+
+
 def agreement(ours: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
     """How well two versions of one table agree, cell by cell: Spearman's and Pearson's r, mean difference, n."""
     keys = [column for column in ("distance", "layer", "position") if column in ours and column in other]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +26,14 @@ def patterns(model: TransformerBridge, tokens: Tokens, layer: int) -> Float[Tens
         _, cache = model.run_with_cache(part.to(device), names_filter=name, return_type=None)
         parts.append(cache[name].sum(0))
     return (torch.stack(parts).sum(0) / len(tokens)).cpu()
+
+
+def with_attention(
+    heads: pd.DataFrame, patterns: Sequence[Float[Tensor, "n_heads tokens tokens"]], query: int, key: int
+) -> pd.DataFrame:
+    """Heads (columns layer, head) with their attention from position `query` to `key`, from all layers' patterns."""
+    looks = [patterns[head.layer][head.head, query, key].item() for head in heads.itertuples()]
+    return heads.assign(attention=looks)
 
 
 @torch.no_grad()

@@ -140,13 +140,15 @@ def pairwise_mcc(
 def by_firing_rate(partners: pd.DataFrame, n_bins: int = 8) -> pd.DataFrame:
     """What both SAE seeds find, by groups of equally many features of like firing rate; dead features are left out.
 
-    Columns firing_rate (the group's median), n, cosine, mppc (means), found (share with a cosine of `FOUND` or more).
+    Columns firing_rate (the group's median), n, cosine, mppc (means), found (share with a cosine of `FOUND` or more),
+    and cosine_error, mppc_error, found_error, which are the standard errors of these over the group's features.
     """
     alive = partners[partners["firing_rate"] > 0].dropna()
     groups = pd.qcut(alive["firing_rate"].rank(method="first"), min(n_bins, len(alive)), labels=False)
     table = alive.assign(found=alive["cosine"] >= FOUND).groupby(groups).agg(
-        firing_rate=("firing_rate", "median"), n=("cosine", "size"), cosine=("cosine", "mean"),
-        mppc=("mppc", "mean"), found=("found", "mean"),
+        firing_rate=("firing_rate", "median"), n=("cosine", "size"),
+        cosine=("cosine", "mean"), mppc=("mppc", "mean"), found=("found", "mean"),
+        cosine_error=("cosine", "sem"), mppc_error=("mppc", "sem"), found_error=("found", "sem"),
     )  # fmt: skip
     return table.reset_index(drop=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,6 +177,17 @@ def gap_by_layer(skyline: Direction, other: Direction) -> pd.DataFrame:
     gap = skyline.frame["mppc"] - other.frame["mppc"]
     spread = np.hypot(skyline.spread, other.spread)
     return _by_layer(skyline.frame["layer"], gap, skyline.resampled - other.resampled, spread)
+
+
+def lines_by_layer(directions: Mapping[str, Direction]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`mppc_by_layer` of directions from one model by their labels, and the others' `gap_by_layer` to the first.
+
+    Both have the label as their first column, comparison.
+    """
+    (_, skyline), *others = directions.items()
+    lines = pd.concat({label: mppc_by_layer(d) for label, d in directions.items()}, names=["comparison"])
+    gaps = pd.concat({label: gap_by_layer(skyline, d) for label, d in others}, names=["comparison"])
+    return lines.reset_index("comparison"), gaps.reset_index("comparison")
 
 
 def _by_layer(layer: pd.Series, values: pd.Series, resampled: ndarray, spread: float) -> pd.DataFrame:

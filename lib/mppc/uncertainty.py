@@ -134,10 +134,10 @@ def bootstrap(
 
 def resampled(
     a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], matches: pd.DataFrame, group: Int[ndarray, " n_tokens"],
-    seed: int,
+    seed: int, n_resamples: int = N_RESAMPLES,
 ) -> Resampled:  # fmt: skip
     """MPPC of the features of `a` with their `matches` in `b`, in resamples of the `group`s of documents."""
-    return bootstrap(matched_sums(a, b, matches, group), np.bincount(group), seed)
+    return bootstrap(matched_sums(a, b, matches, group), np.bincount(group), seed, n_resamples)
 
 
 def correlation(sums: Float64[ndarray, "... 5"], n: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:

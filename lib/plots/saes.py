@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -124,10 +124,11 @@ def fig_sae_trade_off(by_setting: pd.DataFrame) -> Figure:
     return figure
 
 
-def fig_retraining(by_setting: pd.DataFrame) -> Figure:
+def fig_retraining(by_setting: pd.DataFrame, deviations: Mapping[str, float]) -> Figure:
     """Mean MPPC against each setting of the training, a panel each and a line per comparison, on one scale.
 
-    Columns setting, value, comparison, mppc.
+    Columns setting, value, comparison, mppc. `deviations` are the means' standard deviations over SAE seeds, by
+    comparison; the bars are twice as long to each side.
     """
     settings, names = (list(dict.fromkeys(by_setting[column])) for column in ("setting", "comparison"))
     figure, grid = plt.subplots(2, -(-len(settings) // 2), figsize=(1.3 * WIDTH, 5), sharey=True, layout="constrained")
@@ -135,7 +136,7 @@ def fig_retraining(by_setting: pd.DataFrame) -> Figure:
         rows = by_setting[by_setting["setting"] == setting].sort_values("value")
         for k, name in enumerate(names):
             of = rows[rows["comparison"] == name]
-            axes.plot(of["value"], of["mppc"], marker="o", markersize=4, **look_of(name, k))
+            axes.errorbar(of["value"], of["mppc"], 2 * deviations[name], marker="o", markersize=4, **look_of(name, k))
         _values_of(axes, setting, rows["value"].unique())
     for axes in grid.flat[len(settings) :]:
         axes.set_axis_off()

@@ -125,9 +125,8 @@ def fig_controls(table: pd.DataFrame) -> Figure:
     for k, measure in enumerate(measures):
         rows = table[table["measure"] == measure]
         y = [names.index(name) + 0.17 * (k - (len(measures) - 1) / 2) for name in rows["comparison"]]
-        error = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
         look = dict(fmt="osD^v"[k % 5], markersize=5, capsize=2, color=sns.color_palette("viridis", len(measures))[k])
-        axes.errorbar(rows["mean"], y, xerr=error, label=measure, **look)
+        axes.errorbar(rows["mean"], y, xerr=_error(rows, "mean"), label=measure, **look)
         for at, value in zip(y, rows["mean"], strict=True):
             axes.annotate(f"{value:.3f}", (value, at), (7, -2.5), textcoords="offset points", fontsize=7)
     axes.set_yticks(range(len(names)), names)
@@ -141,13 +140,14 @@ def fig_controls(table: pd.DataFrame) -> Figure:
 
 
 def fig_sae_seeds(table: pd.DataFrame) -> Figure:
-    """What two SAE seeds have in common, by firing rate; columns firing_rate, n, cosine, mppc, found."""
+    """What two SAE seeds have in common, by firing rate: the columns of `lib.mppc.controls.by_firing_rate`."""
     labels = {"mppc": "mean MPPC", "cosine": "mean cosine (PW-MCC)", "found": "share found by both"}
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for k, (column, label) in enumerate(labels.items()):
-        axes.plot(table["firing_rate"], table[column], "osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
+        look = dict(fmt="osD"[k] + "-", color=sns.color_palette("viridis", 3)[k])
+        axes.errorbar(table["firing_rate"], table[column], 1.96 * table[f"{column}_error"], **look)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="firing rate (share of tokens; each point a group of features)")
-    axes.set(ylabel=f"mean, or share, over a group\nof about {table['n'].iloc[0]:,} features")
+    axes.set(ylabel=f"mean, or share, over a group of about\n{table['n'].iloc[0]:,} features, and 95 % interval")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -219,18 +219,19 @@ def fig_hierarchy(means: Mapping[str, float]) -> Figure:
 def fig_sensitivity(by_tokens: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
     """Mean MPPC against two choices: tokens used, dead features left out or counted as 0.
 
-    Columns comparison, value, mppc.
+    Columns comparison, value, mppc, low, high.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True, layout="constrained")
     kinds = list(dict.fromkeys(by_dead["value"]))
     for k, name in enumerate(dict.fromkeys(by_tokens["comparison"])):
         look, rows = look_of(name, k), by_tokens[by_tokens["comparison"] == name]
-        left.plot(rows["value"], rows["mppc"], marker="o", label=name, **look)
-        heights = by_dead[by_dead["comparison"] == name].set_index("value")["mppc"]
-        at = [kinds.index(kind) + 0.3 * (k - 0.5) for kind in heights.index]
-        right.bar_label(right.bar(at, heights, width=0.28, color=look["color"]), fmt="%.3f", fontsize=7)
+        left.errorbar(rows["value"], rows["mppc"], _error(rows), marker="o", capsize=2, label=name, **look)
+        bars = by_dead[by_dead["comparison"] == name]
+        at = [kinds.index(kind) + 0.3 * (k - 0.5) for kind in bars["value"]]
+        drawn = right.bar(at, bars["mppc"], width=0.28, color=look["color"], yerr=_error(bars), capsize=2)
+        right.bar_label(drawn, bars["mppc"].map("{:.3f}".format), fontsize=7, padding=2)
     tokens = sorted(set(by_tokens["value"]))
-    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC", ylim=(0, 1))
+    left.set(xscale="log", xlabel="tokens correlated over", ylabel="mean MPPC and 95 % interval", ylim=(0, 1))
     left.set_xticks(tokens, [short(v) for v in tokens])
     left.minorticks_off()
     right.set(xlabel="dead features")
@@ -239,14 +240,24 @@ def fig_sensitivity(by_tokens: pd.DataFrame, by_dead: pd.DataFrame) -> Figure:
     return figure
 
 
-def fig_between_models(means: pd.DataFrame) -> Figure:
-    """Mean MPPC of each model's features (rows) with each other model's (columns); on the diagonal, two SAE seeds."""
+def _error(rows: pd.DataFrame, mean: str = "mppc") -> np.ndarray:
+    """How far an interval reaches below and above its mean, of columns low and high."""
+    return np.clip([rows[mean] - rows["low"], rows["high"] - rows[mean]], 0, None)
+
+
+def fig_between_models(means: pd.DataFrame, deviations: pd.DataFrame) -> Figure:
+    """Mean MPPC of each model's features (rows) with each other model's (columns); on the diagonal, two SAE seeds.
+
+    `deviations` are the means' standard deviations over pairs of SAE seeds.
+    """
     names = [name.removeprefix("mini-") for name in means.index]
     figure, axes = plt.subplots(figsize=(0.95 * WIDTH, 0.5 + 0.55 * len(names)), layout="constrained")
-    look = dict(cmap="viridis", annot=True, fmt=".2f", annot_kws={"fontsize": 8}, cbar_kws={"label": "mean MPPC"})
+    words = means.map("{:.2f}".format) + deviations.map("\n±{:.3f}".format)
+    look = dict(cmap="viridis", annot=words, fmt="", annot_kws={"fontsize": 7}, cbar_kws={"label": "mean MPPC"})
     sns.heatmap(means, ax=axes, xticklabels=names, yticklabels=names, **look)
     axes.set(xlabel="… find their best matches in", ylabel="features of …")
-    axes.set_title("diagonal: two SAE seeds of one model", fontsize=8, loc="left", color="0.35")
+    about = "diagonal: two SAE seeds of one model; ±: standard deviation between pairs of SAE seeds"
+    axes.set_title(about, fontsize=8, loc="left", color="0.35")
     axes.set_xticks(axes.get_xticks(), names, rotation=25, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="y", rotation=0)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):

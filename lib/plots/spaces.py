@@ -16,6 +16,7 @@ from lib.plots.style import DASHES, PALETTE, WIDTH, ink
 
 LOOKS = {"other seed": "seed", "Mamba": "mamba", "RWKV": "rwkv"}
 THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k > 3 and k != 7]  # no model's, no grey
+DARK = [(0.1, 0.1, 0.1), (0.45, 0.0, 0.1), (0.15, 0.35, 0.5)]
 
 
 def _colour(label: str) -> tuple:
@@ -93,7 +94,7 @@ def fig_umap(pairs: pd.DataFrame, left: str, right: str, n_links: int = 40, seed
     """Both decoder spaces as maps, matched features linked; columns ax, ay, bx, by, concept."""
     figure, grid = plt.subplots(1, 2, figsize=(1.4 * WIDTH, 4.6), layout="constrained")
     named = sorted(name for name in pairs["concept"].unique() if name)
-    colours = {name: THEMES[k % len(THEMES)] for k, name in enumerate(named)}
+    colours = {name: (THEMES + DARK)[k % len(THEMES + DARK)] for k, name in enumerate(named)}
     for axes, (x, y), title in zip(grid, (("ax", "ay"), ("bx", "by")), (left, right), strict=True):
         rest = pairs[pairs["concept"] == ""]
         axes.scatter(rest[x], rest[y], s=5, color="0.82", linewidth=0, rasterized=True)

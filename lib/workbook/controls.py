@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lib.models.recipes import recipe_of
 from lib.mppc import controls
 from lib.mppc.correlation import max_pairwise_correlation
 from lib.mppc.directions import Direction
-from lib.mppc.uncertainty import document_groups
+from lib.mppc.uncertainty import document_groups, resampled
 from lib.workbook import artifacts, comparisons, model_store, texts
 from lib.workbook.comparisons import Comparison
 from lib.workbook.profiles import Profile
@@ -24,6 +24,7 @@ from lib.workbook.store import Store
 N_DRAWS = 3  # random pools of each comparison
 ALIKE = 1.05  # a pool that is larger by less than this factor counts as one of the same size
 TOKEN_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+N_RESAMPLES = 100  # of the documents, for each share: enough for a deviation
 
 
 def equal_pools(pairs: Mapping[str, tuple[Direction, Direction]], profile: Profile) -> pd.DataFrame:
@@ -93,24 +94,42 @@ def _cross_scored(comparison: Comparison, profile: Profile) -> pd.DataFrame:
 def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
     """Mean MPPC with Mamba, if there is one, and with another SAE seed, over shorter parts of the held-out text.
 
-    Columns comparison, value (tokens), mppc.
+    Columns comparison, value (tokens), mppc, low, high: the mean ± 1.96 standard deviations over the documents.
     """
     known = comparisons.comparisons(profile)
     of = [known[name] for name in ("mamba", "sae_seed") if name in known]
 
     def measure(folder: Path) -> None:
-        rows = []
+        rows, group = [], document_groups(texts.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
         for comparison in of:
             a, b = _sides(comparison, profile)
             for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {comparison.label}", mininterval=5):
                 n = int(share * a[0].n_tokens)
-                parts = ([layer.head(n) for layer in layers] for layers in (a, b))
-                found = max_pairwise_correlation(*parts, device=model_store.device_of(profile))
-                rows.append({"comparison": comparison.label, "value": n, "mppc": np.nanmean(found.value)})
+                parts = [[layer.head(n) for layer in layers] for layers in (a, b)]
+                found = max_pairwise_correlation(*parts, device=model_store.device_of(profile)).to_frame()
+                _, present = np.unique(group[:n], return_inverse=True)
+                drawn = resampled(*parts, found, present.astype(np.int32), profile.seed, N_RESAMPLES)
+                mean, half = found["mppc"].mean(), 1.96 * np.nanmean(drawn, axis=1).std()
+                row = {"comparison": comparison.label, "value": n, "mppc": mean}
+                rows.append(row | {"low": mean - half, "high": mean + half})
         pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
 
     fields = {comparison.label: _fields(comparison, profile) for comparison in of} | {"shares": TOKEN_SHARES}
+    fields |= {"resamples": N_RESAMPLES}
     return pd.read_csv(Store(profile.cache_dir).get("by_tokens", fields, measure) / "by_tokens.csv")
+
+
+def similarity_by_dead(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Forward means of these comparisons with dead features left out, and counted as 0.
+
+    Columns comparison, value, mppc, low, high. `summary` is `comparisons.summary_table`'s. Zeros scale a mean, and its
+    interval with it.
+    """
+    rows = summary[(summary["direction"] == "forward") & summary["comparison"].isin(labels)]
+    share = rows["mean_with_dead_as_0"] / rows["mean"]
+    means = rows[["mean", "low", "high"]].rename(columns={"mean": "mppc"})
+    parts = {"left out": means, "counted as 0": means.mul(share, axis=0)}
+    return pd.concat([part.assign(comparison=rows["comparison"], value=value) for value, part in parts.items()])
 
 
 def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:

@@ -100,11 +100,20 @@ def spread_of(comparison: str, profile: Profile, direction: str = "forward") -> 
     Any two of the pairs that three SAE seeds of *one* model make have a seed in common, whose effect cancels in their
     difference. It is half of the variance if the effects of two SAEs add up, so the variance is doubled there.
     """
-    if made_on().get("profile") != profile.name:
-        return np.nan
+    return _spread(comparison, direction)[0] if made_on().get("profile") == profile.name else np.nan
+
+
+def deviations(comparisons: Sequence[str]) -> dict[str, float]:
+    """Standard deviation over SAE seeds of each comparison's mean over the retrained layers (`spread_of`), by label."""
+    found = {label: _spread(label, "forward") for label in comparisons}
+    return {label: spread / np.sqrt(n_layers) for label, (spread, n_layers) in found.items()}
+
+
+def _spread(comparison: str, direction: str) -> tuple[float, int]:
+    """`spread_of` at the profile at which it was measured, and over how many layers."""
     rows = table("sae_seed").query("comparison == @comparison and direction == @direction")
     cells = [part.pivot(index="seed_a", columns="seed_b", values="mppc") for _, part in rows.groupby("layer")]
-    return float(np.sqrt(np.mean([_variance(part.to_numpy()) for part in cells]))) if cells else np.nan
+    return float(np.sqrt(np.mean([_variance(part.to_numpy()) for part in cells]))) if cells else np.nan, len(cells)
 
 
 def _variance(cells: Float[ndarray, "seeds_a seeds_b"]) -> float:
@@ -116,16 +125,17 @@ def _variance(cells: Float[ndarray, "seeds_a seeds_b"]) -> float:
     return np.square(np.subtract.outer(values, values))[apart].mean() / 2
 
 
-def between_models() -> pd.DataFrame:
+def between_models(statistic: str = "mean") -> pd.DataFrame:
     """Mean MPPC of each retrained model's features (rows) with each other's (columns), over layers and SAE seeds.
 
     On the diagonal two SAE seeds of the same model are compared. Both models have two layers and as many features.
-    Models of one architecture stand beside each other.
+    Models of one architecture stand beside each other. `statistic` "std" gives the standard deviation of such a mean
+    over the pairs of SAE seeds.
     """
-    rows = table("model")
+    rows = table("model").groupby(["model", "other", "seed_a", "seed_b"], sort=False).mppc.mean().reset_index()
     kinds = {name: getattr(recipe_of(name), "architecture", name) for name in rows["model"].unique()}
     names = sorted(kinds, key=lambda name: list(kinds.values()).index(kinds[name]))
-    return rows.groupby(["model", "other"]).mppc.mean().unstack().loc[names, names]
+    return rows.groupby(["model", "other"]).mppc.agg(statistic).unstack().loc[names, names]
 
 
 def by_architecture(means: pd.DataFrame) -> pd.DataFrame:
