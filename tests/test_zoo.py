@@ -124,7 +124,7 @@ def test_every_shipped_model_has_its_marks():
 @pytest.mark.parametrize("name", AT_LEAST)
 def test_shipped_models_are_of_todays_recipes_and_do_what_they_should(name):
     record = record_of(name)
-    assert record["recipe"] == dataclasses.asdict(recipes.RECIPES[name])
+    assert recipes.Recipe(**record["recipe"]) == recipes.RECIPES[name]
     found = record["abilities"] | {"association": worst_association(record["abilities"])}
     assert found["bits_per_byte"] <= MOST_BITS_PER_BYTE[name]
     assert all(found[ability] >= mark for ability, mark in AT_LEAST[name].items())

@@ -32,6 +32,8 @@ class Recipe:
     n_layers: int
     seed: int = 0
     d_model: int = 128
+    state_size: int = 16
+    """Numbers in the state of each channel of a Mamba."""
     tied: bool = False
     """Whether the embeddings are the head's weights, too."""
     embedding_deviation: float | None = None
@@ -82,7 +84,7 @@ OWN: dict[str, Callable[[Recipe], dict[str, Any]]] = {  # of each family, in the
         num_attention_heads=4, intermediate_size=4 * r.d_model, rotary_pct=0.25,
         max_position_embeddings=2 * r.context_length, tie_word_embeddings=r.tied,
     ),
-    "mamba": lambda r: dict(state_size=16, initializer_range=0.05, use_cache=False),
+    "mamba": lambda r: dict(state_size=r.state_size, initializer_range=0.05, use_cache=False),
     "rwkv": lambda r: dict(context_length=2 * r.context_length, rescale_every=0, use_cache=False),
 }  # fmt: skip
 
@@ -111,6 +113,7 @@ RECIPES = {
     "mini-rwkv-seed1": _RWKV(seed=1),
     "deep-pythia": _PYTHIA(n_layers=6, steps=4_000),  # tried once: do more layers show a clearer ridge of depth?
     "deep-mamba": _MAMBA(n_layers=12, steps=2_000),
+    "state-mamba": _MAMBA(state_size=64),  # begun once: does a larger state copy more tokens?
     "deep-rwkv": _RWKV(n_layers=8, steps=2_000),  # tried once: does it associate with more layers, or more channels?
     "wide-rwkv": _RWKV(d_model=256, steps=2_000),
     "smoke-pythia": Recipe("gpt_neox", n_layers=2, d_model=64),
