@@ -25,7 +25,8 @@ from tests.running import another_tokenizer
 
 PROSE = [
     "Return the indices of the elements that are non-zero.\n\n    Parameters\n    ----------\n    x : array_like\n",
-    "The café serves e\u0301clairs; 漢字 are read, and 👩‍🔬 too.   Two   spaces, then a tab\tand the end of it.  ",
+    "The café serves e\u0301clairs; 漢字 are read, and 👩‍🔬 too.   "
+    "Two   spaces, then a tab\tand the end of it.  ",
     "def f(x):\n        return 'naïve ﬁ' + x  # the quick brown fox jumps over the lazy dog, again and again\n",
     "no no no no, yes yes yes: the elements of the array are the elements of the array of the elements",
 ]

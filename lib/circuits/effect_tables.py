@@ -72,7 +72,7 @@ def mean_heads(frame: pd.DataFrame, measure: str, corrupt: str) -> pd.DataFrame:
 
 
 def named_heads(heads: pd.DataFrame, n: int = 2) -> str:
-    """The `n` heads with the most negative effects in words, such as "L3H1 (−3.72)"; columns as of `mean_heads`."""
+    """The `n` heads with the most negative effects in words, such as "L3H1 (-3.72)"; columns as of `mean_heads`."""
     found = heads.nsmallest(n, "mean_logit_diff").itertuples()
     return ", ".join(f"L{row.layer:.0f}H{row.head:.0f} ({row.mean_logit_diff:+.2f})" for row in found)
 

@@ -90,7 +90,7 @@ def _silu(x):
 
 @njit(**_FLAGS)
 def _gated_scan(u, low, bias, A, B, C, D, z, y):
-    """What a mixer does between its projections in one sweep, without gradients: Δ, `_scan_forward`, D and the gate."""
+    """What a mixer does between its projections, in one sweep without gradients: Δ, `_scan_forward`, D, the gate."""
     batch, time, d_inner = u.shape
     d_state = A.shape[0]
     for b in prange(batch):

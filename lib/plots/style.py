@@ -52,8 +52,8 @@ def _family(name: str) -> str | None:
 def look_of(label: str, k: int) -> dict:
     """Colour and dashes of a comparison, or where it has none of its own, those of the number `k`.
 
-    `A → B` of two models by their names has the colour of the one that is no Pythia, and solid lines where that one is
-    B. Where neither is of a family that has a colour, the colour is one that no family has.
+    `A → B` of two models by their names has the colour of the one that is no Pythia, and solid lines where that is B.
+    Where neither is of a family that has a colour, the colour is one that no family has.
     """
     colours = sns.color_palette("colorblind")
     if look := LOOKS.get(label) or LOOKS.get(label.split(",")[0]):
