@@ -211,7 +211,7 @@ def test_the_headline_counts_findings_only(run):
 
 
 def test_a_setting_is_the_paper_s_or_another(run):
-    assert row(run, "w-rate").verdict == REPRODUCED and row(run, "w-tokens").verdict == OTHER_SETTING
+    assert row(run, "w-samples").verdict == REPRODUCED and row(run, "w-tokens").verdict == OTHER_SETTING
     alter(run, "table_13_names", "", task="IOI")
     assert row(run, "w-13-task").verdict == REPRODUCED
 
