@@ -170,9 +170,11 @@ def test_depth_map_and_slope_of_known_matches():
     frame = pd.DataFrame({"layer": [0, 0, 1, 1, 2], "match_layer": [0, 1, 2, 3, -1]})
     shares = depth_map(frame, 3, 4)
     np.testing.assert_allclose(shares, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]])
-    ridge = depth_ridge(shares[:2])
+    ridge = depth_ridge(frame, 2, 4, seed=0)
     assert list(ridge["ridge"]) == [0, 2] and list(ridge["same depth"]) == [1, 3]
-    assert list(ridge["share within one layer of it"]) == [1, 1]
+    assert list(ridge["share within one layer of it"]) == list(ridge["ridge within one layer of it"]) == [1, 1]
+    even = pd.DataFrame({"layer": 0, "match_layer": np.repeat([0, 3], 500)})
+    assert depth_ridge(even, 1, 4, seed=0)["ridge within one layer of it"][0] == pytest.approx(0.5, abs=0.06)
     depths = relative_depths(frame, 3, 4)
     np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
     own = np.repeat(np.arange(1, 5) / 4, 200)

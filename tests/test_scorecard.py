@@ -205,7 +205,8 @@ def test_the_headline_counts_findings_only(run):
         card.loc[card["id"] == name, "verdict"] = DIFFERS
     assert said == [scorecard.headline(card, paper) for paper in ("both", "W", "L")]
     before = counts.loc[REPRODUCED, "both"]
-    assert said[0].startswith(f"{before} of {counts.loc[[REPRODUCED, SCALE, DIFFERS], 'both'].sum()} findings are")
+    judged = counts["both"].reindex([REPRODUCED, SCALE, DIFFERS], fill_value=0).sum()
+    assert said[0].startswith(f"{before} of {judged} findings are")
     card.loc[card["id"] == "w-8", "verdict"] = DIFFERS
     assert scorecard.headline(card).startswith(f"{before - 1} of ")
 

@@ -18,16 +18,26 @@ def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
-def depth_ridge(shares: Float[ndarray, "layers match_layers"]) -> pd.DataFrame:
+def depth_ridge(
+    frame: pd.DataFrame, n_layers: int, n_match_layers: int, seed: int, n_resamples: int = 1_000
+) -> pd.DataFrame:
     """Where the ridge of a depth map lies, and where layers of the same relative depth do.
 
-    Columns layer, ridge (the layer with most matches), same depth, share within one layer of it.
+    Columns layer, ridge (the layer with most matches), same depth, share within one layer of it (of the matches), and
+    ridge within one layer of it: in which share of `n_resamples` it lies there, each with the features drawn again.
     """
-    n, m = shares.shape
-    same = (np.arange(n) + 1) * m / n - 1
-    near = np.abs(np.arange(m) - same[:, None]) <= 1
-    table = {"layer": range(n), "ridge": shares.argmax(1), "same depth": same}
-    return pd.DataFrame(table | {"share within one layer of it": (shares * near).sum(1)})
+    shares, rng = depth_map(frame, n_layers, n_match_layers), np.random.default_rng(seed)
+    same = (np.arange(n_layers) + 1) * n_match_layers / n_layers - 1
+    near = np.abs(np.arange(n_match_layers) - same[:, None]) <= 1
+    alive = frame.loc[frame["match_layer"] >= 0, "layer"].value_counts().reindex(range(n_layers), fill_value=0)
+    ridges = [rng.multinomial(count, share, n_resamples).argmax(1) for count, share in zip(alive, shares, strict=True)]
+    return pd.DataFrame(
+        {
+            "layer": range(n_layers), "ridge": shares.argmax(1), "same depth": same,
+            "share within one layer of it": (shares * near).sum(1),
+            "ridge within one layer of it": [near[k, found].mean() for k, found in enumerate(ridges)],
+        }
+    )  # fmt: skip
 
 
 def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> pd.DataFrame:

@@ -76,5 +76,5 @@ READINGS: dict[str, Callable[[pd.DataFrame, str], Any]] = {
     "depth of the best": lambda found, column: _depth(
         found.groupby("layer_a")[column].mean().idxmax(), found["layer_a"]
     ),
-    "share near the ridge": lambda found, _: ((found["ridge"] - found["same depth"]).abs() <= 1).mean(),
+    "share near the ridge": lambda found, _: (found["ridge within one layer of it"] >= 0.95).mean(),
 }

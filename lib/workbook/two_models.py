@@ -1,7 +1,7 @@
 """The paper's question of any two models: what `python -m lib.compare` makes, every stage kept in its folder.
 
 Two models may have different tokenizers: they are compared at the positions where both have read the same
-(`lib.pairing`). SAEs are the user's own, or are trained here as the workbook's are.
+(`lib.pairing`). SAEs are the user's own, or are trained here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Request:
 
     @property
     def sae_config(self) -> SAEConfig:
-        """How SAEs are trained where none are given: as the workbook's, on so many tokens."""
+        """How SAEs are trained where none are given: the paper's rate, an L0 of 32, and so many tokens."""
         # A buffer that is larger than the tokens would read a short text many times.
         buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, self.sae_tokens))
         return SAEConfig(
