@@ -33,7 +33,7 @@ from lib.workbook.sizes import config_of
 from lib.workbook.store import Store, sha256_of
 
 FACTORS = {
-    "sae_tokens": (1 / 8, 1 / 4, 1 / 2, 1, 2),  # with 4 it would take an hour more
+    "sae_tokens": (1 / 8, 1 / 4, 1 / 2, 1, 2, 4),
     "expansion": (1 / 4, 1 / 2, 1, 2),
     "target_l0": (1 / 2, 1, 2),
     "sae_batch_size": (1 / 2, 1, 4),
