@@ -151,7 +151,7 @@ def _values_of(axes: Axes, setting: str, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(values, [short(value) for value in values], minor=False)
     axes.minorticks_off()
-    axes.tick_params(axis="x", labelsize=7.5, rotation=40)
+    axes.tick_params(axis="x", labelsize=7.5, rotation=60)
     axes.set_xlabel(SETTINGS.get(setting, setting), fontsize=9)
 
 
