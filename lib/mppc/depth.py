@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from lib.mppc.uncertainty import interval
@@ -12,10 +12,15 @@ from lib.mppc.uncertainty import interval
 
 def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[ndarray, "layers match_layers"]:
     """Share of each layer's features whose match lies in each layer of the other model (W, Fig. 3c); rows sum to 1."""
-    found = frame[frame["match_layer"] >= 0]
-    counts = np.zeros((n_layers, n_match_layers))
-    np.add.at(counts, (found["layer"], found["match_layer"]), 1)
+    counts = _matches(frame, n_layers, n_match_layers)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def _matches(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Int[ndarray, "layers match_layers"]:
+    """How many of each layer's features have their match in each layer of the other model."""
+    found, counts = frame[frame["match_layer"] >= 0], np.zeros((n_layers, n_match_layers), np.int64)
+    np.add.at(counts, (found["layer"], found["match_layer"]), 1)
+    return counts
 
 
 def depth_ridge(
@@ -26,10 +31,11 @@ def depth_ridge(
     Columns layer, ridge (the layer with most matches), same depth, share within one layer of it (of the matches), and
     ridge within one layer of it: in which share of `n_resamples` it lies there, each with the features drawn again.
     """
-    shares, rng = depth_map(frame, n_layers, n_match_layers), np.random.default_rng(seed)
+    counts, rng = _matches(frame, n_layers, n_match_layers), np.random.default_rng(seed)
+    alive = counts.sum(1)
+    shares = counts / np.maximum(alive, 1)[:, None]
     same = (np.arange(n_layers) + 1) * n_match_layers / n_layers - 1
     near = np.abs(np.arange(n_match_layers) - same[:, None]) <= 1
-    alive = frame.loc[frame["match_layer"] >= 0, "layer"].value_counts().reindex(range(n_layers), fill_value=0)
     ridges = [rng.multinomial(count, share, n_resamples).argmax(1) for count, share in zip(alive, shares, strict=True)]
     return pd.DataFrame(
         {

@@ -1,8 +1,8 @@
 """MPPC on a device: by Triton on a GPU, else by dense products in plain torch (on the CPU: `lib.mppc.sparse_pearson`).
 
 Both take what the CPU takes and find what it finds, to less than 1e-6 in a correlation: activations are scaled to norm
-at most √2 in float64 and rounded to float32 once. Sums are not float32: where one feature takes one value, equal terms
-are rounded the same way each time, and a few hundred of them lose 1e-6.
+at most √2 in float64 and rounded to float32 once. Sums are not float32: where one feature takes one value, equal
+terms are rounded the same way each time, and a few hundred of them lose 1e-6.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def document_groups(blocks: Blocks, seed: int, n_groups: int = N_GROUPS) -> Int[
 def matched_sums(
     a: Sequence[SparseFeatures], b: Sequence[SparseFeatures], matches: pd.DataFrame, group: Int[ndarray, " n_tokens"]
 ) -> Float64[ndarray, "features groups 5"]:
-    """Σx, Σy, Σx², Σy², Σxy of every feature of `a` and its match in `b`, over the tokens of each group of documents.
+    """Σx, Σy, Σx², Σy², Σxy of every feature of `a` and its match in `b`, over each group of documents' tokens.
 
     `matches` has a row per feature of `a`, in order, as from `MaxCorrelation.to_frame`. Features without a match get
     NaN. Reads the text once, a part at a time. Memory: per group, 40 bytes for a feature of `a` and 24 for one of `b`.

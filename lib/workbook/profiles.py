@@ -106,8 +106,12 @@ class Profile(BaseModel):
 
     sae_type: TrainableType = Field("standard", description=f"SAE type by SAELens' name: {', '.join(TRAINED)}")
     expansion: int = Field(ge=1, description="d_sae / d_model")
-    l1_coefficient: float = Field(2.0, gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)")
-    target_l0: float | None = Field(None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient")
+    l1_coefficient: float = Field(
+        2.0, gt=0, description="λ on Σ f·‖W_dec‖ for activations of mean norm sqrt(d_model)"
+    )
+    target_l0: float | None = Field(
+        None, gt=0, description="λ follows L0 until it is this; None: λ is l1_coefficient"
+    )
     sae_tokens: int = Field(ge=1, description="tokens each SAE is trained on")
     sae_batch_size: int = Field(4096, ge=1, description="tokens per SAE step")
     sae_learning_rate: float = Field(8e-4, gt=0, description="Adam's learning rate (paper, App. A)")

@@ -70,7 +70,7 @@ class Request:
 
     @property
     def sae_config(self) -> SAEConfig:
-        """How SAEs are trained where none are given: the paper's rate, an L0 of 32, and so many tokens."""
+        """How SAEs are trained where none are given."""
         # A buffer that is larger than the tokens would read a short text many times.
         buffer = max(4 * BATCH_SIZE, min(MOST_BUFFERED, self.sae_tokens))
         return SAEConfig(
