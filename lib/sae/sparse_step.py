@@ -1,12 +1,11 @@
 """One training step of a standard SAE on the CPU, on its active features only.
 
 Of a step's work only the encoder product needs every feature. The rest (exact pre-activations, decoding, error,
-gradients, Adam) touches the `l0` features that fire on a token, a few dozen of thousands. Three sweeps:
+gradients, Adam) touches the `l0` features that fire on a token, a few dozen of thousands. Two sweeps over the features:
 
-1. `_forward`, parallel over tokens: candidates from the dense product, then everything a token decides.
-2. `_by_feature`: the list of (token, feature) pairs turned from token order to feature order.
-3. `_update`, parallel over features: each feature gathers its gradient and takes its Adam step at once, so that no
-   gradient is ever stored. Features that did not fire get their step too: the result is that of dense Adam.
+1. `_forward`: where the dense product says that a feature may fire, its exact activation, and its part of x̂ − x.
+2. `_update`: every feature gathers its gradient and takes its Adam step at once, so that no gradient is ever stored.
+   Features that did not fire get their step too: the result is that of dense Adam.
 
 The product runs in bfloat16 where the processor has the instructions. It decides only which features are looked at:
 every active pre-activation is computed again in float32.
@@ -15,8 +14,7 @@ every active pre-activation is computed again in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -29,15 +27,13 @@ from numba.core.registry import CPUDispatcher
 from torch import Tensor, nn
 
 from lib.models import fast_dtype
-from lib.models.prefetch import prefetch
 from lib.sae.autoencoder import StepStats
 from lib.sae.config import BETA1, BETA2, EPS
 
 # Rounding to bfloat16 moves a pre-activation by up to about 2^-8 of its terms: features this far below zero are still
 # looked at, and dropped if the float32 value is not positive.
 _MARGIN = 2**-6
-_AHEAD = 2  # rows of weights that are on their way from memory
-_CHUNK = 2048  # tokens per dense product: its result fits the cache, and threads seldom wait for each other
+_TILE = 2**21  # numbers in one dense product: its result fits the cache
 # A division by zero is infinite: this lets divisions become vector instructions.
 _FLAGS = dict(error_model="numpy", cache=True)
 _SUMS = {"reassoc", "contract", "nsz"}  # lets sums become vector instructions; NaN and infinity keep their meaning
@@ -58,84 +54,48 @@ def _kernel(function: FunctionType, **flags: Any) -> _Kernel:
 
 
 @partial(_kernel, fastmath=_SUMS)
-def _forward(pre, words, signs, x, W_enc, b_enc, W_dec, b_dec, norms, l1, scale, index, f, g, n_active, residual):
-    """Tokens of one chunk: active features, their activations `f`, d loss / d pre-activation `g`, and x̂ − x.
+def _forward(pre, shift, margin, first, x, weights, token, f, place, start, residual):
+    """Features of one tile, from `first` on: the tokens on which each is active, its activations, its part of x̂ − x.
 
-    `pre` holds the dense product's bits as integers, whose sign is the number's, and `words` the same several at a
-    time: most words have nothing but negative numbers, whose signs are `signs`. `scale` is 1 / batch size.
+    `pre` [features, tokens] holds the dense product's bits as integers, which `shift` makes those of a float32. Feature
+    i's pairs are written to `token` and `f` at `start[i, 0]` up to `start[i, 1]`. Each part of the features has places
+    of its own there, of which `place` is the next, and a `residual` of its own, so that parts can run at once.
     """
-    n_tokens, d_model = x.shape
-    n_words, lanes = words.shape[1], pre.shape[1] // words.shape[1]
-    for t in prange(n_tokens):
-        row, word, found = pre[t], words[t], index[t]
-        chosen, k_words, k = np.empty(n_words, np.int32), 0, 0
-        for w in range(n_words):  # no branch, here and below: the position advances only past what is wanted
-            chosen[k_words] = w
-            k_words += (word[w] & signs) != signs
-        for c in range(k_words):
-            first = chosen[c] * lanes
-            for i in range(first, first + lanes):
-                found[k] = i
-                k += row[i] > 0
-        n = 0
-        for c in range(k):
-            i = found[c]
-            for d in range(0, d_model, 16):
-                prefetch(W_enc, np.intp(found[min(c + _AHEAD, k - 1)] * d_model + d))
-            value = np.float32(0)
-            for d in range(d_model):
-                value += x[t, d] * W_enc[i, d]
-            value += b_enc[i]
-            if value > 0:
-                found[n] = i
-                f[t, n] = value
-                n += 1
-        n_active[t] = n
-        for d in range(d_model):
-            residual[t, d] = b_dec[d] - x[t, d]
-        for c in range(n):
-            i = found[c]
-            for d in range(0, d_model, 16):
-                prefetch(W_dec, np.intp(found[min(c + _AHEAD, n - 1)] * d_model + d))
-            value = f[t, c]
-            for d in range(d_model):
-                residual[t, d] += value * W_dec[i, d]
-        for c in range(n):
-            i = found[c]
-            value = np.float32(0)
-            for d in range(d_model):
-                value += residual[t, d] * W_dec[i, d]
-            g[t, c] = (2 * value + l1 * norms[i]) * scale
-
-
-@_kernel
-def _by_feature(index, n_active, d_sae, n_parts):
-    """Counting sort of the active pairs by feature: `start[i]:start[i + 1]` are feature i's slots in `token`, `slot`.
-
-    Parallel over `n_parts` groups of tokens; within a feature the tokens stay in order, so sums are reproducible.
-    """
-    n_tokens = index.shape[0]
-    count = np.zeros((n_parts + 1, d_sae), np.int64)
+    n_parts, n_tokens, d_model = residual.shape
+    W_enc, b_enc, W_dec, b_dec = weights
     for p in prange(n_parts):
-        for t in range(p * n_tokens // n_parts, (p + 1) * n_tokens // n_parts):
-            for c in range(n_active[t]):
-                count[p + 1, index[t, c]] += 1
-    start = np.zeros(d_sae + 1, np.int64)
-    for i in range(d_sae):
-        for p in range(n_parts):
-            count[p + 1, i] += count[p, i]
-        start[i + 1] = start[i] + count[n_parts, i]
-    token = np.empty(start[d_sae], np.int32)
-    slot = np.empty(start[d_sae], np.int32)
-    for p in prange(n_parts):
-        place = start[:d_sae] + count[p]
-        for t in range(p * n_tokens // n_parts, (p + 1) * n_tokens // n_parts):
-            for c in range(n_active[t]):
-                i = index[t, c]
-                token[place[i]] = t
-                slot[place[i]] = c
-                place[i] += 1
-    return start, token, slot
+        bits = np.empty(n_tokens, np.uint32)
+        value = bits.view(np.float32)
+        may_fire = np.zeros(-(-n_tokens // 8) * 8, np.uint8)
+        eight = may_fire.view(np.uint64)
+        at = place[p]
+        if first == 0:
+            for t in range(n_tokens):
+                for d in range(d_model):
+                    residual[p, t, d] = b_dec[d] - x[t, d] if p == 0 else 0
+        for i in range(first + p * len(pre) // n_parts, first + (p + 1) * len(pre) // n_parts):
+            row, threshold = pre[i - first], -(b_enc[i] + margin)
+            for t in range(n_tokens):
+                bits[t] = np.uint32(row[t]) << shift
+            for t in range(n_tokens):
+                may_fire[t] = value[t] > threshold
+            start[i, 0] = at
+            for w in range(len(eight)):
+                if not eight[w]:  # most words
+                    continue
+                for t in range(8 * w, 8 * w + 8):
+                    if not may_fire[t]:
+                        continue
+                    exact = b_enc[i]
+                    for d in range(d_model):
+                        exact += x[t, d] * W_enc[i, d]
+                    if exact > 0:
+                        token[at], f[at] = t, exact
+                        at += 1
+                        for d in range(d_model):
+                            residual[p, t, d] += exact * W_dec[i, d]
+            start[i, 1] = at
+        place[p] = at
 
 
 @njit(inline="always", **_FLAGS)
@@ -148,52 +108,110 @@ def _adam(parameter, m, v, gradient, rate, correction):
 
 
 @partial(_kernel, fastmath=_SUMS)
-def _update(
-    start, token, slot, x, residual, f, g, norms, l1, scale, rate, correction, W_enc, b_enc, W_dec, m, v, f_sum, low
-):  # fmt: skip
-    """Gradient and Adam step of every feature's encoder row, bias and decoder row. `m`, `v`: (W_enc, b_enc, W_dec).
+def _update(start, token, f, x, residual, norms, l1, rate, correction, weights, m, v, low, sums):
+    """Gradient and Adam step of every feature's rows, and of b_dec. `m`, `v`: of (W_enc, b_enc, W_dec, b_dec).
 
     While a feature's rows are in the cache, what the next step wants of them is made: `norms`, and W_enc's bits in
-    bfloat16, `low`, which is empty where the product takes W_enc itself.
+    bfloat16, `low`, which is empty where the product takes W_enc itself. Each part of the features leaves its share of
+    Σ‖x̂ − x‖², Σ f·‖W_dec‖ and the number of active pairs in a row of `sums`.
     """
+    W_enc, b_enc, W_dec, b_dec = weights
     d_sae, d_model = W_enc.shape
-    m_enc, m_b, m_dec = m
-    v_enc, v_b, v_dec = v
-    for i in prange(d_sae):
-        grad_enc = np.zeros(d_model, np.float32)
-        grad_dec = np.zeros(d_model, np.float32)
+    n_parts, n_tokens, scale = len(sums), len(x), np.float32(1 / len(x))
+    m_enc, m_b, m_dec, m_last = m
+    v_enc, v_b, v_dec, v_last = v
+    for p in prange(n_parts):
+        error, sparsity, active = 0.0, 0.0, 0
+        grad_enc, grad_dec = np.zeros(d_model, np.float32), np.zeros(d_model, np.float32)
         grad_b = np.zeros(1, np.float32)
-        f_sum[i] = 0
-        for k in range(start[i], start[i + 1]):
-            t = token[k]
-            f_k = f[t, slot[k]]
-            g_k = g[t, slot[k]]
-            f_sum[i] += f_k
-            grad_b[0] += g_k
-            f_k *= 2 * scale
+        if p == 0:
+            for t in range(n_tokens):
+                square = np.float32(0)
+                for d in range(d_model):
+                    grad_dec[d] += 2 * scale * residual[t, d]
+                    square += residual[t, d] * residual[t, d]
+                error += square
+            _adam(b_dec, m_last, v_last, grad_dec, rate, correction)
+        for i in range(p * d_sae // n_parts, (p + 1) * d_sae // n_parts):
+            grad_enc[:] = 0
+            grad_dec[:] = 0
+            grad_b[0] = 0
+            f_sum = np.float32(0)
+            for k in range(start[i, 0], start[i, 1]):
+                t = token[k]
+                g = np.float32(0)  # d loss / d pre-activation
+                for d in range(d_model):
+                    g += residual[t, d] * W_dec[i, d]
+                g = (2 * g + l1 * norms[i]) * scale
+                f_sum += f[k]
+                grad_b[0] += g
+                f_k = 2 * scale * f[k]
+                for d in range(d_model):
+                    grad_enc[d] += g * x[t, d]
+                    grad_dec[d] += f_k * residual[t, d]
+            pull = l1 * scale * f_sum / max(norms[i], np.float32(1e-12))
             for d in range(d_model):
-                grad_enc[d] += g_k * x[t, d]
-                grad_dec[d] += f_k * residual[t, d]
-        pull = l1 * scale * f_sum[i] / max(norms[i], np.float32(1e-12))
-        for d in range(d_model):
-            grad_dec[d] += pull * W_dec[i, d]
-        _adam(W_enc[i], m_enc[i], v_enc[i], grad_enc, rate, correction)
-        _adam(W_dec[i], m_dec[i], v_dec[i], grad_dec, rate, correction)
-        _adam(b_enc[i : i + 1], m_b[i : i + 1], v_b[i : i + 1], grad_b, rate, correction)
-        square = np.float32(0)
-        for d in range(d_model):
-            square += W_dec[i, d] * W_dec[i, d]
-        norms[i] = np.sqrt(square)
-        if low.shape[0]:
-            bits = W_enc[i].view(np.uint32)
-            for d in range(d_model):  # to the nearest, ties to even
-                low[i, d] = (bits[d] + np.uint32(0x7FFF) + ((bits[d] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                grad_dec[d] += pull * W_dec[i, d]
+            sparsity += f_sum * norms[i]
+            active += start[i, 1] - start[i, 0]
+            _adam(W_enc[i], m_enc[i], v_enc[i], grad_enc, rate, correction)
+            _adam(W_dec[i], m_dec[i], v_dec[i], grad_dec, rate, correction)
+            _adam(b_enc[i : i + 1], m_b[i : i + 1], v_b[i : i + 1], grad_b, rate, correction)
+            square = np.float32(0)
+            for d in range(d_model):
+                square += W_dec[i, d] * W_dec[i, d]
+            norms[i] = np.sqrt(square)
+            if low.shape[0]:
+                bits, half = W_enc[i].view(np.uint32), np.uint32(16)
+                for d in range(d_model):  # to the nearest, ties to even
+                    low[i, d] = (bits[d] + np.uint32(0x7FFF) + ((bits[d] >> half) & np.uint32(1))) >> half
+        sums[p, 0], sums[p, 1], sums[p, 2] = error, sparsity, active
+
+
+class _Rows:
+    """Views of an SAE and its optimiser, one feature per row, and what the last step left for the next."""
+
+    def __init__(self, sae: nn.Module, adam: torch.optim.Adam, dtype: torch.dtype, tile: int) -> None:
+        parameters = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
+        states = [adam.state[p] for p in parameters]
+        self.adam = adam
+        self.weights = tuple(map(_rows, parameters))
+        self.m, self.v = (tuple(_rows(state[moment]) for state in states) for moment in ("exp_avg", "exp_avg_sq"))
+        self.counts = [state["step"].numpy() for state in states]
+        self.done = float(self.counts[0])
+        W_enc, _, W_dec, _ = self.weights
+        self.norms = np.linalg.norm(W_dec, axis=1)
+        encoder = torch.from_numpy(W_enc).to(dtype)  # what the product takes
+        self.low = np.empty((0, 0), np.uint16)
+        if dtype is torch.bfloat16:
+            self.low = encoder.view(torch.uint16).numpy()
+        self.tiles = encoder.split(tile)
+
+    def count_step(self) -> tuple[np.float32, np.float32]:
+        """Advance Adam's step count; return lr / (1 − β1^t) and 1 / sqrt(1 − β2^t)."""
+        self.done += 1
+        for count in self.counts:
+            count[...] = self.done
+        rate = self.adam.param_groups[0]["lr"] / (1 - BETA1**self.done)
+        return np.float32(rate), np.float32(1 / math.sqrt(1 - BETA2**self.done))
+
+
+class _Batch:
+    """Scratch memory for `n` tokens: the product's input and output, and each part's share of x̂ − x."""
+
+    def __init__(self, n: int, d_model: int, n_parts: int, dtype: torch.dtype, tile: int) -> None:
+        self.x = torch.empty(n, d_model, dtype=dtype)
+        self.x_T = self.x.T
+        self.pre = torch.empty(tile, n, dtype=dtype)
+        self.bits = self.pre.view(torch.uint16 if dtype is torch.bfloat16 else torch.uint32).numpy()
+        self.residual = np.empty((n_parts, n, d_model), np.float32)
 
 
 class SparseStep:
     """The same step as `lib.sae.dense_step.dense_step`, for standard float32 SAEs on the CPU; holds the scratch memory.
 
-    Scratch: batch_size · d_sae · 12 bytes of address space, of which only what active features need is ever touched.
+    Scratch: a tile of the product and, for each thread, x̂ − x; and batch_size · d_sae · 8 bytes of address space, of
+    which only what active features need is ever touched.
     One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
     thread each and may run at the same time: the better way where there are as many SAEs as threads.
     """
@@ -201,80 +219,49 @@ class SparseStep:
     def __init__(
         self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None, parallel: bool = True
     ) -> None:
-        self.n_parts = get_num_threads() if parallel else 1
-        self.forward, self.by_feature, self.update = (
-            kernel.parallel if parallel else kernel.serial for kernel in (_forward, _by_feature, _update)
-        )
-        self.dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
-        self.pre = torch.empty(min(_CHUNK, batch_size), d_sae, dtype=self.dtype)
-        self.index = np.empty((batch_size, d_sae), np.int32)
-        self.f = np.empty((batch_size, d_sae), np.float32)
-        self.g = np.empty((batch_size, d_sae), np.float32)
-        self.n_active = np.empty(batch_size, np.int32)
-        self.residual = np.empty((batch_size, d_model), np.float32)
-        self.left: WeakKeyDictionary[nn.Module, tuple[float, np.ndarray, Tensor | None]] = WeakKeyDictionary()
+        self.forward, self.update = (k.parallel if parallel else k.serial for k in (_forward, _update))
+        dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
+        self.shift, self.margin = np.uint32(0), np.float32(0)
+        if dtype is torch.bfloat16:
+            self.shift, self.margin = np.uint32(16), np.float32(_MARGIN)
+        n_parts = get_num_threads() if parallel else 1
+        tile = min(d_sae, max(n_parts, _TILE // batch_size))
+        room = (-(-d_sae // n_parts) + -(-d_sae // tile)) * batch_size  # pairs of a part, at most
+        self.places = np.arange(n_parts) * room
+        self.token = np.empty(n_parts * room, np.int32)
+        self.f = np.empty(n_parts * room, np.float32)
+        self.start = np.empty((d_sae, 2), np.int64)
+        self.sums = np.empty((n_parts, 3))
+        self.rows_of = partial(_Rows, dtype=dtype, tile=tile)
+        self.known: WeakKeyDictionary[nn.Module, _Rows] = WeakKeyDictionary()
+        self.batch_of = lru_cache(1)(partial(_Batch, d_model=d_model, n_parts=n_parts, dtype=dtype, tile=tile))
 
     def __call__(
         self, sae: nn.Module, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
     ) -> StepStats:
         """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place."""
-        names = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
-        m, v = ([_rows(adam.state[p][moment]) for p in names] for moment in ("exp_avg", "exp_avg_sq"))
-        norms, low = self._of_last_step(sae, adam)
-        rate, correction = _count_step(adam, names)
-        W_enc, b_enc, W_dec, b_dec = (_rows(p) for p in names)
-        l1, scale, n = np.float32(l1), np.float32(1 / len(x)), len(x)
-        x_rows, f, g = x.numpy(), self.f[:n], self.g[:n]
-        index, n_active, residual = self.index[:n], self.n_active[:n], self.residual[:n]
-        for first, bits, words in self._candidates(sae, low, x):
-            part, signs = slice(first, first + len(bits)), np.full(4, np.iinfo(bits.dtype).min, bits.dtype)
+        rows = self.known.get(sae)
+        if rows is None or rows.adam is not adam or rows.done != rows.counts[0]:  # another kind of step ran since
+            rows = self.known[sae] = self.rows_of(sae, adam)
+        batch, x_rows, place, first = self.batch_of(len(x)), x.numpy(), self.places.copy(), 0
+        batch.x.copy_(x)
+        for encoder in rows.tiles:
+            n = len(encoder)
+            torch.mm(encoder, batch.x_T, out=batch.pre[:n])
             self.forward(
-                bits, words, signs.view(words.dtype)[0], x_rows[part], W_enc, b_enc, W_dec, b_dec, norms, l1, scale,
-                index[part], f[part], g[part], n_active[part], residual[part],
+                batch.bits[:n], self.shift, self.margin, first, x_rows, rows.weights, self.token, self.f, place,
+                self.start, batch.residual,
             )  # fmt: skip
-        pairs = self.by_feature(index, n_active, len(W_dec), self.n_parts)
-        f_sum, old_norms = np.empty_like(b_enc), norms.copy()
+            first += n
+        residual = batch.residual[0] if len(place) == 1 else torch.from_numpy(batch.residual).sum(0).numpy()
         self.update(
-            *pairs, x_rows, residual, f, g, norms, l1, scale, rate, correction,
-            W_enc, b_enc, W_dec, tuple(m[:3]), tuple(v[:3]), f_sum,
-            np.empty((0, 0), np.uint16) if low is None else low.view(torch.uint16).numpy(),
+            self.start, self.token, self.f, x_rows, residual, rows.norms, np.float32(l1), *rows.count_step(),
+            rows.weights, rows.m, rows.v, rows.low, self.sums,
         )  # fmt: skip
-        _adam(b_dec, m[3], v[3], 2 * scale * residual.sum(0), rate, correction)
-        return StepStats(float(np.vdot(residual, residual)) / n, float(f_sum @ old_norms) / n, float(n_active.mean()))
-
-    def _of_last_step(self, sae: nn.Module, adam: torch.optim.Adam) -> tuple[np.ndarray, Tensor | None]:
-        """Decoder norms and W_encᵀ in bfloat16, as the last step left them; made anew if another kind of step ran."""
-        done = float(adam.state[sae.b_dec]["step"])
-        known, norms, low = self.left.get(sae, (None, None, None))
-        if known != done:
-            norms = sae.W_dec.detach().norm(dim=1).numpy()
-            low = sae.W_enc.detach().T.bfloat16() if self.dtype is torch.bfloat16 else None
-        self.left[sae] = done + 1, norms, low
-        return norms, low
-
-    def _candidates(
-        self, sae: nn.Module, low: Tensor | None, x: Tensor
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """The dense encoder product chunk by chunk, as integers with the same signs; and as words, where they fit."""
-        W_enc, x = sae.W_enc.detach() if low is None else low.T, x.to(self.dtype)
-        b_enc = (sae.b_enc.detach() + (0 if low is None else _MARGIN)).to(self.dtype)
-        bits = torch.int32 if low is None else torch.int16
-        for first in range(0, len(x), _CHUNK):
-            pre = self.pre[: len(x) - first]
-            torch.addmm(b_enc, x[first : first + _CHUNK], W_enc, out=pre)
-            pre = pre.view(bits).numpy()
-            yield first, pre, pre if pre.strides[0] % 8 else pre.view(np.int64)
+        return StepStats(*(self.sums.sum(0) / len(x)).tolist())
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
     """A view with one feature per row; W_enc is kept transposed in memory for this."""
     array = tensor.detach().numpy()
     return array if array.flags.c_contiguous else array.T
-
-
-def _count_step(adam: torch.optim.Adam, parameters: list[nn.Parameter]) -> tuple[np.float32, np.float32]:
-    """Advance Adam's step count; return lr / (1 − β1^t) and 1 / sqrt(1 − β2^t)."""
-    for parameter in parameters:
-        adam.state[parameter]["step"] += 1
-    t = float(adam.state[parameters[0]]["step"])
-    return np.float32(adam.param_groups[0]["lr"] / (1 - BETA1**t)), np.float32(1 / math.sqrt(1 - BETA2**t))
