@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.corpus import Blocks
-from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, shortened
+from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, run_to, shortened
 from lib.models.typical import typical_norms
 from lib.workbook import model_store
 
@@ -52,6 +52,20 @@ def test_every_architecture_gives_what_hugging_face_gives(smoke, blocks):
         x = torch.cat([batch[1] for batch in found])
         assert rounded.dtype == torch.float32
         assert (rounded - x).square().sum() < 1e-3 * (x - x.mean(0)).square().sum(), name
+
+
+def test_attention_in_one_call_is_the_one_step_by_step_which_whoever_looks_gets(model, blocks):
+    tokens, patterns = torch.from_numpy(blocks.tokens).long(), []
+    watch = [("blocks.0.attn.hook_pattern", lambda value, hook: patterns.append(value))]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        fused = run_to(model, tokens, [1])[1]
+        assert not patterns
+        with model.hooks(fwd_hooks=watch):
+            watched = run_to(model, tokens, [1])[1]
+    exact = run_to(model, tokens, [1])[1]
+    torch.testing.assert_close(patterns[0].sum(-1).float(), torch.ones(patterns[0].shape[:-1]), atol=0.01, rtol=0)
+    errors = [(x - exact).square().sum() / (exact - exact.mean((0, 1))).square().sum() for x in (fused, watched)]
+    assert max(errors) < 1e-3 and not torch.equal(fused, watched)
 
 
 def test_forward_pass_ends_with_the_last_wanted_layer(model, blocks):

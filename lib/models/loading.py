@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from lib.models import hub, scans
+from lib.models import attention, hub, scans
 from lib.models.families import family_class
 from lib.models.hub import PICKLE, WEIGHTS, ModelNotFound
 from lib.models.safe_weights import check_file, check_values, convert_pickle, expected_shapes
@@ -55,7 +55,7 @@ def load(
 
     `tokenizer` is a transformers tokenizer; without one it is the model's own. `name` is what the model is called in
     `cfg.model_name` and in errors. From the first call on, transformers' Mamba and RWKV compute with `lib.models.scans`
-    in the whole process, which is faster and changes results by rounding only.
+    and GPT-NeoX with `lib.models.attention` in the whole process, which is faster and changes results by rounding only.
 
     Raises `ModelNotFound`, in one sentence, if there is no such model, the hub cannot be reached, or the files are not
     those of a sound model of a known family: a pickle of more than tensors, wrong shapes or sizes, NaN, code of its
@@ -64,6 +64,7 @@ def load(
     name = str(name_or_folder) if name is None else name
     folder = Path(name_or_folder)
     scans.install()
+    attention.install()
     with quietly(), tempfile.TemporaryDirectory() as scratch:
         folder = folder if folder.is_dir() else hub.fetch_model(str(name_or_folder))
         if hub.is_pickled(folder):
