@@ -120,7 +120,7 @@ def test_single_position_pass_gives_the_model_s_own_logit(name, prompts):
 def test_samples_in_chunks_are_the_same_samples(mamba, monkeypatch):
     p = induction_prompts(8, 4096, seed=3, n_samples=7)
     whole = circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True)
-    monkeypatch.setattr(path_patching, "CHUNK", 3)
+    monkeypatch.setattr(path_patching, "HELD", 3 * p.clean[0].numel() * mamba.cfg.d_model)
     torch.testing.assert_close(
         circuits.final_state_effects(mamba, p.clean, p.corrupt_b, p.target, per_sample=True),
         whole,

@@ -43,18 +43,19 @@ def final_state_effects(
 
 def mixer_input_effects(
     model: TransformerBridge, clean: Tokens, corrupt: Tokens, target: Target,
-    layer: int, positions: Sequence[int | slice], per_sample: bool = False,
+    layer: int | Sequence[int], positions: Sequence[int | slice], per_sample: bool = False,
 ) -> Float[Tensor, "n_positions *each_sample"]:  # fmt: skip
     """What the mixer of `layer` takes in at one position, patched, through what the last position reads there.
 
     Mamba: the SSM input c. RWKV: key and value. Transformer: keys and values of all heads. A slice of positions is
-    patched as a whole: `slice(t + 1)` puts the corrupted run's state after position t into the clean run.
+    patched as a whole: `slice(t + 1)` puts the corrupted run's state after position t into the clean run. Of several
+    layers, in ascending order, the positions of one follow those of the other.
     """
-    architecture = patchable(model)
+    architecture, layers = patchable(model), [layer] if isinstance(layer, int) else layer
 
     def senders(clean: Cache, corrupt: Cache, at: int) -> Iterator[Tensor]:
-        if at == layer:
-            yield from patched_inputs(architecture, clean, corrupt, layer, positions)
+        if at in layers:
+            yield from patched_inputs(architecture, clean, corrupt, at, positions)
 
     return _mean(patch_effects(architecture, clean, corrupt, target, senders), per_sample)
 

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.path_patching import CHUNK
+from lib.circuits.path_patching import in_chunks
 from lib.circuits.prompts import Tokens
-from lib.models.activations import model_device
 from lib.models.mamba import Mamba, time_step
 
 
@@ -20,10 +19,9 @@ from lib.models.mamba import Mamba, time_step
 def patterns(model: TransformerBridge, tokens: Tokens, layer: int) -> Float[Tensor, "n_heads tokens tokens"]:
     """Attention from each position (row) to each (column) in every head of a Transformer's layer; mean over samples."""
     name = f"blocks.{layer}.attn.hook_pattern"
-    device = model_device(model)
     parts = []
-    for part in tokens.split(CHUNK):
-        _, cache = model.run_with_cache(part.to(device), names_filter=name, return_type=None)
+    for (part,) in in_chunks(model, tokens):
+        _, cache = model.run_with_cache(part, names_filter=name, return_type=None)
         parts.append(cache[name].sum(0))
     return (torch.stack(parts).sum(0) / len(tokens)).cpu()
 
@@ -44,10 +42,9 @@ def hidden_attention(model: TransformerBridge, tokens: Tokens, layer: int) -> Fl
     sum to 1 over positions, then averaged over channels and samples.
     """
     architecture = Mamba(model)
-    mixer, device = architecture.blocks[layer].mixer, model_device(model)
-    total = 0
-    for part in tokens.split(CHUNK):
-        c = architecture.inputs(architecture.run(part.to(device)), layer)
+    mixer, total = architecture.blocks[layer].mixer, 0
+    for (part,) in in_chunks(model, tokens):
+        c = architecture.inputs(architecture.run(part), layer)
         dt, B, C = time_step(mixer, c)
         later = dt.sum(1, keepdim=True) - dt.cumsum(1)
         A = -mixer.A_log.exp()

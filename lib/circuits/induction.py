@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -62,7 +63,7 @@ def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) ->
     layer = key_layer(pd.DataFrame(rows))
     for distance, p in _watched(prompts, "inputs"):
         layers = range(models.n_layers(model)) if distance == map_distance else [layer]
-        rows += [row for k in layers for row in _inputs(model, distance, p, k)]
+        rows += _inputs(model, distance, p, layers)
     architecture = patchable(model)
     if architecture.conv_tokens:
         through = "B1+1" if isinstance(architecture, Mamba) else key_position(pd.DataFrame(rows))
@@ -121,7 +122,7 @@ def shift_frame(model: TransformerBridge, prompts: Prompts, layer: int) -> pd.Da
     for shift, previous in SHIFTS.items():
         with nullcontext() if previous is None else token_shift(model, layer, previous):
             for distance, p in prompts.items():
-                measured = (*_costs(model, distance, p), *_inputs(model, distance, p, layer))
+                measured = (*_costs(model, distance, p), *_inputs(model, distance, p, [layer]))
                 rows += [{"shift": shift} | row for row in measured]
     return pd.DataFrame(rows)
 
@@ -144,12 +145,14 @@ def _states(model: TransformerBridge, distance: int, p: InductionPrompts) -> Ite
             yield _row(effect, measure="state", corrupt=corrupt, distance=distance, layer=layer, position=None)
 
 
-def _inputs(model: TransformerBridge, distance: int, p: InductionPrompts, layer: int) -> Iterator[dict[str, Any]]:
+def _inputs(
+    model: TransformerBridge, distance: int, p: InductionPrompts, layers: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     for corrupt in ("B′", "A′"):
         found = effects.mixer_input_effects(
-            model, p.clean, p.corrupted(corrupt), p.target, layer, list(p.positions.values()), per_sample=True
+            model, p.clean, p.corrupted(corrupt), p.target, layers, list(p.positions.values()), per_sample=True
         )
-        for role, effect in zip(p.positions, found, strict=True):
+        for (layer, role), effect in zip(product(layers, p.positions), found, strict=True):
             yield _row(effect, measure="input", corrupt=corrupt, distance=distance, layer=layer, position=role)
 
 

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits.path_patching import CHUNK, Cache, clean_logits
+from lib.circuits.path_patching import Cache, clean_logits, in_chunks
 from lib.circuits.prompts import Tokens
-from lib.models.activations import model_device
 from lib.models.families import family_of
 from lib.models.mamba import Mamba, time_step
 
@@ -169,9 +168,7 @@ def input_effects(model: TransformerBridge, prompts: NamePrompts) -> Float[Tenso
     architecture = family_of(model)
     if not isinstance(architecture, Mamba):
         raise ValueError(f"an SSM input is Mamba's; the model is a {family_of(model).model_type}.")
-    device = model_device(model)
-    total = 0
-    chunks = list(zip(*(x.to(device).split(CHUNK) for x in (prompts.clean, prompts.corrupt, prompts.names))))
+    total, chunks = 0, in_chunks(model, prompts.clean, prompts.corrupt, prompts.names)
     for tokens, others, names in tqdm(chunks, "path patching, names", mininterval=5):
         clean, corrupt = architecture.run(tokens), architecture.run(others)
         total = total + _chunk_effects(architecture, clean, corrupt, names)

@@ -19,7 +19,7 @@ from lib.circuits.prompts import Tokens
 from lib.models.activations import model_device
 from lib.models.families import Cache, Patchable
 
-CHUNK = 16  # samples at a time, which bounds the memory
+HELD = 2**21  # numbers of the residual stream of a layer that are held at a time, which bounds the memory
 Effects = Float[Tensor, "senders samples"]
 
 
@@ -33,18 +33,24 @@ def patch_effects(
 ) -> Effects:
     """logit(target | patched) − logit(target | clean) at the last position, for every sender (by layer) and sample.
 
-    Memory: two runs' hooks for `CHUNK` samples, and one layer's patched mixer outputs. Raises `ValueError` where
-    shapes do not fit together.
+    Memory: two runs' hooks for a chunk of samples (`in_chunks`), and one layer's patched mixer outputs. Raises
+    `ValueError` where shapes do not fit together.
     """
     if clean.shape != corrupt.shape or len(target) != len(clean):
         raise ValueError(
             f"clean {tuple(clean.shape)}, corrupt {tuple(corrupt.shape)} and {len(target)} targets do not fit together."
         )
-    device, found = model_device(architecture.model), []
-    for tokens, others, wanted in zip(*(part.to(device).split(CHUNK) for part in (clean, corrupt, target))):
+    found = []
+    for tokens, others, wanted in in_chunks(architecture.model, clean, corrupt, target):
         clean_run, corrupt_run = architecture.run(tokens), architecture.run(others)
         found.append(_last_position(architecture, clean_run, corrupt_run, wanted, senders))
     return torch.cat(found, dim=1).cpu()
+
+
+def in_chunks(model: TransformerBridge, tokens: Tokens, *more: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tokens, and what else belongs to each sample, for as many samples at a time as memory allows, on the device."""
+    device, at_a_time = model_device(model), max(1, HELD // (tokens.shape[1] * model.cfg.d_model))
+    return list(zip(*(part.to(device).split(at_a_time) for part in (tokens, *more)), strict=True))
 
 
 def _last_position(
@@ -70,6 +76,5 @@ def clean_logits(
     model: TransformerBridge, tokens: Tokens, target: Int[Tensor, "samples *k"]
 ) -> Float[Tensor, "samples *k"]:
     """Logits of the targets, one or several for a sample, at the last position."""
-    device = model_device(model)
-    chunks = zip(tokens.to(device).split(CHUNK), target.to(device).split(CHUNK))
+    chunks = in_chunks(model, tokens, target)
     return torch.cat([model(t)[:, -1].gather(1, w.view(len(w), -1)).view(w.shape) for t, w in chunks]).cpu()
