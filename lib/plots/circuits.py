@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from lib.circuits.prompts import ROLES
-from lib.plots.style import PALETTE, WIDTH, ink, signed
+from lib.plots.style import PALETTE, WIDTH, heatmap, ink, signed
 
 COLOURS = {"Transformer": PALETTE["pythia"], "Mamba": PALETTE["mamba"], "RWKV": PALETTE["rwkv"]}
 TOKEN_COLOURS = {"A": "0.45", "B": "#882255"}  # of what is done to a token; no model has them
@@ -243,7 +243,7 @@ def fig_transformer_circuit(previous: pd.DataFrame, induction: pd.DataFrame) -> 
 
 
 def _heatmap(
-    axes: Axes, table: pd.DataFrame | np.ndarray, label: str, limits: tuple[float, float] | None = None, **more
+    axes: Axes, table: pd.DataFrame | np.ndarray, label: str | None, limits: tuple[float, float] | None = None
 ) -> None:
     """Layers upwards; strong falls are dark. Blue is down and red is up where both occur, else there is one colour."""
     cells = np.asarray(table, float)
@@ -252,11 +252,7 @@ def _heatmap(
     large = np.abs(cells) >= (0 if cells.size <= MOST_NUMBERS else SMALL * size)
     words = [["" if not show else signed(x, 1) if abs(x) >= 0.05 else "0" for x, show in zip(*row)]
              for row in zip(cells, large)]  # fmt: skip
-    more |= {"annot": np.array(words), "fmt": "", "annot_kws": {"fontsize": 7.5}}
-    cmap = "RdBu_r" if low < 0 < high else "Blues_r"
-    sns.heatmap(table, ax=axes, cmap=cmap, vmin=low, vmax=high, cbar_kws={"label": label}, **more)
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", rotation=0)
+    heatmap(axes, table, words, label, cmap="RdBu_r" if low < 0 < high else "Blues_r", vmin=low, vmax=high)
 
 
 def _limits(cells: np.ndarray) -> tuple[float, float]:
@@ -289,7 +285,7 @@ def fig_head_effects(panels: Mapping[str, pd.DataFrame], label: str = "change of
     limits = _limits(np.concatenate([rows["mean_logit_diff"] for rows in panels.values()]))
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         table = rows.pivot(index="layer", columns="head", values="mean_logit_diff")
-        _heatmap(axes, table, label, limits, cbar=axes is grid[0, -1], yticklabels=1 if n_layers <= 12 else 2)
+        _heatmap(axes, table, label if axes is grid[0, -1] else None, limits)
         axes.set(xlabel="head", ylabel="layer" if axes is grid[0, 0] else None, ylim=(0, n_layers))
         axes.set_title(title, fontsize=10)
         if (missing := n_layers - len(table)) > 0:
@@ -318,7 +314,7 @@ def fig_names(table: pd.DataFrame) -> Figure:
     cells = table.pivot(index="layer", columns=["position", "name"], values="mean_logit_diff")
     cells = cells[[(position, name) for position in range(len(words)) for name in ("IO", "S")]]
     figure, axes = plt.subplots(figsize=(1.4 * WIDTH, 4), layout="constrained")
-    _heatmap(axes, cells.to_numpy(), "change of the logit", yticklabels=list(cells.index))
+    _heatmap(axes, pd.DataFrame(cells.to_numpy(), cells.index), "change of the logit")
     for position in range(1, len(words)):
         axes.axvline(2 * position, color="0.4", linewidth=0.8)
     shown = [word.replace("\n", "\\n") for word in words]
@@ -335,7 +331,7 @@ def fig_circuit_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     figure, grid = plt.subplots(len(maps), 2, **size, sharex=True, squeeze=False, layout="constrained")
     for line, (model, circuit) in zip(grid, maps.items(), strict=True):
         for axes, part, what in zip(line, circuit, ("B replaced", "A replaced"), strict=True):
-            _heatmap(axes, part, "", limits, xticklabels=ROLES, cbar=False)
+            _heatmap(axes, pd.DataFrame(part, columns=ROLES), None, limits)
             axes.set_title(f"{model}, {what}", fontsize=10)
             axes.set(ylabel="part of\nthe model" if axes is line[0] else None)
             axes.tick_params(length=0)
@@ -404,7 +400,7 @@ def fig_shifts(frame: pd.DataFrame) -> Figure:
     shifts = list(dict.fromkeys(frame["shift"]))
     enters = frame[(frame["measure"] == "input") & (frame["corrupt"] == "B′")]
     enters = enters.pivot_table(index="shift", columns="position", values="mean_logit_diff")
-    _heatmap(left, enters.loc[shifts, list(ROLES)], "", cbar=False)
+    _heatmap(left, enters.loc[shifts, list(ROLES)], None)
     left.invert_yaxis()
     left.set(xlabel="where B is replaced in keys and values", ylabel=None)
     left.set_title("change of the logit of B", fontsize=10)

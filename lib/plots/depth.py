@@ -5,11 +5,10 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.plots.style import WIDTH, look_of, name_ends
+from lib.plots.style import WIDTH, heatmap, look_of, name_ends
 
 
 def fig_depth_lines(table: pd.DataFrame, gap: pd.DataFrame) -> Figure:
@@ -37,12 +36,10 @@ def draw_map(
     axes: Axes, shares: np.ndarray, own: str, other: str, of: str, bar: bool = True, top: float | None = None
 ) -> None:
     """Heatmap of shares [layers of own, layers of other], own layers along x; values in the cells of a small one."""
-    look = dict(cmap="viridis", vmin=0, vmax=top, annot=shares.size <= 100, fmt=".2f", annot_kws={"fontsize": 7})
-    look |= dict(cbar=bar, cbar_kws={"label": "share of the layer's features"} if bar else None)
-    sns.heatmap(shares.T, ax=axes, **look)
-    axes.invert_yaxis()
+    words = np.vectorize("{:.2f}".format)(shares.T) if shares.size <= 100 else None
+    label = "share of the layer's features" if bar else None
+    heatmap(axes, shares.T, words, label, cmap="viridis", vmin=0, vmax=top)
     axes.set(xlabel=f"layer of {own}", ylabel=f"{of} {other}")
-    axes.tick_params(axis="y", rotation=0)
 
 
 def draw_depth_map(

@@ -92,25 +92,27 @@ def _numbered(tokens: Int[ndarray, "..."], vocabulary: Sequence[str], words: dic
 
 
 def _packed(model: Shown, words: dict[str, int]) -> dict[str, Any]:
-    n = len(model.features)
-    tokens, activations = np.full((n, SHOWN, WIDTH), -1), np.zeros((n, SHOWN, WIDTH), np.uint8)
-    centre, top = np.zeros((n, SHOWN), np.uint8), np.zeros(n, np.float32)
-    for k, (layer, index) in enumerate(model.features.tolist()):
-        for j, snippet in enumerate(model.places[layer].snippets(index, SHOWN)):
-            top[k] = max(top[k], snippet.activation)
-            tokens[k, j, : len(snippet.tokens)] = snippet.tokens
-            activations[k, j, : len(snippet.tokens)] = np.clip(255 * snippet.activations / top[k], 0, 255)
-            centre[k, j] = snippet.centre
-    seen = {layer: _histograms(places.features) for layer, places in model.places.items()}
-    rows = [(layer, index) for layer, index in model.features.tolist()]
+    n, (layers, indices) = len(model.features), model.features.T
+    tokens, activations = np.full((n, SHOWN, WIDTH), -1), np.zeros((n, SHOWN, WIDTH), np.float32)
+    centre, top, rate = np.zeros((n, SHOWN), np.uint8), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    histogram = np.zeros((n, BINS), np.uint8)
+    for layer, places in model.places.items():
+        here, index = layers == layer, indices[layers == layer]
+        found = places.windows
+        there = np.arange(WIDTH) < found.length[index, :SHOWN, None]
+        tokens[here] = np.where(there, found.tokens[index, :SHOWN].astype(int), -1)
+        activations[here] = found.activations[index, :SHOWN]
+        centre[here] = found.centre[index, :SHOWN]
+        top[here] = found.activations[index, 0, found.centre[index, 0]]
+        histograms, rates = _histograms(places.features)
+        histogram[here], rate[here] = histograms[index], rates[index]
+    activations = np.clip(255 * activations / np.maximum(top, 1e-9)[:, None, None], 0, 255).astype(np.uint8)
     return {
         "name": model.name, "label": model.label, "n": n,
-        "layer": packed([layer for layer, _ in rows], np.uint8),
-        "index": packed([index for _, index in rows], np.uint16),
+        "layer": packed(layers, np.uint8), "index": packed(indices, np.uint16),
         "tokens": packed(_numbered(tokens, model.words, words)),
         "activations": packed(activations), "centre": packed(centre), "top": packed(top),
-        "rate": packed([seen[layer][1][index] for layer, index in rows], np.float32),
-        "histogram": packed(np.array([seen[layer][0][index] for layer, index in rows]).reshape(n, BINS), np.uint8),
+        "rate": packed(rate), "histogram": packed(histogram),
         "complexity": packed([s[0] for s in model.scores], np.uint8),
         "consistency": packed([s[1] for s in model.scores], np.uint8),
         "matches": {other: _packed_matches(frame) for other, frame in model.matches.items()},

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lib.plots.depth import draw_depth_map
-from lib.plots.style import PALETTE, WIDTH, Interval, ink, look_of, model_colour, name_ends, short, signed
+from lib.plots.style import PALETTE, WIDTH, Interval, heatmap, ink, look_of, model_colour, name_ends, short, signed
 
 BINS = np.linspace(-0.05, 1, 43)  # of MPPC
 
@@ -253,13 +253,12 @@ def fig_between_models(means: pd.DataFrame, deviations: pd.DataFrame) -> Figure:
     names = [name.removeprefix("mini-") for name in means.index]
     figure, axes = plt.subplots(figsize=(0.95 * WIDTH, 0.5 + 0.55 * len(names)), layout="constrained")
     words = means.map("{:.2f}".format) + deviations.map("\n±{:.3f}".format)
-    look = dict(cmap="viridis", annot=words, fmt="", annot_kws={"fontsize": 7}, cbar_kws={"label": "mean MPPC"})
-    sns.heatmap(means, ax=axes, xticklabels=names, yticklabels=names, **look)
+    heatmap(axes, means.set_axis(names), words, "mean MPPC", cmap="viridis")
+    axes.invert_yaxis()
     axes.set(xlabel="… find their best matches in", ylabel="features of …")
     about = "diagonal: two SAE seeds of one model; ±: standard deviation between pairs of SAE seeds"
     axes.set_title(about, fontsize=8, loc="left", color="0.35")
     axes.set_xticks(axes.get_xticks(), names, rotation=25, ha="right", rotation_mode="anchor")
-    axes.tick_params(axis="y", rotation=0)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, name in zip(ticks, means.index, strict=True):
             tick.set_color(ink(model_colour(name)))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
-from lib.plots.style import DASHES, PALETTE, WIDTH, ink
+from lib.plots.style import DASHES, PALETTE, WIDTH, heatmap, ink
 
 LOOKS = {"other seed": "seed", "Mamba": "mamba", "RWKV": "rwkv"}
 THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k > 3 and k != 7]  # no model's, no grey
@@ -37,15 +37,12 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
         cells = {value: table.pivot(index="layer_b", columns="layer_a", values=value).sort_index().round(2) + 0.0
                  for value in ("score", "null_mean")}  # fmt: skip
         words = cells["score"].map("{:.2f}".format) + cells["null_mean"].map(" ({:.2f})".format)
-        few = words.size <= 100
-        look = dict(cmap="viridis", vmin=low, vmax=top, fmt="", annot_kws={"fontsize": 7 if len(tables) > 2 else 8})
-        look |= dict(cbar_kws={"label": f"{measure} (darkest: chance)"}) if axes is grid[0, -1] else {}
-        sns.heatmap(cells["score"], ax=axes, annot=words if few else False, cbar=axes is grid[0, -1], **look)
+        label = f"{measure} (darkest: chance)" if axes is grid[0, -1] else None
+        few = words if words.size <= 100 else None
+        heatmap(axes, cells["score"], few, label, cmap="viridis", vmin=low, vmax=top)
         above, known = (table["score"] > table["null_95"]).sum(), table["score"].notna().sum()
         axes.set_title(f"{label}: {above} of {known} above 95 % of\nshuffles, largest p {table['p'].max():.3f}",
                        fontsize=9, color=ink(_colour(label)))  # fmt: skip
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", rotation=0)
         axes.set(xlabel="layer of Pythia", ylabel=f"layer of {label}")
     figure.suptitle(f"{measure} of matched features (mean of shuffled pairs)", fontsize=10)
     return figure

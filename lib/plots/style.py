@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,6 +76,36 @@ def short(value: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:,.3g}M"
     return f"{value / 1e3:,.3g}k" if value >= 10_000 else f"{value:g}"
+
+
+def heatmap(
+    axes: Axes, cells: pd.DataFrame | np.ndarray, words: np.ndarray | None = None, bar: str | None = None,
+    **colours: Any,
+) -> None:  # fmt: skip
+    """Cells in colours, the first row below, with words in them, and a colour bar with the label `bar`.
+
+    Ticks are named by a frame's index and columns. seaborn's heatmap draws the whole figure for every panel, to see
+    whether names overlap, which takes seconds for a grid of them; here every second layer is named of more than 16.
+    """
+    frame = pd.DataFrame(cells)
+    mesh = axes.pcolormesh(frame.to_numpy(float), **colours)
+    for axis, names in ((axes.xaxis, frame.columns), (axes.yaxis, frame.index)):
+        named = slice(None, None, 1 if len(names) <= 16 else 2)
+        axis.set_ticks(np.arange(len(names))[named] + 0.5, names[named], rotation=0)
+    for (y, x), word in np.ndenumerate(np.empty((0, 0)) if words is None else np.asarray(words)):
+        if pd.notna(frame.iat[y, x]):
+            shade = "0.15" if to_grey(mesh.to_rgba(frame.iat[y, x])) > 0.4 else "white"
+            axes.text(x + 0.5, y + 0.5, word, ha="center", va="center", fontsize=7, color=shade)
+    sns.despine(ax=axes, left=True, bottom=True)
+    if bar is not None:
+        axes.figure.colorbar(mesh, ax=axes, label=bar).outline.set_linewidth(0)
+
+
+def to_grey(colour: Sequence[float]) -> float:
+    """How bright a colour is, from 0 to 1 (relative luminance, WCAG 2)."""
+    parts = np.array(colour[:3])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.05) -> None:

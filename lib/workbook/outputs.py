@@ -79,6 +79,8 @@ def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
 def write_figure(figure: Figure, path: Path) -> Figure:
     """Write a figure as `path`.png and .pdf, the same bytes for the same figure; returns and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout stands; else it is made anew for every file, twice
     figure.savefig(f"{path}.png", bbox_inches="tight", metadata={"Software": None})
     figure.savefig(f"{path}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
     plt.close(figure)
