@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
 from lib.models.devices import fast_products
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 FAR = 10  # times the median norm: further out lies no ordinary token
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
@@ -43,23 +45,34 @@ def batches_of(blocks: Blocks, batch_blocks: int, device: torch.device) -> Itera
 
 
 @torch.no_grad()
-def run_to(
-    model: TransformerBridge, tokens: Int[Tensor, "blocks context"], layers: Sequence[int]
-) -> dict[int, Float[Tensor, "blocks context d_model"]]:
-    """resid_post of the given layers; the forward pass ends with the last of them, before the unembedding."""
-    found: dict[int, Tensor] = {}
-    last = max(layers)
+def values_at(
+    model: TransformerBridge, tokens: Int[Tensor, "blocks context"], hooks: Sequence[str], last: int
+) -> dict[str, Tensor]:
+    """What passes these hooks; the forward pass ends with block `last`, before the unembedding."""
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
-    def keep(layer: int):
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[Tensor, object], None]:
         def hook(value: Tensor, hook: object) -> None:
-            found[layer] = value.detach().float()
-            if layer == last:
-                raise StopAtLayerException(value)
+            found[name] = value.detach()
 
         return hook
 
-    model.run_with_hooks(tokens, return_type=None, fwd_hooks=[(resid_post(i), keep(i)) for i in layers])
+    def stop(value: Tensor, hook: object) -> None:
+        raise StopAtLayerException(value)
+
+    watched = [(name, keep(name)) for name in hooks]
+    model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*watched, (resid_post(last), stop)])
     return found
+
+
+def run_to(
+    model: TransformerBridge, tokens: Int[Tensor, "blocks context"], layers: Sequence[int]
+) -> dict[int, Float[Tensor, "blocks context d_model"]]:
+    """resid_post of the given layers."""
+    found = values_at(model, tokens, [resid_post(layer) for layer in layers], max(layers))
+    return {layer: found[resid_post(layer)].float() for layer in layers}
 
 
 def iterate_activations(

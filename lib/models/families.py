@@ -15,10 +15,10 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformers import PretrainedConfig
 
 from lib.models import hub_kernels
+from lib.models.activations import values_at
 
 hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
 
@@ -103,21 +103,9 @@ class Patchable(Family):
 
     def run(self, tokens: Int[Tensor, "samples tokens"]) -> Cache:
         """One forward pass, which ends before the unembedding."""
-        cache: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Callable[[Tensor, object], None]:
-            def hook(value: Tensor, hook: object) -> None:
-                cache[name] = value.detach()
-
-            return hook
-
-        def stop(value: Tensor, hook: object) -> None:
-            raise StopAtLayerException(value)
-
         layers = range(len(self.blocks))
-        hooks = [(name, keep(name)) for k in layers for name in (f"blocks.{k}.hook_in", *self.hooks(k))]
-        self.model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*hooks, (f"blocks.{layers[-1]}.hook_out", stop)])
-        return cache
+        hooks = [name for layer in layers for name in (f"blocks.{layer}.hook_in", *self.hooks(layer))]
+        return values_at(self.model, tokens, hooks, layers[-1])
 
     def logits_of(self, rows: Rows, target: Int[Tensor, " samples"]) -> Float[Tensor, "rows samples"]:
         """Logit of one token per sample; no other is computed."""

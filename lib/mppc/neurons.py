@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,15 @@ import torch
 from jaxtyping import Float32, Float64, Int
 from numpy import ndarray
 from tqdm import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from lib import models
 from lib.corpus import Blocks
-from lib.models.activations import batches_of, model_device
+from lib.models.activations import batches_of, model_device, values_at
 from lib.mppc.correlation import dense_max_pairwise_correlations
 from lib.mppc.uncertainty import Resampled, bootstrap, null_offset
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 @torch.no_grad()
@@ -32,7 +35,7 @@ def neuron_activations(
     start = 0
     batches = batches_of(blocks, batch_blocks, model_device(model))
     for tokens, mask in tqdm(batches, "neurons", -(-len(blocks) // batch_blocks)):
-        _, cache = model.run_with_cache(tokens, names_filter=hooks)
+        cache = values_at(model, tokens, hooks, max(layers))
         values = [place.read(cache)[mask].float().cpu().numpy() for place in places]
         for layer, value in enumerate(values[len(arrays) :], len(arrays)):  # the first batch tells their widths
             shape = (blocks.n_positions, value.shape[1])
@@ -50,8 +53,11 @@ class Rolled:
         self.array, self.offset, self.shape = array, offset, array.shape
 
     def __getitem__(self, tokens: slice) -> ndarray:
-        places = np.arange(*tokens.indices(len(self.array))) - self.offset
-        return self.array[places % len(self.array)]
+        first, end, _ = tokens.indices(len(self.array))
+        start = (first - self.offset) % len(self.array)
+        found = self.array[start : start + end - first]
+        rest = end - first - len(found)  # begins the array again
+        return np.concatenate([found, self.array[:rest]]) if rest else found
 
 
 def matched_sums(
@@ -64,8 +70,8 @@ def matched_sums(
         total = np.zeros((n_groups, len(rows), 5))
         for start in range(0, len(group), block):
             part = slice(start, start + block)
-            x, y = (values[part].astype(float) for values in (a[own], b[other]))
-            x, y = x[:, rows["index"]], y[:, rows["match_index"]]
+            x = a[own][part][:, rows["index"]].astype(float)
+            y = b[other][part][:, rows["match_index"]].astype(float)
             member = scipy.sparse.csr_array((np.ones(len(x)), (group[part], np.arange(len(x)))), (n_groups, len(x)))
             for k, product in enumerate((x, y, x * x, y * y, x * y)):
                 total[:, :, k] += member @ product
