@@ -190,7 +190,7 @@ def dense_max_pairwise_correlations(
 
 
 class _Blocks:
-    """Blocks of tokens of one layer, centred and of norm 1 over all tokens, so that products add up to correlations."""
+    """Blocks of tokens of one layer, centred over all tokens, so that products add up to covariances."""
 
     def __init__(self, layer: Dense, block_tokens: int, device: str | torch.device) -> None:
         self.layer, self.block_tokens, self.device = layer, block_tokens, device
@@ -200,8 +200,8 @@ class _Blocks:
     def _read(self) -> Iterator[Float64[torch.Tensor, "block neurons"]]:
         for start in range(0, self.layer.shape[0], self.block_tokens):
             block = self.layer[start : start + self.block_tokens]
-            tensor = block.detach() if isinstance(block, torch.Tensor) else torch.tensor(np.asarray(block))
-            yield tensor.to(self.device, torch.float64)
+            own = block.detach().double() if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block, float))
+            yield own.to(self.device)
 
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, norm after centring, and whether constant: blocks are merged as by Chan, Golub and LeVeque (1983)."""
@@ -218,7 +218,7 @@ class _Blocks:
         return mean, square.sqrt(), ~varies
 
     def __iter__(self) -> Iterator[Float64[torch.Tensor, "block neurons"]]:
-        return ((block - self.mean) / self.norm for block in self._read())
+        return (block - self.mean for block in self._read())
 
 
 def _dense_correlations(x: _Blocks, y: _Blocks) -> Float32[np.ndarray, "x y"]:
@@ -226,6 +226,7 @@ def _dense_correlations(x: _Blocks, y: _Blocks) -> Float32[np.ndarray, "x y"]:
     corr = torch.zeros(len(x.mean), len(y.mean), dtype=torch.float64, device=x.device)
     for u, v in zip(x, y):
         corr.addmm_(u.T, v)
+    corr /= x.norm[:, None] * y.norm
     corr[x.constant] = -torch.inf
     corr[:, y.constant] = -torch.inf
     return corr.float().cpu().numpy()
