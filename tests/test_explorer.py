@@ -16,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from lib.corpus import Blocks
+from lib.interpret.judges import RuleJudge, examples_of
 from lib.interpret.snippets import top_places
 from lib.mppc.features import SparseFeatures
 from lib.plots import explorer, pages
@@ -110,6 +111,14 @@ def test_packed_arrays_hold_what_was_given():
     matrix = shown[0].places[1].features.to_scipy()
     assert read("rate", "<f4")[30 + 7] == pytest.approx((matrix[:, [7]] != 0).mean())
     assert read("histogram", "u1").reshape(60, 12).max(1).min() == 255
+
+
+def test_scores_are_those_of_whole_snippets():
+    [model, _] = made_up()
+    features = model.features.tolist()
+    whole = [examples_of(model.places[layer].snippets(index), model.words) for layer, index in features]
+    expected = [(score.complexity, score.monosemanticity) for score in RuleJudge().score(whole)]
+    assert explorer.scores_of(model.places, model.features, model.words) == expected and len(set(expected)) > 2
 
 
 def test_models_of_two_tokenizers_show_their_own_words():

@@ -11,10 +11,11 @@ from lib.mppc.features import SparseFeatures
 from lib.workbook import texts
 
 
-@pytest.fixture
-def blocks():
+@pytest.fixture(params=["all tokens count", "every third does not"])
+def blocks(request):
     documents = [list(range(10, 40)), list(range(50, 58)), list(range(60, 63))]
-    return corpus.blocks_of(documents, 16, bos=0, pad=1, special={0, 1})
+    whole = corpus.blocks_of(documents, 16, bos=0, pad=1, special={0, 1})
+    return whole if request.param == "all tokens count" else replace(whole, mask=whole.mask & (whole.tokens % 3 > 0))
 
 
 @pytest.fixture

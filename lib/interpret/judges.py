@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -70,8 +70,12 @@ class Judge(Protocol):
 def examples_of(snippets: Sequence[Snippet], words: Sequence[str]) -> list[Example]:
     """Snippets as text, token by token; `words` is `interpret.vocabulary`."""
     return [
-        Example(tuple(words[t] for t in s.tokens), tuple(round(float(a), 2) for a in s.activations), s.centre)
-        for s in snippets
+        Example(
+            tuple(map(words.__getitem__, snippet.tokens.tolist())),
+            tuple(a and round(a, 2) for a in snippet.activations.tolist()),  # most are 0, and rounding takes long
+            snippet.centre,
+        )
+        for snippet in snippets
     ]
 
 
@@ -126,30 +130,33 @@ class RuleJudge:
 def pattern_shares(examples: Sequence[Example]) -> dict[str, float]:
     """What share of the snippets the commonest token, variant, neighbour, pair of tokens and kind of token has."""
     centres = [example.tokens[example.centre] for example in examples]
-    variants = Counter(map(variant, centres))
-    before = ["".join(example.tokens[: example.centre][-1:]) for example in examples]
-    after = ["".join(example.tokens[example.centre + 1 :][:1]) for example in examples]
-    kinds = Counter(map(kind_of, centres))
+    variants = [variant(token) for token in centres]
+    before = [variant("".join(example.tokens[: example.centre][-1:])) for example in examples]
+    after = [variant("".join(example.tokens[example.centre + 1 :][:1])) for example in examples]
+    kinds = [kind_of(token) for token in centres]
     return {
-        "token": _top_share(Counter(centres)),
+        "token": _top_share(centres),
         "variants": _top_share(variants),
-        "two_tokens": sum(count for _, count in variants.most_common(2)) / len(centres),
-        "neighbour": max(_top_share(Counter(map(variant, side))) for side in (before, after)),
+        "two_tokens": _top_share(variants, 2),
+        "neighbour": max(_top_share(before), _top_share(after)),
         "kind": _top_share(kinds),
-        "is_sign": kinds["sign"] / len(centres),
+        "is_sign": kinds.count("sign") / len(kinds),
     }
 
 
-def _top_share(counts: Counter) -> float:
-    return counts.most_common(1)[0][1] / counts.total()
+def _top_share(values: list[str], n: int = 1) -> float:
+    """Share of the `n` commonest values."""
+    return sum(sorted(map(values.count, set(values)))[-n:]) / len(values)
 
 
+@cache
 def variant(token: str) -> str:
     """A token without what spelling changes: spaces around it, case, a plural s."""
     bare = token.strip(" ").lower()
     return bare[:-1] if len(bare) > 3 and bare.endswith("s") else bare
 
 
+@cache
 def kind_of(token: str) -> str:
     """number, sign, capitals or word."""
     bare = token.strip()

@@ -46,6 +46,16 @@ class Snippet:
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """Snippets as arrays: of the `width` tokens only the first `length` are there, none where there is no place."""
+
+    tokens: Integer[ndarray, "d_sae n width"]
+    activations: Float32[ndarray, "d_sae n width"]
+    centre: Int[ndarray, "d_sae n"]
+    length: Int[ndarray, "d_sae n"]
+
+
+@dataclass(frozen=True, eq=False)
 class TopPlaces:
     """For every feature of a layer its highest places, one per document, highest first; −1 where it has fewer."""
 
@@ -60,31 +70,29 @@ class TopPlaces:
 
     def snippets(self, index: int, n: int | None = None, width: int = WIDTH) -> list[Snippet]:
         """The feature's `n` highest places (default: all that are kept) with `width` tokens around each."""
-        return [self._snippet(index, int(row), width) for row in self.rows[index][:n] if row >= 0]
+        found = self.windows(width)
+        places = zip(found.tokens[index], found.activations[index], found.centre[index].tolist(),
+                     found.length[index].tolist(), strict=True)  # fmt: skip
+        return [Snippet(tokens[:end], values[:end], centre) for tokens, values, centre, end in list(places)[:n] if end]
 
-    def _snippet(self, index: int, row: int, width: int) -> Snippet:
-        block = int(np.searchsorted(self._ends, row, side="right"))
-        counted = np.flatnonzero(self.blocks.mask[block])
-        first_row = int(self._ends[block]) - len(counted)
-        position = int(counted[row - first_row])
-        start = max(1, position - width // 2)  # 0 is BOS
-        end = min(int(counted[-1]) + 1, start + width)
-        activations = np.zeros(end - start, np.float32)
-        rows, values = self._entries(index, *(first_row + np.searchsorted(counted, (start, end))))
-        activations[counted[rows - first_row] - start] = values
-        return Snippet(self.blocks.tokens[block, start:end], activations, position - start)
-
-    def _entries(self, index: int, first: int | np.integer, end: int | np.integer) -> tuple[ndarray, ndarray]:
-        """Rows from `first` to `end` on which the feature fires, and its activations there."""
-        indptr = self.features.indptr
-        part = slice(indptr[first], indptr[end])
-        found = np.flatnonzero(self.features.indices[part] == index)
-        rows = first + np.searchsorted(indptr[first : end + 1], indptr[first] + found, side="right") - 1
-        return rows, self.features.values[part][found]
+    def windows(self, width: int = WIDTH) -> Windows:
+        """The snippets of all features, made when they are first asked for and kept: 130 bytes each of App. E's."""
+        if width not in self._windows:
+            text, mask, rows = self.blocks.tokens, self.blocks.mask, self.rows
+            block, position = (axis[rows] for axis in np.nonzero(mask))
+            ends = mask.shape[1] - mask[:, ::-1].argmax(1)  # of each block, behind the last position that counts
+            start = np.maximum(1, position - width // 2)  # 0 is BOS
+            centre, length = np.where(rows >= 0, (position - start, np.minimum(ends[block] - start, width)), 0)
+            row_at = np.where(mask, mask.cumsum().reshape(mask.shape) - 1, -1)
+            tokens, activations = np.zeros((*rows.shape, width), text.dtype), np.zeros((*rows.shape, width), np.float32)
+            entries = self.features.indptr, self.features.indices, self.features.values
+            _fill(*entries, text, row_at, block, start, length, tokens, activations)
+            self._windows[width] = Windows(tokens, activations, centre, length)
+        return self._windows[width]
 
     @cached_property
-    def _ends(self) -> Int[ndarray, " blocks"]:
-        return np.cumsum(self.blocks.mask.sum(1))
+    def _windows(self) -> dict[int, Windows]:
+        return {}
 
 
 def top_places(features: SparseFeatures, blocks: Blocks, n: int = N_SNIPPETS) -> TopPlaces:
@@ -136,6 +144,21 @@ def _hand_in(rows, best, row, value):
     for k in range(len(rows) - 1, at, -1):
         rows[k], best[k] = rows[k - 1], best[k - 1]
     rows[at], best[at] = row, value
+
+
+@njit(cache=True)
+def _fill(indptr, indices, values, text, row_at, block, start, length, tokens, activations):
+    """Copy what each snippet of `Windows` covers: tokens of the text, activations of its own feature."""
+    for j, k in np.ndindex(length.shape):
+        for at in range(length[j, k]):
+            place = block[j, k], start[j, k] + at
+            tokens[j, k, at] = text[place]
+            row = row_at[place]
+            if row < 0:
+                continue
+            for entry in range(indptr[row], indptr[row + 1]):
+                if indices[entry] == j:
+                    activations[j, k, at] = values[entry]
 
 
 Places = Mapping[int, TopPlaces]  # by layer

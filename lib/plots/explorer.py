@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
+from numba import njit
 from numpy import ndarray
 from tqdm import tqdm
 
@@ -69,7 +70,7 @@ def scores_of(places: Mapping[int, TopPlaces], features: ndarray, words: Sequenc
     """Complexity and monosemanticity by the stand-in: a language model is not asked about every feature."""
     judge = RuleJudge()
     examples = (
-        examples_of(places[layer].snippets(index), words)
+        examples_of(places[layer].snippets(index, width=3), words)  # the rules read a token and its neighbours
         for layer, index in tqdm(features.tolist(), "explorer", mininterval=5)
     )
     return [(s.complexity or 0, s.monosemanticity or 0) for e in examples for s in judge.score([e])]
@@ -98,18 +99,18 @@ def _packed(model: Shown, words: dict[str, int]) -> dict[str, Any]:
     histogram = np.zeros((n, BINS), np.uint8)
     for layer, places in model.places.items():
         here, index = layers == layer, indices[layers == layer]
-        found = places.windows
-        there = np.arange(WIDTH) < found.length[index, :SHOWN, None]
-        tokens[here] = np.where(there, found.tokens[index, :SHOWN].astype(int), -1)
-        activations[here] = found.activations[index, :SHOWN]
-        centre[here] = found.centre[index, :SHOWN]
+        found, kept = places.windows(), slice(min(SHOWN, places.rows.shape[1]))
+        there = np.arange(WIDTH) < found.length[index, kept, None]
+        tokens[here, kept] = np.where(there, found.tokens[index, kept].astype(int), -1)
+        activations[here, kept], centre[here, kept] = found.activations[index, kept], found.centre[index, kept]
         top[here] = found.activations[index, 0, found.centre[index, 0]]
         histograms, rates = _histograms(places.features)
         histogram[here], rate[here] = histograms[index], rates[index]
     activations = np.clip(255 * activations / np.maximum(top, 1e-9)[:, None, None], 0, 255).astype(np.uint8)
     return {
         "name": model.name, "label": model.label, "n": n,
-        "layer": packed(layers, np.uint8), "index": packed(indices, np.uint16),
+        # Of a list, numpy refuses numbers that do not fit.
+        "layer": packed(layers.tolist(), np.uint8), "index": packed(indices.tolist(), np.uint16),
         "tokens": packed(_numbered(tokens, model.words, words)),
         "activations": packed(activations), "centre": packed(centre), "top": packed(top),
         "rate": packed(rate), "histogram": packed(histogram),
@@ -129,11 +130,17 @@ def _packed_matches(frame: pd.DataFrame) -> dict[str, str]:
 
 def _histograms(features: SparseFeatures) -> tuple[ndarray, ndarray]:
     """Per feature: counts of its activations in equal bins up to its maximum, log-scaled to 0…255; its firing rate."""
-    index = features.indices.astype(np.int64)
-    top = np.zeros(features.d_sae, np.float32)
-    np.maximum.at(top, index, features.values)
-    place = np.minimum((BINS * features.values / np.maximum(top[index], 1e-9)).astype(np.int64), BINS - 1)
-    counts = np.bincount(index * BINS + place, minlength=features.d_sae * BINS).reshape(-1, BINS)
+    counts = _counts(features.indices, features.values, features.d_sae)
     logs = np.log1p(counts)
     scaled = 255 * logs / np.maximum(logs.max(1, keepdims=True), 1e-9)
     return scaled.astype(np.uint8), counts.sum(1) / features.n_tokens
+
+
+@njit(cache=True)
+def _counts(indices, values, d_sae):
+    top, counts = np.full(d_sae, np.float32(1e-9)), np.zeros((d_sae, BINS), np.int64)
+    for j, value in zip(indices, values):
+        top[j] = max(top[j], value)
+    for j, value in zip(indices, values):
+        counts[j, min(int(np.float32(BINS) * value / top[j]), BINS - 1)] += 1
+    return counts
