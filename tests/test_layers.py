@@ -35,3 +35,11 @@ def test_an_import_of_the_workbook_by_science_is_noticed(tmp_path):
 @pytest.mark.parametrize(("package", "most"), [("lib.mppc", 1_300), ("lib.sae", 1_800)])
 def test_a_package_brings_few_lines(package, most):
     assert 100 < imported_lines(IMPORTS[package]) <= most
+
+
+def test_who_loads_no_model_imports_nothing_that_loads_one():
+    names = "artifacts, comparisons, controls, explorer, judged_features, origins, retraining, scorecard, spaces, texts"
+    code = f"import sys; from lib import exercises; from lib.workbook import {names}; exercises.known()"
+    heavy = "{'transformers', 'transformer_lens', 'datasets'} & sys.modules.keys()"
+    run = subprocess.run([sys.executable, "-c", f"{code}; print({heavy})"], cwd=HOME, capture_output=True, text=True)
+    assert run.stdout == "set()\n", run.stdout + run.stderr

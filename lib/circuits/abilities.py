@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.circuits.ioi import Sentence, one_token_words, with_one_token_names
 from lib.circuits.prompts import induction_prompts
 from lib.corpus import Blocks
 from lib.models.measures import Logits, held_out_loss
+
+if TYPE_CHECKING:
+    from lib.circuits.ioi import Sentence
 
 GAPS = (2, 8, 32)
 PERIODS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,6 +78,8 @@ def ioi(logits: Logits, tokenizer, drawn: Sequence[Sentence]) -> float:
 
     Only sentences count whose names are one token each; NaN where there is none.
     """
+    from lib.circuits.ioi import one_token_words, with_one_token_names
+
     drawn = with_one_token_names(drawn, tokenizer)
     ids = one_token_words(sorted({name for sentence in drawn for name in (sentence.io, sentence.s)}), tokenizer)
     rows = []

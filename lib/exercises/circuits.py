@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from transformer_lens.model_bridge import TransformerBridge
 
-from lib import models
-from lib.circuits import abilities, effect_tables, effects, heads, plain_patching
+from lib import circuits, models
+from lib.circuits import effect_tables, plain_patching
 from lib.circuits.prompts import InductionPrompts
 from lib.exercises import Exercise
 from lib.workbook import induction, model_store
 from lib.workbook.profiles import Profile
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 FEW, TAP_DISTANCE, REPEATED = 4, 16, 32
 
@@ -93,7 +97,7 @@ def _gap_without_tap(profile: Profile, tap: int | None = 2, everywhere: bool = F
 
 def _gap(model: TransformerBridge, profile: Profile) -> float:
     device = model_store.device_of(profile)
-    return abilities.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
+    return circuits.induction_gap(lambda tokens: model(tokens.to(device)), TAP_DISTANCE, len(model.tokenizer))
 
 
 def _states_in_the_middle(
@@ -103,7 +107,7 @@ def _states_in_the_middle(
     model = model_store.load(profile.mamba, profile)
     p, until = _few(model, profile).first(FEW), range(first, first + 3)
     patched = [t - 1 if alone else slice(t) for t in until]
-    found = effects.mixer_input_effects(model, p.clean, getattr(p, corrupt), p.target, _key_layer(profile), patched)
+    found = circuits.mixer_input_effects(model, p.clean, getattr(p, corrupt), p.target, _key_layer(profile), patched)
     return found.numpy()
 
 
@@ -113,7 +117,7 @@ def _induction_scores(profile: Profile, back: int = REPEATED - 1, first: int = R
     tokens = models.repeated_tokens(16, REPEATED, len(model.tokenizer), seed=0)
     queries = torch.arange(first, tokens.shape[1])
     scores = [
-        heads.patterns(model, tokens, k)[:, queries, queries - back].mean(1) for k in range(models.n_layers(model))
+        circuits.patterns(model, tokens, k)[:, queries, queries - back].mean(1) for k in range(models.n_layers(model))
     ]
     return torch.stack(scores).numpy()
 

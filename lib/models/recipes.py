@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lib.corpus import VOCABULARY
-from lib.models import hub_kernels
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 TOKENIZER = MODELS / "tokenizer"
-hub_kernels.switch_off()  # before anything is built
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,25 @@ CONFIGURATIONS = {
 def build(recipe: Recipe | Configuration) -> PreTrainedModel:
     """An untrained Hugging Face model of the recipe's configuration and seed."""
     torch.manual_seed(recipe.seed)
-    model = AutoModelForCausalLM.from_config(config_of(recipe))
+    model = _untrained(config_of(recipe))
     if deviation := getattr(recipe, "embedding_deviation", None):
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=deviation)
     return model
 
 
+def _untrained(config: PretrainedConfig) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    from lib.models import hub_kernels
+
+    hub_kernels.switch_off()  # before anything is built
+    return AutoModelForCausalLM.from_config(config)
+
+
 def config_of(recipe: Recipe | Configuration) -> PretrainedConfig:
     """The Hugging Face configuration of a recipe."""
+    from transformers import AutoConfig
+
     return AutoConfig.for_model(recipe.architecture, **recipe.settings)
 
 
@@ -188,5 +199,5 @@ def parameter_counts(kind: type[PretrainedConfig], numbers: str) -> tuple[int, i
     """Parameters of one block, and of all, counted on a model without memory."""
     config = kind.from_dict(json.loads(numbers))
     with torch.device("meta"):
-        named = [(name, p.numel()) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()]
+        named = [(name, p.numel()) for name, p in _untrained(config).named_parameters()]
     return sum(n for name, n in named if re.search(r"\.0\.", name)), sum(n for _, n in named)

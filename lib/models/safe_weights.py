@@ -10,12 +10,15 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 TYPES = {
@@ -29,6 +32,8 @@ Shape = tuple[int, ...]
 
 def expected_shapes(config: PretrainedConfig) -> dict[str, Shape]:
     """Name → shape of each weight of a configuration's language model, found without memory for them."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}

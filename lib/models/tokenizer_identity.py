@@ -18,7 +18,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoTokenizer
 
 log = logging.getLogger("workbook.tokenizers")
 
@@ -130,6 +129,8 @@ def _files(folder: Path) -> Files:
 
 @functools.cache
 def _read(files: Files) -> Tokenizer:
+    from transformers import AutoTokenizer
+
     path = files[0][0]
     try:
         if path.name == "tokenizer.json":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
 from lib.models.activations import FAR, iterate_activations
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 log = logging.getLogger("workbook.activations")
 TYPICAL_POSITIONS = 4_096  # of a text, over which the median norm is taken

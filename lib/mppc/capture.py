@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
 from lib.models.activations import iterate_activations
 from lib.mppc.features import FeatureDtype, SparseFeatures, concatenated
 from lib.sae.autoencoder import SAE
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 ENCODED_AT_ONCE = 2_048  # tokens; their dense activations take 200 MB at the paper's size
 

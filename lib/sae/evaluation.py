@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from lib.corpus import Blocks
 from lib.models import resid_post
 from lib.models.activations import batches_of, iterate_activations, model_device
 from lib.models.devices import fast_products
 from lib.sae.autoencoder import SAE
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _PIECE = 1_024  # positions whose logits are there at a time
 _PASS = 2_048  # positions of a pass for cross-entropy: what its layers write stays in the caches
@@ -157,6 +158,7 @@ def _last_stream(
     Products run in bfloat16 where that is faster (`fast_products`), in all passes alike. The unembedding is not among
     them: logits that were rounded would move the cross-entropy by a thousandth.
     """
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
     def splice(value: Tensor, hook: object) -> Tensor:
         value = value.clone()

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -20,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from lib.corpus import Blocks
 from lib.files import atomic_write
@@ -29,6 +29,9 @@ from lib.models.activations import Activations, ShuffleBuffer, model_device
 from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
 from lib.sae.config import BETA1, BETA2, EPS, SAEConfig
 from lib.sae.dense_step import dense_step
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 CHECKPOINT = "state"
 STATE = "state.json"  # of a checkpoint; written last

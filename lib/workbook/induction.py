@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from transformer_lens.model_bridge import TransformerBridge
 
-from lib.circuits import abilities as abilities_of_models, induction as experiments
+from lib import circuits
+from lib.circuits import abilities as abilities_of_models
 from lib.circuits.effect_tables import key_layer
 from lib.circuits.prompts import ROLES, InductionPrompts
 from lib.workbook import model_store
@@ -17,10 +17,13 @@ from lib.workbook.artifacts import model_fields
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
 
 def prompts_for(model: TransformerBridge, profile: Profile) -> dict[int, InductionPrompts]:
     """The profile's prompts, by distance."""
-    return experiments.prompts_by_distance(model, profile.circuit_distances, profile.seed, profile.circuit_samples)
+    return circuits.prompts_by_distance(model, profile.circuit_distances, profile.seed, profile.circuit_samples)
 
 
 def map_distance(profile: Profile) -> int:
@@ -36,9 +39,9 @@ def abilities(profile: Profile, names: Sequence[str] | None = None) -> pd.DataFr
     device = model_store.device_of(profile)
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        vocabulary = experiments.vocabulary_of(model)
+        vocabulary = circuits.vocabulary_of(model)
         found = abilities_of_models.induction_abilities(lambda tokens: model(tokens.to(device)), vocabulary)
-        return pd.DataFrame([{"architecture": experiments.architecture_of(model)} | found])
+        return pd.DataFrame([{"architecture": circuits.architecture_of(model)} | found])
 
     names = list(names or profile.circuit_models)
     constants = dict(gaps=abilities_of_models.GAPS, bounds=abilities_of_models.BOUNDS)
@@ -56,14 +59,14 @@ def path_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.path_frame` of one model, kept."""
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        return experiments.path_frame(model, prompts_for(model, profile), map_distance(profile))
+        return circuits.path_frame(model, prompts_for(model, profile), map_distance(profile))
 
     return _kept("paths", name, profile, measure)
 
 
 def head_effects(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.head_frame` of one Transformer, kept."""
-    return _kept("heads", name, profile, lambda model: experiments.head_frame(model, prompts_for(model, profile)))
+    return _kept("heads", name, profile, lambda model: circuits.head_frame(model, prompts_for(model, profile)))
 
 
 def taken_in(name: str, profile: Profile) -> pd.DataFrame:
@@ -71,7 +74,7 @@ def taken_in(name: str, profile: Profile) -> pd.DataFrame:
     layer = key_layer(path_effects(name, profile))
 
     def measure(model: TransformerBridge) -> pd.DataFrame:
-        return experiments.taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
+        return circuits.taken_in_frame(model, prompts_for(model, profile)[map_distance(profile)], layer)
 
     return _kept("taken_in", name, profile, measure)
 
@@ -80,7 +83,7 @@ def shifts(name: str, profile: Profile) -> pd.DataFrame:
     """`lib.circuits.induction.shift_frame` of an RWKV's key layer, kept."""
     layer = key_layer(path_effects(name, profile))
     return _kept(
-        "shifts", name, profile, lambda model: experiments.shift_frame(model, prompts_for(model, profile), layer)
+        "shifts", name, profile, lambda model: circuits.shift_frame(model, prompts_for(model, profile), layer)
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformer_lens.model_bridge import TransformerBridge
-
-from lib.models import devices, loading, recipes, tokenizer_identity
+from lib import models
+from lib.models import devices, recipes, tokenizer_identity
 from lib.models.hub import ModelNotFound
 from lib.workbook import origins, texts
 from lib.workbook.profiles import LeftOut, Profile, ProfileError
 from lib.workbook.store import Store
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 def load(name: str, profile: Profile) -> TransformerBridge:
@@ -20,9 +23,9 @@ def load(name: str, profile: Profile) -> TransformerBridge:
     Its tokenizer is the one that cuts the text. Raises `ProfileError` where its own is another, and `ModelNotFound`,
     in one sentence, if there is no such model or it is no sound one.
     """
-    with loading.quietly():
+    with models.quietly():
         folder, tokenizer = folder_of(name, profile), texts.load_tokenizer(profile)
-    model = loading.load(folder, device_of(profile), tokenizer, name)
+    model = models.load(folder, device_of(profile), tokenizer, name)
     require_tokenizer(name, profile)
     return model
 

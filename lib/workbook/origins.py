@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lib import models
 from lib.models import hub
 from lib.models.hub import PICKLE, WEIGHTS
-from lib.models.loading import convert_folder
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, content_key, sha256_of
 
@@ -39,7 +39,7 @@ def safe_folder(folder: Path, profile: Profile) -> Path:
         return folder
     files = [folder / PICKLE, *hub.beside_weights(folder)]
     fields = {"folder": folder.name, "files": {path.name: sha256_of(path) for path in files}}
-    return Store(profile.cache_dir).get("weights", fields, partial(convert_folder, str(folder), folder))
+    return Store(profile.cache_dir).get("weights", fields, partial(models.convert_folder, str(folder), folder))
 
 
 def text_revision(profile: Profile) -> str:
@@ -103,7 +103,7 @@ def _record_model(name: str, target: Path) -> None:
     record = {"repository": name, "revision": folder.name}
     record |= {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest}
     if weights.name == PICKLE:
-        convert_folder(name, folder, target)
+        models.convert_folder(name, folder, target)
         record["converted"] = sha256_of(target / WEIGHTS)
     _write(record, target)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import AutoConfig, PretrainedConfig
+from typing import TYPE_CHECKING
 
 from lib import models
 from lib.models import recipes
-from lib.models.families import families, family_class
 from lib.models.machine import free_memory
 from lib.workbook import model_store
 from lib.workbook.profiles import Profile
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ROOM = 0.7  # share of the free memory that the SAEs in training may fill
 
@@ -41,7 +42,7 @@ def shape_of(name: str, profile: Profile) -> Shape:
     block, total = recipes.parameter_counts(type(config), config.to_json_string())
     return Shape(
         name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
-        families()[kind].n_neurons(config), block, total, config.vocab_size,
+        models.family_class(kind, name).n_neurons(config), block, total, config.vocab_size,
     )  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
 
     Raises `ModelNotFound` where there is none, or one of an unknown family.
     """
+    from transformers import AutoConfig
+
     recipe = recipes.recipe_of(name)
     if recipe:
         return recipes.config_of(recipe)
@@ -58,7 +61,7 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
     except (OSError, ValueError) as error:
         raise models.ModelNotFound(f"cannot find the configuration of {name}: {str(error).splitlines()[0]}") from None
     try:
-        family_class(config.model_type, name)
+        models.family_class(config.model_type, name)
     except ValueError as error:
         raise models.ModelNotFound(str(error)) from None
     return config

@@ -12,23 +12,23 @@ import logging
 import lzma
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import load_dataset
 from jaxtyping import Int
 from numpy import ndarray
 from tokenizers import Tokenizer
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 from lib import corpus
-from lib.circuits.ioi import Sentence, sentences
 from lib.corpus import ARRAYS, HELD_OUT, Blocks, Split, split_of
 from lib.models import hub
 from lib.workbook import origins
 from lib.workbook.profiles import DATA, Profile
 from lib.workbook.store import Store, sha256_of
+
+if TYPE_CHECKING:
+    from lib.circuits.ioi import Sentence
 
 log = logging.getLogger("workbook.corpus")
 
@@ -62,11 +62,15 @@ def sentence_parts() -> dict[str, Any]:
 
 def unseen_sentences(n: int) -> list[Sentence]:
     """Sentences with two names of templates and pairs that the mini models were not trained on; always the same."""
+    from lib.circuits.ioi import sentences
+
     return sentences(sentence_parts(), n, np.random.default_rng(UNSEEN), held_out=True)
 
 
 def load_tokenizer(profile: Profile):
     """The tokenizer that all models of the profile share."""
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(tokenizer_folder(profile))
 
 
@@ -122,6 +126,8 @@ def openwebtext(profile: Profile) -> Iterator[str]:
     Read from the hub's cache if files of it are there, else streamed: the parquet files by their paths, at the recorded
     revision. Raises `TextNotFound` where neither can be.
     """
+    from datasets import load_dataset
+
     files = hub.text_files(origins.text_revision(profile))
     rows = load_dataset("parquet", data_files=files, columns=["text"], split="train", streaming=True)
     yield from (row["text"] for row in rows)

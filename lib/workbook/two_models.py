@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import save
 from tqdm import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from lib import corpus, models
 from lib.documents import documents, read_text, shuffled
@@ -37,6 +36,9 @@ from lib.workbook import artifacts, model_store, texts
 from lib.workbook.plan import EFFICIENCY
 from lib.workbook.profiles import Profile
 from lib.workbook.store import Store, sha256_of
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 SEEDS = (0, 1)  # of the SAEs of the first model; the second is the skyline's
 DEPTHS = (0.25, 0.5, 0.75)  # relative depths of the layers that are compared, where none are named

@@ -1,6 +1,7 @@
 """``python -m pytest -p tests.annotations.enforced``: what science's functions take and give fits their annotations.
 
-Functions that Numba or Triton compile stay as they are: a check around them cannot be compiled.
+Functions that Numba or Triton compile stay as they are: a check around them cannot be compiled. What modules import
+for annotations only is imported here.
 """
 
 import ast
@@ -21,6 +22,13 @@ def is_left_alone(decorator: ast.expr) -> bool:
     return not names.isdisjoint(COMPILES)
 
 
+def import_for_annotations(transformer: ast.NodeVisitor, node: ast.If) -> None:
+    """Let `if TYPE_CHECKING:` hold, so that there is what annotations name."""
+    if getattr(node.test, "id", "") == "TYPE_CHECKING":
+        node.test = ast.copy_location(ast.Constant(True), node.test)
+    transformer.generic_visit(node)
+
+
 def checked(function: Callable) -> Callable:
     """beartype's check of a function; of `Self` it knows only in classes that it is given whole."""
     hints = function.__annotations__.items()
@@ -29,6 +37,7 @@ def checked(function: Callable) -> Callable:
 
 
 _import_hook._is_no_type_check = is_left_alone
+_import_hook.JaxtypingTransformer.visit_If = import_for_annotations
 install_import_hook(SCIENCE, "tests.annotations.enforced.checked")
 
 
