@@ -220,7 +220,7 @@ class SparseStep:
         self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None, parallel: bool = True
     ) -> None:
         self.forward, self.update = (k.parallel if parallel else k.serial for k in (_forward, _update))
-        dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
+        self.dtype = dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
         self.shift, self.margin = np.uint32(0), np.float32(0)
         if dtype is torch.bfloat16:
             self.shift, self.margin = np.uint32(16), np.float32(_MARGIN)
