@@ -37,9 +37,9 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
         cells = {value: table.pivot(index="layer_b", columns="layer_a", values=value).sort_index().round(2) + 0.0
                  for value in ("score", "null_mean")}  # fmt: skip
         words = cells["score"].map("{:.2f}".format) + cells["null_mean"].map(" ({:.2f})".format)
-        label = f"{measure} (darkest: chance)" if axes is grid[0, -1] else None
+        bar = f"{measure} (darkest: chance)" if axes is grid[0, -1] else None
         few = words if words.size <= 100 else None
-        heatmap(axes, cells["score"], few, label, cmap="viridis", vmin=low, vmax=top)
+        heatmap(axes, cells["score"], few, bar, cmap="viridis", vmin=low, vmax=top)
         above, known = (table["score"] > table["null_95"]).sum(), table["score"].notna().sum()
         axes.set_title(f"{label}: {above} of {known} above 95 % of\nshuffles, largest p {table['p'].max():.3f}",
                        fontsize=9, color=ink(_colour(label)))  # fmt: skip
