@@ -200,8 +200,8 @@ class _Blocks:
     def _read(self) -> Iterator[Float64[torch.Tensor, "block neurons"]]:
         for start in range(0, self.layer.shape[0], self.block_tokens):
             block = self.layer[start : start + self.block_tokens]
-            own = block.detach().double() if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block, float))
-            yield own.to(self.device)
+            tensor = block.detach() if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block, float))
+            yield tensor.to(self.device, torch.float64)
 
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, norm after centring, and whether constant: blocks are merged as by Chan, Golub and LeVeque (1983)."""

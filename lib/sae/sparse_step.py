@@ -55,7 +55,7 @@ def _kernel(function: FunctionType, **flags: Any) -> _Kernel:
 
 @partial(_kernel, fastmath=_SUMS)
 def _forward(pre, shift, margin, first, x, weights, token, f, place, start, residual):
-    """Features of one tile, from `first` on: the tokens on which each is active, its activations, its part of x̂ − x.
+    """Features of one tile, from `first` on: on which tokens each is active, its activations, its part of x̂ − x.
 
     `pre` [features, tokens] holds the dense product's bits as integers, which `shift` makes those of a float32. Feature
     i's pairs are written to `token` and `f` at `start[i, 0]` up to `start[i, 1]`. Each part of the features has places
@@ -210,8 +210,8 @@ class _Batch:
 class SparseStep:
     """The same step as `lib.sae.dense_step.dense_step`, for standard float32 SAEs on the CPU; holds the scratch memory.
 
-    Scratch: a tile of the product and, for each thread, x̂ − x; and batch_size · d_sae · 8 bytes of address space, of
-    which only what active features need is ever touched.
+    Scratch: a tile of the product and, for each thread, x̂ − x; and batch_size · d_sae · 8 bytes of address space,
+    of which only what active features need is ever touched.
     One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
     thread each and may run at the same time: the better way where there are as many SAEs as threads.
     """
