@@ -170,7 +170,7 @@ def test_loss_curve_is_the_dense_one_s(monkeypatch, fast, tolerance):
     for fast in (step, None):
         t = trainee()
         t.measure(sparse_data(2048))
-        stats = [t.train_on(sparse_data(256, seed=s), s, steps, fast) for s in range(steps)]
+        stats = [t.train_on(t.scale * sparse_data(256, seed=s), s, steps, fast) for s in range(steps)]
         curves.append(np.array([[float(v) for v in s] for s in stats]))
     np.testing.assert_allclose(curves[0], curves[1], rtol=tolerance)
     assert curves[0][-1, 0] < 0.5 * curves[0][:, 0].max()
@@ -182,7 +182,7 @@ def test_l1_follows_the_target_and_rests_in_the_decay():
     t.measure(sparse_data(2048))
     l1 = []
     for step in range(steps):
-        stats = t.train_on(sparse_data(256, seed=step), step, steps, sparse)
+        stats = t.train_on(t.scale * sparse_data(256, seed=step), step, steps, sparse)
         l1.append(t.l1)
     assert 4 < stats.l0 < 8
     assert l1[10] == config.l1_coefficient and l1[-1] == l1[-100] != l1[200]
@@ -464,7 +464,7 @@ def test_other_types_learn_at_the_l0_that_is_asked_for(architecture):
     sae, config = of_type(architecture, target_l0=12, learning_rate=3e-3)
     t, steps = _Trainee(sae, config), 1600
     t.measure(sparse_data(2048))
-    stats = [t.train_on(sparse_data(256, seed=step), step, steps, None) for step in range(steps)]
+    stats = [t.train_on(t.scale * sparse_data(256, seed=step), step, steps, None) for step in range(steps)]
     assert 10 < float(stats[-1].l0) < 14
     assert t.record(steps, stats[-1])["explained_variance"] > 0.8
 

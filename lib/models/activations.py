@@ -130,21 +130,24 @@ class ShuffleBuffer:
         self.lengths = blocks.mask.sum(1)
         self.blocks_per_refill = max(1, int(buffer_tokens * 2 / 3 / self.lengths.mean()))
         self.refills_done = refills_done
-        self._left = {layer: half[1] for layer, half in self._read(refills_done - 1)} if refills_done else {}
+        last = self._read(refills_done - 1) if refills_done else ()
+        self._left = {layer: x.index_select(0, later) for layer, (x, _, later) in last}
 
-    def next_refill(self) -> Iterator[Activations]:
-        """Read one refill of text; return its batches, [batch_size, d_model] for each layer."""
-        served: Activations = {}
-        for layer, (now, later) in self._read(self.refills_done):
-            served[layer] = torch.cat([now, self._left.pop(layer, now[:0])])
-            served[layer] = served[layer][self._permutation(len(served[layer]), 2, self.refills_done)]
-            self._left[layer] = later
+    def next_refill(self) -> dict[int, Float[Tensor, "batches batch d_model"]]:
+        """Read one refill of text; return its batches by layer, as memory of the caller's own."""
+        served: dict[int, Tensor] = {}
+        for layer, (x, now, later) in self._read(self.refills_done):
+            left = self._left.pop(layer, x[:0])
+            rows = torch.cat([now, len(x) + torch.arange(len(left), device=now.device)])
+            n_batches = len(rows) // self.batch_size
+            rows = rows[self._permutation(len(rows), 2, self.refills_done)][: n_batches * self.batch_size]
+            served[layer] = torch.cat([x, left]).index_select(0, rows).unflatten(0, (n_batches, self.batch_size))
+            self._left[layer] = x.index_select(0, later)
         self.refills_done += 1
-        starts = range(0, len(served[self.layers[0]]) - self.batch_size + 1, self.batch_size)
-        return ({layer: x[i : i + self.batch_size] for layer, x in served.items()} for i in starts)
+        return served
 
-    def _read(self, refill: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """Activations of one refill of text, layer by layer, each split into two random halves (now, later)."""
+    def _read(self, refill: int) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+        """Activations of one refill of text, layer by layer, and the rows of its two random halves (now, later)."""
         numbers = self._block_numbers(refill)
         text = self.blocks[numbers]
         parts = list(iterate_activations(self.model, text, self.layers, self.batch_blocks, self.typical))
@@ -152,7 +155,7 @@ class ShuffleBuffer:
             x = torch.cat([part.pop(layer) for part in parts])
             order = self._permutation(len(x), 1, refill)
             half = len(x) // 2
-            yield layer, (x[order[:half]], x[order[half:]])
+            yield layer, (x, order[:half], order[half:])
 
     def _block_numbers(self, refill: int) -> Int[ndarray, " blocks"]:
         """Which blocks a refill reads, longest first, so that blocks of like length share a forward pass."""

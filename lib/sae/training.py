@@ -25,7 +25,7 @@ from tqdm import tqdm
 from lib.corpus import Blocks
 from lib.files import atomic_write
 from lib.models import fast_dtype, resid_post
-from lib.models.activations import Activations, ShuffleBuffer, model_device
+from lib.models.activations import ShuffleBuffer, model_device
 from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
 from lib.sae.config import BETA1, BETA2, EPS, SAEConfig
 from lib.sae.dense_step import dense_step
@@ -94,7 +94,7 @@ def new_adam(sae: SAE) -> torch.optim.Adam:
 
 
 class _Trainee:
-    """One SAE in training, on activations times `scale`, whose mean norm is sqrt(d_model)."""
+    """One SAE in training. It sees activations times `scale`, whose mean norm is sqrt(d_model)."""
 
     def __init__(self, sae: SAE, config: SAEConfig) -> None:
         self.sae, self.config = sae, config
@@ -115,22 +115,24 @@ class _Trainee:
         self.variance = float(x.var(0, correction=0).sum()) * self.scale**2
 
     def train_on(self, x: Float[Tensor, "batch d_model"], step: int, steps: int, sparse: Step | None) -> StepStats:
-        """One step. Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0."""
+        """One step on scaled activations. Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0."""
         rise = min(1, (step + 1) / (self.config.warmup * steps + 1))
         fall = min(1, (steps - step) / (self.config.decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.config.learning_rate * rise * fall
         take = sparse if sparse and self.is_sparse else self.dense
-        stats = take(self.sae, self.adam, x * self.scale, self.l1 * rise)
+        stats = take(self.sae, self.adam, x, self.l1 * rise)
         self.l0 = stats.l0
         target = self.config.target_l0
         if target and self.sae.adapts_l1 and rise == fall == 1:
             self.l1 = self.l1 * ((stats.l0 + 1) / (target + 1)) ** L1_GAIN
         return stats
 
-    def train_on_all(self, batches: Sequence[Activations], first: int, steps: int, sparse: Step | None) -> StepStats:
+    def train_on_all(
+        self, batches: Float[Tensor, "batches batch d_model"], first: int, steps: int, sparse: Step | None
+    ) -> StepStats:
         """A step on each batch; `first` is the number of the first. Returns the last step's statistics."""
         for step, batch in enumerate(batches, first):
-            stats = self.train_on(batch[self.sae.info.layer], step, steps, sparse)
+            stats = self.train_on(batch, step, steps, sparse)
         return stats
 
     def record(self, step: int, stats: StepStats) -> dict[str, float]:
@@ -206,31 +208,36 @@ class _Run:
 
         No thread makes the next one meanwhile: for mini it gained nothing, and for the paper's Mamba it takes 24 GB.
         """
-        batches = list(self.buffer.next_refill())
-        if self.step == 0 and batches:  # the first refill of a small buffer may hold less than a batch
+        refill = self.buffer.next_refill()
+        n_batches = min(len(refill[self.trainees[0].sae.info.layer]), self.steps - self.step)
+        if self.step == 0 and n_batches:  # the first refill of a small buffer may hold less than a batch
             for trainee in self.trainees:
-                trainee.measure(torch.cat([batch[trainee.sae.info.layer] for batch in batches]))
-        batches = batches[: self.steps - self.step]
-        while batches:
-            part = batches[: min(IN_A_ROW, self.log_every - self.step % self.log_every)]
-            stats = self.train_on_batches(part, pool)
-            self.step += len(part)
+                trainee.measure(refill[trainee.sae.info.layer].flatten(0, 1))
+        for layer, scale in {trainee.sae.info.layer: trainee.scale for trainee in self.trainees}.items():
+            refill[layer] *= scale  # all seeds of a layer measured the same
+        first = 0
+        while first < n_batches:
+            n = min(IN_A_ROW, self.log_every - self.step % self.log_every, n_batches - first)
+            stats = self.train_on_batches({layer: x[first : first + n] for layer, x in refill.items()}, pool)
+            self.step += n
             if self.step % self.log_every == 0 or self.step == self.steps:
                 rows = [trainee.record(self.step, s) for trainee, s in zip(self.trainees, stats)]
                 self.history += rows
                 shown = {key: f"{sum(row[key] for row in rows) / len(rows):.3g}" for key in SHOWN}
                 bar.set_postfix(shown, refresh=False)
-            bar.update(len(part))
-            batches = batches[len(part) :]
+            bar.update(n)
+            first += n
 
-    def train_on_batches(self, batches: Sequence[Activations], pool: Executor) -> list[StepStats]:
-        """A step of every SAE on each batch, one SAE after the other, in each thread its share of them.
+    def train_on_batches(
+        self, batches: Mapping[int, Float[Tensor, "batches batch d_model"]], pool: Executor
+    ) -> list[StepStats]:
+        """A step of every SAE on each batch of its layer, one SAE after the other, in each thread its share of them.
 
         Returns the last step's statistics.
         """
 
         def steps(trainees: list[_Trainee], sparse: Step | None) -> list[StepStats]:
-            return [t.train_on_all(batches, self.step, self.steps, sparse) for t in trainees]
+            return [t.train_on_all(batches[t.sae.info.layer], self.step, self.steps, sparse) for t in trainees]
 
         n = len(self.workers)
         if not n:
