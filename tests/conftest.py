@@ -27,15 +27,17 @@ def smoke(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def retrained(smoke, tmp_path_factory):
-    """The tables of `lib.workbook.retraining`, made at smoke, of few settings and little text; read in this session."""
-    from lib.workbook import retraining
+    """The tables of SAEs trained again, made at smoke, of few settings and little text; read in this session."""
+    from lib.workbook import retraining, trials
 
     few = {"sae_tokens": (1 / 2, 1, 2), "expansion": (1 / 2, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retraining, "REFERENCE", tmp_path_factory.mktemp("retrained"))
         patch.setattr(retraining, "FACTORS", few)
-        small = ["sae_tokens=4096", "eval_tokens=1024", "device=cpu"]
-        retraining.main("smoke", [f"cache_dir={smoke.cache_dir}", *small])
+        patch.setattr(trials, "SEEDS", trials.SEEDS[:2])
+        small = [f"cache_dir={smoke.cache_dir}", "sae_tokens=4096", "eval_tokens=1024", "device=cpu"]
+        retraining.main("smoke", small)
+        trials.main("smoke", small)
         yield retraining.REFERENCE
 
 

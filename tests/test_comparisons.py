@@ -179,8 +179,13 @@ def test_depth_map_and_slope_of_known_matches():
     np.testing.assert_allclose(depths["match"], [0.25, 0.5, 0.75, 1])
     own = np.repeat(np.arange(1, 5) / 4, 200)
     noise = np.random.default_rng(0).normal(size=800) * 0.1
-    found = depth_slope(pd.DataFrame({"own": own, "match": 0.8 * own + noise}), seed=0, n_resamples=200)
+    depths = pd.DataFrame({"own": own, "match": 0.8 * own + noise})
+    found = depth_slope(depths, seed=0, n_resamples=200)
     assert found["slope_low"] < 0.8 < found["slope_high"] and found["slope_high"] - found["slope_low"] < 0.1
+    wide = depth_slope(depths, seed=0, n_resamples=200, slope_deviation=0.1)
+    for end in ("slope_low", "slope_high"):
+        assert abs(wide[end] - wide["slope"]) == pytest.approx(np.hypot(0.196, found[end] - found["slope"]))
+    assert wide["r_low"] == found["r_low"]
 
 
 def test_sensitivity_ends_at_the_comparison_itself(smoke, pairs):

@@ -38,7 +38,7 @@ def test_a_package_brings_few_lines(package, most):
 
 
 def test_who_loads_no_model_imports_nothing_that_loads_one():
-    names = "artifacts, comparisons, controls, explorer, judged_features, origins, retraining, scorecard, spaces, texts"
+    names = "artifacts, comparisons, controls, explorer, judged_features, origins, scorecard, spaces, texts, trials"
     code = f"import sys; from lib import exercises; from lib.workbook import {names}; exercises.known()"
     heavy = "{'transformers', 'transformer_lens', 'datasets'} & sys.modules.keys()"
     run = subprocess.run([sys.executable, "-c", f"{code}; print({heavy})"], cwd=HOME, capture_output=True, text=True)

@@ -93,7 +93,7 @@ def test_a_table_says_on_which_models_it_was_made(retrained, smoke, monkeypatch)
     } | retraining.models_digest(smoke)
     assert retraining.about(smoke) == "The SAEs were retrained on the models that are here."
     said = retraining.about(get_profile("mini"))
-    assert said == "SAEs were retrained at the profile smoke, not at mini: intervals are about the documents alone."
+    assert said == "SAEs were retrained at the profile smoke, not at mini: their training is not in the intervals."
     assert list(retraining.made_on("model")) == ["profile", *MODELS, "smoke-mamba-seed1"]
     assert retraining.about(smoke, "model") == retraining.about(smoke)
     monkeypatch.setattr(retraining, "models_digest", lambda *_: made | {"smoke-mamba": "0"})

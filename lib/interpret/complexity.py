@@ -6,7 +6,7 @@ variant of the comparison (another SAE seed, another model seed, another archite
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from lib.interpret.judges import ASPECTS, Example, Judge
-from lib.mppc.uncertainty import interval
+from lib.mppc.uncertainty import interval, widened
 
 LOW = 0.2  # the paper's boundary of what can be interpreted (§5.2)
 CLEAR = 3  # monosemanticity from which on a pattern is seen
@@ -54,11 +54,13 @@ def scored(sample: Sample, judge: Judge) -> pd.DataFrame:
 
 def correlations(
     scores: pd.DataFrame, aspect: str, variants: Sequence[str], seed: int, n_resamples: int = 1_000,
-    weaker: tuple[str, str] | None = None,
+    weaker: tuple[str, str] | None = None, deviations: Mapping[str, float] = {},
 ) -> pd.DataFrame:  # fmt: skip
     """Spearman's correlation of a score with MPPC under each variant, with 95 % interval (features resampled).
 
     `weaker=(a, b)` adds a last row: by how much a's correlation is nearer to zero than b's, in the same resamples.
+    `deviations` are those over trainings of the SAEs, by row, and widen the intervals; which features are judged is a
+    matter of training, too, and is counted twice, so they are rather too wide.
     """
     data = scores.dropna(subset=[aspect, *variants])
     rng = np.random.default_rng(seed)
@@ -69,7 +71,10 @@ def correlations(
     if weaker:
         near, far = weaker
         values[f"|{far}| − |{near}|"] = np.abs(values[far]) - np.abs(values[near])
-    rows = {label: (v[0], *interval(v[1:], v[0])) for label, v in values.items()}
+    rows = {
+        label: (v[0], *widened(interval(v[1:], v[0]), v[0], deviations.get(label, np.nan)))
+        for label, v in values.items()
+    }
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from lib.mppc.uncertainty import interval
+from lib.mppc.uncertainty import interval, widened
 
 
 def depth_map(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> Float[ndarray, "layers match_layers"]:
@@ -52,16 +52,29 @@ def relative_depths(frame: pd.DataFrame, n_layers: int, n_match_layers: int) -> 
     return pd.DataFrame({"own": (found["layer"] + 1) / n_layers, "match": (found["match_layer"] + 1) / n_match_layers})
 
 
-def depth_slope(depths: pd.DataFrame, seed: int, n_resamples: int = 1_000) -> dict[str, float]:
-    """Least-squares slope and correlation of the match's depth on the own, with 95 % intervals (features resampled)."""
+def depth_slope(
+    depths: pd.DataFrame, seed: int, n_resamples: int = 1_000, slope_deviation: float = np.nan,
+    r_deviation: float = np.nan,
+) -> dict[str, float]:  # fmt: skip
+    """`slope_and_r` of the match's depth on the own, with 95 % intervals: features resampled, and SAE training.
+
+    The deviations are those of both numbers over trainings of the SAEs; NaN adds nothing. Which features there are is
+    a matter of training, too, and is counted twice, so the intervals are rather too wide.
+    """
     own, match = (depths[column].to_numpy() for column in ("own", "match"))
     rng = np.random.default_rng(seed)
     draws = [_slope(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
-    slope, r = _slope(own, match)
+    slope, r = slope_and_r(depths)
     (slope_low, slope_high), (r_low, r_high) = (
-        interval(np.array(values), estimate) for values, estimate in zip(zip(*draws), (slope, r))
+        widened(interval(np.array(values), estimate), estimate, deviation)
+        for values, estimate, deviation in zip(zip(*draws), (slope, r), (slope_deviation, r_deviation), strict=True)
     )
     return {"slope": slope, "slope_low": slope_low, "slope_high": slope_high, "r": r, "r_low": r_low, "r_high": r_high}
+
+
+def slope_and_r(depths: pd.DataFrame) -> tuple[float, float]:
+    """Least-squares slope of the match's depth on the own, and their correlation; NaN where one does not vary."""
+    return _slope(depths["own"].to_numpy(), depths["match"].to_numpy())
 
 
 def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:

@@ -12,10 +12,18 @@ from numpy import ndarray
 from lib.corpus import Blocks
 from lib.mppc.correlation import max_pairwise_correlations
 from lib.mppc.features import SparseFeatures, firing_rates
-from lib.mppc.uncertainty import Resampled, document_groups, interval, null_level, null_offset, resampled
+from lib.mppc.uncertainty import (
+    NORMAL,
+    Resampled,
+    document_groups,
+    interval,
+    null_level,
+    null_offset,
+    resampled,
+    widened,
+)
 
 HIGH = 0.95  # "with an MPPC greater than 0.95" (W §4.4)
-NORMAL = 1.96  # deviations to either end of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +82,6 @@ def mean_interval(direction: Direction, documents_alone: bool = False) -> tuple[
     mean = direction.mppc.mean()
     documents = interval(np.nanmean(direction.resampled, axis=1), mean)
     return documents if documents_alone else widened(documents, mean, direction.sae_deviation)
-
-
-def widened(span: tuple[float, float], estimate: float, deviation: float) -> tuple[float, float]:
-    """A 95 % interval with another, independent error of a standard deviation added in quadrature; NaN adds nothing."""
-    more = NORMAL * np.nan_to_num(deviation)
-    return float(estimate - np.hypot(estimate - span[0], more)), float(estimate + np.hypot(span[1] - estimate, more))
 
 
 def summarise(direction: Direction) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, Integer
 from numba import njit
 
-from lib.models.prefetch import prefetch
+from lib.mppc.prefetch import prefetch
 from lib.mppc.features import SparseFeatures, feature_statistics, index_dtype
 
 TILE = 8  # features of A per call of the kernel: a call is cheap, and their correlations stay in the cache

@@ -21,6 +21,7 @@ from lib.corpus import Blocks
 from lib.mppc.features import SparseFeatures
 
 Resampled = Float32[ndarray, "resamples features"]
+NORMAL = 1.96  # deviations to either end of a 95 % interval
 N_GROUPS = 100  # groups of documents: what is drawn with replacement
 N_RESAMPLES = 1_000
 ENTRIES_AT_ONCE = 1 << 24  # of both models' features; they take half a gigabyte
@@ -156,3 +157,9 @@ def interval(values: ndarray, estimate: float, level: float = 0.95) -> tuple[flo
     """
     low, high = np.nanpercentile(values, [50 * (1 - level), 50 * (1 + level)]) - np.nanmean(values) + estimate
     return float(low), float(high)
+
+
+def widened(span: tuple[float, float], estimate: float, deviation: float) -> tuple[float, float]:
+    """A 95 % interval with another, independent error of a standard deviation added in quadrature; NaN adds nothing."""
+    more = NORMAL * np.nan_to_num(deviation)
+    return float(estimate - np.hypot(estimate - span[0], more)), float(estimate + np.hypot(span[1] - estimate, more))

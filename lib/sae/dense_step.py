@@ -49,11 +49,11 @@ def bf16_step(
     sae.W_dec.grad = torch.addcmul((f.T @ (2 * share * residual).to(dtype)).to(x.dtype), pull, sae.W_dec)
     sae.b_dec.grad = 2 * share * residual.sum(0)
     g = torch.addmm((l1 * share * norms).to(dtype), (2 * share * residual).to(dtype), W_dec.T)
-    g.masked_fill_(f == 0, 0)
+    g = torch.ops.aten.threshold_backward(g, f, 0)  # ReLU's mask in one pass
     sae.W_enc.grad = (g.T @ x_low).to(x.dtype).T  # transposed in memory, as the weights are
     sae.b_enc.grad = g.sum(0, dtype=x.dtype)
     adam.step()
     adam.zero_grad()  # other SAEs need the memory
 
     sparsity = share * (f_sum @ norms)
-    return StepStats(share * residual.square().sum(), sparsity, share * torch.count_nonzero(f))
+    return StepStats(share * residual.square().sum(), sparsity, share * f.sign().sum(dtype=x.dtype))

@@ -115,7 +115,10 @@ class _Trainee:
         self.variance = float(x.var(0, correction=0).sum()) * self.scale**2
 
     def train_on(self, x: Float[Tensor, "batch d_model"], step: int, steps: int, sparse: Step | None) -> StepStats:
-        """One step on scaled activations. Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0."""
+        """One step on scaled activations.
+
+        Rate and λ rise over the warm-up; in the decay the rate falls and λ no longer follows L0.
+        """
         rise = min(1, (step + 1) / (self.config.warmup * steps + 1))
         fall = min(1, (steps - step) / (self.config.decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.config.learning_rate * rise * fall

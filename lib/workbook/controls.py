@@ -106,7 +106,10 @@ def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
             for share in tqdm(TOKEN_SHARES, f"MPPC by tokens, {comparison.label}", mininterval=5):
                 n = int(share * a[0].n_tokens)
                 parts = [[layer.head(n) for layer in layers] for layers in (a, b)]
-                found = max_pairwise_correlation(*parts, device=model_store.device_of(profile)).to_frame()
+                if share < 1:
+                    found = max_pairwise_correlation(*parts, device=model_store.device_of(profile)).to_frame()
+                else:
+                    found = artifacts.mppc(comparison.a, comparison.b, profile, comparison.seed_b)[0]
                 _, present = np.unique(group[:n], return_inverse=True)
                 drawn = resampled(*parts, found, present.astype(np.int32), profile.seed, N_RESAMPLES)
                 mean, half = found["mppc"].mean(), 1.96 * np.nanmean(drawn, axis=1).std()

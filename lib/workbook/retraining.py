@@ -168,11 +168,18 @@ def about(profile: Profile, by: str = "sae_seed") -> str:
     made = made_on(by)
     if made.get("profile") != profile.name:
         where = f"at the profile {made['profile']}, not" if made else "nowhere yet, so not"
-        return f"SAEs were retrained {where} at {profile.name}: intervals are about the documents alone."
+        return f"SAEs were retrained {where} at {profile.name}: their training is not in the intervals."
     others = [name for name, digest in models_digest(profile, by).items() if made.get(name) != digest]
     if others:
         return f"OTHER MODELS than those that are here were retrained on ({', '.join(others)}): make the tables again."
     return "The SAEs were retrained on the models that are here."
+
+
+def write(by: str, rows: pd.DataFrame, profile: Profile) -> None:
+    """Write a table, and in its first line what it is about."""
+    made = {"profile": profile.name} | models_digest(profile, by)
+    said = " ".join(f"{name}={digest}" for name, digest in made.items())
+    atomic_write(_file(by), f"# models_digest: {said}\n{rows.to_csv(index=False, float_format='%.6g')}")
 
 
 def _file(by: str) -> Path:
@@ -324,8 +331,7 @@ def main(
     except (ProfileError, ModelNotFound) as error:
         raise SystemExit(str(error))
     for by, rows in tables.items():
-        made = " ".join(f"{name}={digest}" for name, digest in ({"profile": profile} | models_digest(size, by)).items())
-        atomic_write(_file(by), f"# models_digest: {made}\n{rows.to_csv(index=False, float_format='%.6g')}")
+        write(by, rows, size)
 
 
 if __name__ == "__main__":
