@@ -37,7 +37,7 @@ def test_another_version_is_named(smoke, monkeypatch):
 
 
 def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
-    mini = smoke.changed(pythia="mini-pythia")
+    mini = smoke.changed(pythia="mini-pythia", cache_dir=tmp_path / "cache")  # what is kept would count as free
     monkeypatch.setattr(recipes, "MODELS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e6})())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1e5})())
