@@ -96,8 +96,8 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
 def taken_in_frame(model: TransformerBridge, p: InductionPrompts, layer: int) -> pd.DataFrame:
     """What `layer` holds of A and of B after each token: its state from the corrupted run, and clean tokens from there.
 
-    Columns: corrupt (B′ or A′), position (0 is BOS), mean_logit_diff, standard_error, n. The last position is not among
-    them, because it only reads.
+    Columns: corrupt (B′ or A′), position (0 is BOS), mean_logit_diff, standard_error, n. The last position is not
+    among them, because it only reads.
     """
     positions, rows = range(p.clean.shape[1] - 1), []
     for corrupt in ("B′", "A′"):

@@ -63,8 +63,8 @@ def depth_slope(
     """
     own, match = (depths[column].to_numpy() for column in ("own", "match"))
     rng = np.random.default_rng(seed)
-    draws = [_slope(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
-    slope, r = slope_and_r(depths)
+    draws = [slope_and_r(own[i], match[i]) for i in rng.integers(0, len(own), (n_resamples, len(own)))]
+    slope, r = slope_and_r(own, match)
     (slope_low, slope_high), (r_low, r_high) = (
         widened(interval(np.array(values), estimate), estimate, deviation)
         for values, estimate, deviation in zip(zip(*draws), (slope, r), (slope_deviation, r_deviation), strict=True)
@@ -72,13 +72,9 @@ def depth_slope(
     return {"slope": slope, "slope_low": slope_low, "slope_high": slope_high, "r": r, "r_low": r_low, "r_high": r_high}
 
 
-def slope_and_r(depths: pd.DataFrame) -> tuple[float, float]:
+def slope_and_r(own: ndarray | pd.Series, match: ndarray | pd.Series) -> tuple[float, float]:
     """Least-squares slope of the match's depth on the own, and their correlation; NaN where one does not vary."""
-    return _slope(depths["own"].to_numpy(), depths["match"].to_numpy())
-
-
-def _slope(x: ndarray, y: ndarray) -> tuple[float, float]:
-    covariance = np.cov(x, y)
+    covariance = np.cov(own, match)
     if covariance[0, 0] == 0 or covariance[1, 1] == 0:
         return np.nan, np.nan
     return covariance[0, 1] / covariance[0, 0], covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])

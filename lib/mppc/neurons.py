@@ -63,7 +63,7 @@ class Rolled:
 def matched_sums(
     a: list[ndarray], b: list[ndarray], matches: pd.DataFrame, group: Int[ndarray, " tokens"], block: int = 8_192
 ) -> Float64[ndarray, "neurons groups 5"]:
-    """Σx, Σy, Σx², Σy², Σxy of every neuron of `a` and its match in `b`, over the tokens of each group of documents."""
+    """Σx, Σy, Σx², Σy², Σxy of every neuron of `a` and its match in `b`, over each group's tokens."""
     n_groups = int(group.max()) + 1
     sums = np.full((len(matches), n_groups, 5), np.nan)
     for (own, other), rows in matches[matches["match_layer"] >= 0].groupby(["layer", "match_layer"]):

@@ -34,8 +34,8 @@ REPRODUCED, SCALE, DIFFERS, BY_RULES = "reproduced", "not at this scale", "diffe
 INCONCLUSIVE, OTHER_SETTING, UNSTATED = claims.INCONCLUSIVE, "another setting", "not stated in the paper"
 LEFT_OUT, NOT_RUN, RANDOM = "left out", "not run", "random weights"
 DECIDED = (REPRODUCED, SCALE, DIFFERS)
-MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", INCONCLUSIVE: "≈", OTHER_SETTING: "≠", UNSTATED: "–",
-         LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}  # fmt: skip
+MARKS = {REPRODUCED: "✔", SCALE: "◐", DIFFERS: "✘", BY_RULES: "◇", INCONCLUSIVE: "≈", OTHER_SETTING: "≠",
+         UNSTATED: "–", LEFT_OUT: "○", NOT_RUN: "…", RANDOM: "?"}  # fmt: skip
 FINDING, SETTING, SELF_CHECK, ADDITION, REPEATS = "finding", "setting", "self-check", "addition", "repeats"
 KINDS = {SETTING: "Settings", SELF_CHECK: "Self-checks", REPEATS: "The same finding in another measure",
          ADDITION: "Measured here, not stated in the papers"}  # fmt: skip

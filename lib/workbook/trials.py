@@ -79,24 +79,25 @@ def _of_pair(comparison: Comparison, profile: Profile) -> list[tuple[str, str, f
     """Means of both directions, and how the matches' depth follows the own."""
     c, rows = comparison, []
     frames, ends = artifacts.mppc(c.a, c.b, profile, c.seed_b), (c.a, c.b)
-    for frame, (own, other), label in zip(frames, (ends, ends[::-1]), (c.label, f"{c.label}, reverse"), strict=True):
-        depths = relative_depths(frame, _n_layers(own, profile), _n_layers(other, profile))
-        slope, r = slope_and_r(depths)
-        rows += [("mppc", label, frame["mppc"].mean()), ("slope", label, slope), ("r", label, r)]
+    for frame, way, label in zip(frames, (ends, ends[::-1]), (c.label, f"{c.label}, reverse"), strict=True):
+        rows += [("mppc", label, frame["mppc"].mean()), *_depths(label, frame, way, profile)]
     return rows
 
 
 def _starts(profile: Profile) -> list[tuple[str, str, float]]:
-    """The same for the first layer of Mamba in which a match nearly as good as the best stands."""
-    pair = profile.pythia, profile.mamba
-    frame, by_layer = artifacts.mppc(*pair, profile)[0], artifacts.mppc_by_match_layer(*pair, profile)
+    """How the first layer of Mamba in which a match nearly as good as the best stands follows the own."""
+    ends = profile.pythia, profile.mamba
+    frame, by_layer = artifacts.mppc(*ends, profile)[0], artifacts.mppc_by_match_layer(*ends, profile)
     best = np.fmax.reduce(by_layer, axis=1)
     first = (by_layer >= best[:, None] - AS_GOOD).argmax(axis=1)
-    depths = relative_depths(
-        frame.assign(match_layer=np.where(np.isnan(best), -1, first)), *(_n_layers(name, profile) for name in pair)
-    )
-    label = f"{comparisons.comparisons(profile)['mamba'].label}, start"
-    return [(name, label, value) for name, value in zip(("slope", "r"), slope_and_r(depths), strict=True)]
+    starts = frame.assign(match_layer=np.where(np.isnan(best), -1, first))
+    return _depths(f"{comparisons.comparisons(profile)['mamba'].label}, start", starts, ends, profile)
+
+
+def _depths(label: str, frame: pd.DataFrame, ends: tuple[str, str], profile: Profile) -> list[tuple[str, str, float]]:
+    depths = relative_depths(frame, *(len(artifacts.features(name, profile)) for name in ends))
+    found = slope_and_r(depths["own"], depths["match"])
+    return [(quantity, label, value) for quantity, value in zip(("slope", "r"), found, strict=True)]
 
 
 def _judged(profile: Profile) -> list[tuple[str, str, float]]:
@@ -107,10 +108,6 @@ def _judged(profile: Profile) -> list[tuple[str, str, float]]:
     weaker = (labels[0], labels[-1]) if profile.mamba else None
     found = {aspect: correlations(scores, aspect, labels, profile.seed, 1, weaker) for aspect in ASPECTS}
     return [(aspect, row.variant, row.spearman) for aspect, rows in found.items() for row in rows.itertuples()]
-
-
-def _n_layers(name: str, profile: Profile) -> int:
-    return len(artifacts.features(name, profile))
 
 
 def main(
