@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lib.models.hub import ModelNotFound
 from lib.models.machine import measured_rate
-from lib.workbook import checks, model_store, plan as planning
+from lib.workbook import checks, kernels, model_store, plan as planning
 from lib.workbook.checks import CannotRun
 from lib.workbook.notebooks import (
     FOLDER,
@@ -77,6 +77,7 @@ def main(
         checks.check_packages()
         if plan:
             return show_plan(size)
+        kernels.prepare()
         for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
             requirement(size)
         if size.ray:
@@ -99,6 +100,8 @@ def main(
         raise _stop(f"Stopped: {error}.{advice(str(error))}", 1)
     except KeyboardInterrupt:
         raise _stop("Stopped. What was finished is kept; --from goes on where you were.", 130)
+    finally:
+        kernels.discard()
 
 
 def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, str]) -> None:
@@ -111,6 +114,8 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
         title, began = f"[{number}/{len(notebooks)}] {path.stem}", time.monotonic()
         if not sys.stderr.isatty():
             typer.echo(f"{title} begins")
+        if number < len(notebooks):
+            kernels.prepare()
         run_notebook(path, profile.figures_dir / "notebooks" / path.name, parameters, title)
         typer.echo(f"{title} done in {timedelta(seconds=round(time.monotonic() - began))}")
 

@@ -21,7 +21,8 @@ import pandas as pd
 import papermill
 from nbformat import NotebookNode
 
-from lib.workbook.notebooks import FOLDER, ThisPython, find_notebooks
+from lib.workbook.kernels import ThisPython
+from lib.workbook.notebooks import FOLDER, find_notebooks
 
 PLAN = re.compile(r"^## Two hours\n(.*?)^## ", re.S | re.M)
 SECTION = re.compile(r"^#{1,2} (.+)$", re.M)

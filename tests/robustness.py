@@ -194,8 +194,10 @@ def wait_for(happened: Callable[[], object], seconds: float = 300) -> object:
 
 
 def kernel_of(process: subprocess.Popen) -> psutil.Process | None:
+    """The kernel at work; one that waits for the next notebook is younger."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return next((child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())), None)
+    kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    return min(kernels, key=psutil.Process.create_time, default=None)
 
 
 def said_last(text: str, words: str) -> str:

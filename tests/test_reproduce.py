@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 from lib import packages, reproduce
-from lib.workbook import checks, report
+from lib.workbook import checks, kernels, report
 from lib.workbook.checks import CannotRun
 from lib.workbook.notebooks import find_notebooks, refresh_notebook, run_notebook, title_of
 from lib.workbook.profiles import HOME, get_profile
@@ -42,6 +42,12 @@ def workbook(tmp_path):
         figures=tmp_path / "figures",
         out=tmp_path / "figures" / "smoke" / "notebooks",
     )
+
+
+@pytest.fixture(autouse=True)
+def import_nothing_ahead(monkeypatch):
+    """These notebooks import none of the large packages."""
+    monkeypatch.setattr(kernels, "PACKAGES", ())
 
 
 def command(workbook, *options):
@@ -224,6 +230,33 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130 and "Stopped." in err and "Traceback" not in err
     assert psutil.wait_procs([kernel], timeout=30)[1] == []
+
+
+def test_a_notebook_takes_the_kernel_that_waits(workbook, monkeypatch):
+    monkeypatch.setattr(kernels, "PACKAGES", ("no_such_package", "seaborn"))
+    seen = "import os, sys\nprint(os.getpid(), 'seaborn' in sys.modules)"
+    same = "import matplotlib, pandas\nprint(matplotlib.get_backend(), pandas.get_option('display.max_columns'), sys.path)"
+    write(workbook.folder / "00_first.ipynb", seen, same, "os.getcwd()")
+    kernels.prepare()
+    [waiting] = kernels._waiting
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {})
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "y.ipynb", {})  # nothing waits any more
+    ahead, alone = (texts(workbook.out / f"{name}.ipynb") for name in "xy")
+    assert ahead[0] == f"{waiting.pid} True\n" and alone[0].endswith("False\n")
+    assert ahead[1:] == alone[1:] and "inline" in ahead[1]
+
+
+def test_a_kernel_that_died_is_passed_over_and_one_that_nobody_takes_ends(workbook):
+    kernels.prepare()
+    [waiting] = kernels._waiting
+    waiting.kill()
+    waiting.wait()
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {"profile": "smoke"})
+    assert texts(workbook.out / "x.ipynb")[0].startswith("smoke")
+    kernels.prepare()
+    [waiting] = kernels._waiting
+    kernels.discard()
+    assert waiting.wait(timeout=30) == 0 and not kernels._waiting
 
 
 def test_a_log_hears_when_a_notebook_begins_and_ends(workbook):

@@ -9,13 +9,11 @@ from typing import Any
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
 from lib.workbook.checks import CannotRun
+from lib.workbook.kernels import ThisPython
 from lib.workbook.left_out import LeavingOut
 from lib.workbook.outputs import Place
 from lib.workbook.profiles import HOME, Profile
@@ -43,15 +41,6 @@ ADVICE = {  # what an error of the system says → what to do
 
 class NotebookFailed(Exception):
     """Which cell of which notebook failed, with its last lines."""
-
-
-class ThisPython(AsyncKernelManager):
-    """Kernels of the running interpreter, whatever kernel the user has installed under the name python3."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        quiet = ["--log-level=CRITICAL"]  # it logs about its sockets: unencrypted, closed by Ctrl-C
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(quiet))
 
 
 def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = None) -> list[Path]:
@@ -133,6 +122,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title
     source, out = notebook.resolve(), target.resolve()
     bar = {"desc": title, "disable": None, "leave": False}  # None: on a terminal only
     how = dict(cwd=source.parent, kernel_name="python3", language="python", kernel_manager_class=ThisPython)
+    how["shutdown_kernel"] = "immediate"  # to take all packages down again would last two seconds
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(source, out, parameters, progress_bar=bar, **how)

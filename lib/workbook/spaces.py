@@ -61,6 +61,20 @@ def subspace_scores(name_a: str, name_b: str, profile: Profile, runs: int = 1_00
     return pd.read_parquet(Store(profile.cache_dir).get("subspaces", fields, score) / "scores.parquet")
 
 
+def middle_pairs(name_a: str, name_b: str, profile: Profile) -> pd.DataFrame:
+    """`semantic.pairs_for_drawing` of A's middle layer and B's of the same depth: layer_a and layer_b. Kept."""
+
+    def draw(folder: Path) -> None:
+        a, b = (feature_space(name, profile) for name in (name_a, name_b))
+        layers = semantic.same_depth(len(a.activations), len(b.activations))[len(a.activations) // 2]
+        words = vocabulary(texts.load_tokenizer(profile))
+        table = semantic.pairs_for_drawing(a, b, layers, words, concept_tokens(profile), profile.seed)
+        table.assign(layer_a=layers[0], layer_b=layers[1]).to_parquet(folder / "pairs.parquet", index=False)
+
+    fields = _fields(name_a, name_b, profile) | {"concepts": WORD_LISTS[profile.corpus]}
+    return pd.read_parquet(Store(profile.cache_dir).get("maps", fields, draw) / "pairs.parquet")
+
+
 def _fields(name_a: str, name_b: str, profile: Profile) -> dict[str, Any]:
     both = {"a": artifacts.sae_fields(name_a, profile), "b": artifacts.sae_fields(name_b, profile)}
     return both | semantic.constants() | {"mppc_tokens": profile.mppc_tokens}
