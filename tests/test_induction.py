@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lib.circuits import effect_tables, heads, maps as circuit_maps, path_patching
-from lib.circuits.induction import shift_frame, taken_in_frame
+from lib.circuits.induction import path_frame, shift_frame, taken_in_frame
 from lib.circuits.interventions import token_shift
 from lib.circuits.prompts import ROLES, induction_prompts
 from lib.models import scans
-from lib.models.families import family_of
+from lib.models.families import Patchable, family_of
 from lib.models.mamba import time_step
 from lib.plots.circuits import held_shares
 from lib.workbook import induction, model_store, reference
@@ -68,6 +68,17 @@ def test_means_and_errors_are_those_of_the_samples(small, effects):
     row = effect_tables.select(effects["mini-mamba"], "logit").set_index("distance").loc[8]
     assert row.mean_logit_diff == pytest.approx(float(change.mean()), abs=1e-4) and row.n == 6
     assert row.standard_error == pytest.approx(float(change.std() / 6**0.5), abs=1e-4)
+
+
+@pytest.mark.parametrize("name, stages", [("mini-mamba", 2), ("mini-rwkv", 3)])
+def test_all_measures_on_the_same_prompts_share_the_model_s_runs(small, name, stages, monkeypatch):
+    model = model_store.load(name, small)
+    prompts, runs, run = induction.prompts_for(model, small), [], Patchable.run
+    monkeypatch.setattr(Patchable, "run", lambda self, tokens: (runs.append(tokens), run(self, tokens))[1])
+    whole = path_frame(model, prompts, map_distance=8)
+    assert len(runs) == stages * len(prompts) * 3  # clean, B′ and A′
+    monkeypatch.setattr(path_patching, "HELD", 4 * prompts[16].clean.shape[1] * model.cfg.d_model)  # four samples
+    pd.testing.assert_frame_equal(path_frame(model, prompts, map_distance=8), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_heads_of_mini_pythia(small):

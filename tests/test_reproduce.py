@@ -235,8 +235,8 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
 def test_a_notebook_takes_the_kernel_that_waits(workbook, monkeypatch):
     monkeypatch.setattr(kernels, "PACKAGES", ("no_such_package", "seaborn"))
     seen = "import os, sys\nprint(os.getpid(), 'seaborn' in sys.modules)"
-    same = "import matplotlib, pandas\nprint(matplotlib.get_backend(), pandas.get_option('display.max_columns'), sys.path)"
-    write(workbook.folder / "00_first.ipynb", seen, same, "os.getcwd()")
+    same = "import matplotlib, pandas\nprint(matplotlib.get_backend(), pandas.get_option('display.max_columns'))"
+    write(workbook.folder / "00_first.ipynb", seen, same, "os.getcwd(), sys.path")
     kernels.prepare()
     [waiting] = kernels._waiting
     run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {})

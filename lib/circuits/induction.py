@@ -6,12 +6,14 @@ Prompts are those of `lib.circuits.prompts`, by distance. Frames have the column
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from lib import models
 from lib.circuits import effects
 from lib.circuits.effect_tables import VALUE, induction_head, key_layer, key_position
 from lib.circuits.interventions import token_shift
-from lib.circuits.path_patching import clean_logits
+from lib.circuits.path_patching import in_chunks, last_logits, runs_kept
 from lib.circuits.prompts import InductionPrompts, induction_prompts
 from lib.models.families import patchable
 from lib.models.mamba import Mamba
@@ -30,6 +32,8 @@ from lib.models.transformer import Transformer
 
 Prompts = Mapping[int, InductionPrompts]
 """By distance."""
+Measured = tuple[dict[str, Any], Float[Tensor, "samples"]]
+"""What was measured, and its effect on each prompt."""
 
 
 def prompts_by_distance(
@@ -58,16 +62,17 @@ def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) ->
     at all distances, all layers at `map_distance`), `local` (Tables 3, 4: in the key layer, through B1+1;
     RWKV: through its key position).
     """
-    rows = [row for distance, p in prompts.items() for row in _costs(model, distance, p)]
-    rows += [row for distance, p in _watched(prompts, "final states") for row in _states(model, distance, p)]
-    layer = key_layer(pd.DataFrame(rows))
-    for distance, p in _watched(prompts, "inputs"):
-        layers = range(models.n_layers(model)) if distance == map_distance else [layer]
-        rows += _inputs(model, distance, p, layers)
-    architecture = patchable(model)
-    if architecture.conv_tokens:
-        through = "B1+1" if isinstance(architecture, Mamba) else key_position(pd.DataFrame(rows))
-        rows += [row for distance, p in prompts.items() for row in _local(model, distance, p, layer, through)]
+    rows = _rows(model, prompts, [_costs, _states], "final states")
+    layer, every = key_layer(pd.DataFrame(rows)), range(models.n_layers(model))
+
+    def inputs(model: TransformerBridge, p: InductionPrompts) -> Iterator[Measured]:
+        return _inputs(model, p, every if p.distance == map_distance else [layer])
+
+    local = partial(_local, layer=layer, position="B1+1")
+    rows += _rows(model, prompts, [inputs, local] if isinstance(patchable(model), Mamba) else [inputs], "inputs")
+    if isinstance(patchable(model), Rwkv):
+        local = partial(_local, layer=layer, position=key_position(pd.DataFrame(rows)))
+        rows += _rows(model, prompts, [local], "token shift")
     return pd.DataFrame(rows)
 
 
@@ -76,21 +81,10 @@ def head_frame(model: TransformerBridge, prompts: Prompts) -> pd.DataFrame:
 
     Columns: measure, corrupt, distance, layer, head, receiver_layer, receiver_head, mean_logit_diff, standard_error, n.
     """
-    rows: list[dict[str, Any]] = []
-    nowhere = dict(receiver_layer=None, receiver_head=None)
-    for distance, p in _watched(prompts, "heads"):
-        for corrupt in ("random", "B′"):
-            found = effects.head_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
-            rows += head_rows(found, measure="logits", corrupt=corrupt, distance=distance, **nowhere)
+    rows = _rows(model, prompts, [_heads], "heads")
     receiver = induction_head(pd.DataFrame(rows))
-    for distance, p in _watched(prompts, "heads before the induction head"):
-        for corrupt in ("random", "A′"):
-            found = effects.head_to_head_effects(
-                model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True
-            )
-            place = dict(corrupt=corrupt, distance=distance, receiver_layer=receiver[0], receiver_head=receiver[1])
-            rows += head_rows(found, measure="induction head", **place)
-    return pd.DataFrame(rows)
+    into = partial(_heads_before, receiver=receiver)
+    return pd.DataFrame(rows + _rows(model, prompts, [into], "heads before the induction head"))
 
 
 def taken_in_frame(model: TransformerBridge, p: InductionPrompts, layer: int) -> pd.DataFrame:
@@ -121,44 +115,55 @@ def shift_frame(model: TransformerBridge, prompts: Prompts, layer: int) -> pd.Da
     rows = []
     for shift, previous in SHIFTS.items():
         with nullcontext() if previous is None else token_shift(model, layer, previous):
-            for distance, p in prompts.items():
-                measured = (*_costs(model, distance, p), *_inputs(model, distance, p, [layer]))
-                rows += [{"shift": shift} | row for row in measured]
+            measured = _rows(model, prompts, [_costs, partial(_inputs, layers=[layer])], shift)
+            rows += [{"shift": shift} | row for row in measured]
     return pd.DataFrame(rows)
 
 
-def _watched(prompts: Prompts, what: str) -> Iterable[tuple[int, InductionPrompts]]:
-    return tqdm(prompts.items(), f"path patching, {what}", unit="distance", mininterval=5)
+def _rows(
+    model: TransformerBridge,
+    prompts: Prompts,
+    measures: Sequence[Callable[[TransformerBridge, InductionPrompts], Iterable[Measured]]],
+    what: str,
+) -> list[dict[str, Any]]:
+    """A row for everything that is measured; the model reads a prompt once for all measures."""
+    rows = []
+    for p in tqdm(prompts.values(), f"path patching, {what}", unit="distance", mininterval=5):
+        found: dict[tuple, list[Tensor]] = {}
+        for part in in_chunks(model, p.clean, p.corrupt_b, p.corrupt_a, p.random, p.target):
+            with runs_kept():
+                for measure in measures:
+                    for place, effect in measure(model, InductionPrompts(*part)):
+                        found.setdefault(tuple(place.items()), []).append(effect)
+        rows += [_row(torch.cat(effects), **dict(place)) for place, effects in found.items()]
+    return rows
 
 
-def _costs(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
-    clean = clean_logits(model, p.clean, p.target)
+def _costs(model: TransformerBridge, p: InductionPrompts) -> Iterator[Measured]:
+    architecture = patchable(model)
+    clean = last_logits(architecture, p.clean, p.target)
     for corrupt in ("B′", "A′"):
-        place = dict(measure="logit", corrupt=corrupt, distance=distance, layer=None, position=None)
-        yield _row(clean_logits(model, p.corrupted(corrupt), p.target) - clean, **place)
+        place = dict(measure="logit", corrupt=corrupt, distance=p.distance, layer=None, position=None)
+        yield place, last_logits(architecture, p.corrupted(corrupt), p.target) - clean
 
 
-def _states(model: TransformerBridge, distance: int, p: InductionPrompts) -> Iterator[dict[str, Any]]:
+def _states(model: TransformerBridge, p: InductionPrompts) -> Iterator[Measured]:
     for corrupt in ("B′", "A′"):
         found = effects.final_state_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
         for layer, effect in enumerate(found):
-            yield _row(effect, measure="state", corrupt=corrupt, distance=distance, layer=layer, position=None)
+            yield dict(measure="state", corrupt=corrupt, distance=p.distance, layer=layer, position=None), effect
 
 
-def _inputs(
-    model: TransformerBridge, distance: int, p: InductionPrompts, layers: Sequence[int]
-) -> Iterator[dict[str, Any]]:
+def _inputs(model: TransformerBridge, p: InductionPrompts, layers: Sequence[int]) -> Iterator[Measured]:
     for corrupt in ("B′", "A′"):
         found = effects.mixer_input_effects(
             model, p.clean, p.corrupted(corrupt), p.target, layers, list(p.positions.values()), per_sample=True
         )
         for (layer, role), effect in zip(product(layers, p.positions), found, strict=True):
-            yield _row(effect, measure="input", corrupt=corrupt, distance=distance, layer=layer, position=role)
+            yield dict(measure="input", corrupt=corrupt, distance=p.distance, layer=layer, position=role), effect
 
 
-def _local(
-    model: TransformerBridge, distance: int, p: InductionPrompts, layer: int, position: str
-) -> Iterator[dict[str, Any]]:
+def _local(model: TransformerBridge, p: InductionPrompts, layer: int, position: str) -> Iterator[Measured]:
     through = p.positions[position]
     width = patchable(model).conv_tokens
     window = {role: at for role, at in p.positions.items() if 0 <= through - at < width}
@@ -167,13 +172,32 @@ def _local(
             model, p.clean, p.corrupted(corrupt), p.target, layer, list(window.values()), through, per_sample=True
         )
         for role, effect in zip(window, found, strict=True):
-            yield _row(effect, measure="local", corrupt=corrupt, distance=distance, layer=layer, position=role)
+            yield dict(measure="local", corrupt=corrupt, distance=p.distance, layer=layer, position=role), effect
+
+
+def _heads(model: TransformerBridge, p: InductionPrompts) -> Iterator[Measured]:
+    for corrupt in ("random", "B′"):
+        found = effects.head_effects(model, p.clean, p.corrupted(corrupt), p.target, per_sample=True)
+        place = dict(measure="logits", corrupt=corrupt, distance=p.distance, receiver_layer=None, receiver_head=None)
+        yield from _by_head(found, **place)
+
+
+def _heads_before(model: TransformerBridge, p: InductionPrompts, receiver: tuple[int, int]) -> Iterator[Measured]:
+    place = dict(measure="induction head", distance=p.distance, receiver_layer=receiver[0], receiver_head=receiver[1])
+    for corrupt in ("random", "A′"):
+        found = effects.head_to_head_effects(model, p.clean, p.corrupted(corrupt), p.target, receiver, per_sample=True)
+        yield from _by_head(found, corrupt=corrupt, **place)
+
+
+def _by_head(found: Float[Tensor, "layers heads samples"], **place: Any) -> Iterator[Measured]:
+    for layer, heads in enumerate(found):
+        for head, effect in enumerate(heads):
+            yield dict(layer=layer, head=head) | place, effect
 
 
 def head_rows(found: Float[Tensor, "layers heads samples"], **place: Any) -> list[dict[str, Any]]:
     """A row per head of what `effects.head_effects` gives for each sample; `place` says what was measured."""
-    n_layers, n_heads, _ = found.shape
-    return [_row(found[k, head], layer=k, head=head, **place) for k in range(n_layers) for head in range(n_heads)]
+    return [_row(effect, **where) for where, effect in _by_head(found, **place)]
 
 
 def _row(found: Float[Tensor, "samples"], **place: Any) -> dict[str, Any]:

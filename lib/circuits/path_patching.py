@@ -8,7 +8,9 @@ layers go through one batched pass over it. `lib.circuits.plain_patching` does t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +18,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from lib.circuits.prompts import Tokens
-from lib.models.activations import model_device
+from lib.models.activations import model_device, resid_post
 from lib.models.families import Cache, Patchable
 
 HELD = 2**21  # numbers of the residual stream of a layer that are held at a time, which bounds the memory
@@ -42,9 +44,36 @@ def patch_effects(
         )
     found = []
     for tokens, others, wanted in in_chunks(architecture.model, clean, corrupt, target):
-        clean_run, corrupt_run = architecture.run(tokens), architecture.run(others)
+        clean_run, corrupt_run = run(architecture, tokens), run(architecture, others)
         found.append(_last_position(architecture, clean_run, corrupt_run, wanted, senders))
     return torch.cat(found, dim=1).cpu()
+
+
+_kept: ContextVar[dict[bytes, Cache] | None] = ContextVar("kept runs", default=None)
+
+
+@contextmanager
+def runs_kept() -> Iterator[None]:
+    """Inside, one model is patched, and runs on the same tokens once, however much is measured there.
+
+    Memory: the hooks of all its runs, so the prompts have to be one chunk (`in_chunks`).
+    """
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+@torch.no_grad()
+def run(architecture: Patchable, tokens: Tokens) -> Cache:
+    """What `Patchable.run` gives, from the first such run if `runs_kept`."""
+    if (kept := _kept.get()) is None:
+        return architecture.run(tokens)
+    key = tokens.cpu().numpy().tobytes()
+    if key not in kept:
+        kept[key] = architecture.run(tokens)
+    return kept[key]
 
 
 def in_chunks(model: TransformerBridge, tokens: Tokens, *more: Tensor) -> list[tuple[Tensor, ...]]:
@@ -69,6 +98,13 @@ def _last_position(
         rows = torch.cat([rows, *own])
     logits = architecture.logits_of(rows, target)
     return logits[1:] - logits[0]
+
+
+@torch.no_grad()
+def last_logits(architecture: Patchable, tokens: Tokens, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
+    """Logit of one target per sample at the last position, of as many samples as go through at a time."""
+    resid = run(architecture, tokens)[resid_post(len(architecture.blocks) - 1)]
+    return architecture.logits_of(resid[:, -1][None], target)[0].cpu()
 
 
 @torch.no_grad()

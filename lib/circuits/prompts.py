@@ -37,6 +37,11 @@ class InductionPrompts:
         return InductionPrompts(*(getattr(self, field.name)[:n] for field in fields(self)))
 
     @property
+    def distance(self) -> int:
+        """How many positions lie between the two A."""
+        return self.clean.shape[1] - 3
+
+    @property
     def positions(self) -> dict[str, int]:
         """Where A1, B1 and the tokens after it are."""
         return {role: position for position, role in enumerate(ROLES, start=1)}

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PretrainedConfig
 
 from lib.models import hub_kernels
-from lib.models.activations import values_at
+from lib.models.activations import resid_post, values_at
 
 hub_kernels.switch_off()  # before anything is built: RWKV would load its own on a GPU
 
@@ -102,10 +102,10 @@ class Patchable(Family):
         raise ValueError(f"a {self.model_type} mixes no neighbouring positions.")
 
     def run(self, tokens: Int[Tensor, "samples tokens"]) -> Cache:
-        """One forward pass, which ends before the unembedding."""
+        """One forward pass, which ends before the unembedding; with the residual stream there."""
         layers = range(len(self.blocks))
         hooks = [name for layer in layers for name in (f"blocks.{layer}.hook_in", *self.hooks(layer))]
-        return values_at(self.model, tokens, hooks, layers[-1])
+        return values_at(self.model, tokens, [*hooks, resid_post(layers[-1])], layers[-1])
 
     def logits_of(self, rows: Rows, target: Int[Tensor, " samples"]) -> Float[Tensor, "rows samples"]:
         """Logit of one token per sample; no other is computed."""
