@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, pearsonr, rankdata
 
 from lib.interpret.judges import ASPECTS, Example, Judge
 from lib.mppc.uncertainty import interval, widened
@@ -63,11 +63,10 @@ def correlations(
     matter of training, too, and is counted twice, so they are rather too wide.
     """
     data = scores.dropna(subset=[aspect, *variants])
-    rng = np.random.default_rng(seed)
-    draws = [data.iloc[rng.integers(0, len(data), len(data))] for _ in range(n_resamples)]
-    values = {
-        label: np.array([d[aspect].corr(d[label], method="spearman") for d in [data, *draws]]) for label in variants
-    }
+    rng, n = np.random.default_rng(seed), len(data)
+    rows = np.stack([np.arange(n), *(rng.integers(0, n, n) for _ in range(n_resamples))])
+    ranks = {column: rankdata(data[column].to_numpy()[rows], axis=1) for column in (aspect, *variants)}
+    values = {label: pearsonr(ranks[aspect], ranks[label], axis=1).statistic for label in variants}
     if weaker:
         near, far = weaker
         values[f"|{far}| − |{near}|"] = np.abs(values[far]) - np.abs(values[near])

@@ -69,7 +69,7 @@ def rsa(x: Space, y: Space) -> float:
 
 
 def _rank_correlation(a: Float[ndarray, "n n"], b: Float[ndarray, "n n"]) -> float:
-    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-300))
+    return float(np.vdot(a, b) / max(np.sqrt(np.vdot(a, a) * np.vdot(b, b)), 1e-300))
 
 
 def linear_cka(x: Space, y: Space, unbiased: bool = False) -> float:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.interpret.chat_judge import ChatJudge
 from lib.interpret.complexity import Sample, stratified_features
 from lib.interpret.judges import Judge, RuleJudge, examples_at
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
@@ -29,6 +28,8 @@ def judge_of(profile: Profile) -> Judge:
     """The profile's judge. Raises `JudgeUnavailable` for a language model without a key."""
     if profile.judge_model is None:
         return RuleJudge()
+    from lib.interpret.chat_judge import ChatJudge  # its client takes half a second to import
+
     answers = profile.cache_dir / "judge_answers.jsonl"
     return ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
 

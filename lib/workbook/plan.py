@@ -23,8 +23,8 @@ L0_WITHOUT_TARGET = 64  # where λ does not follow L0, what it will be is not kn
 CHUNK = 2_048  # tokens whose features are dense at a time
 CIRCUIT_PASSES = 25  # forward passes over the prompts of notebooks 07 and 08
 SPARSE = 100  # a product of two sparse features takes as long as so many of a dense product's
-EFFICIENCY = 0.4  # of a dense product's speed; at this, the plan of mini gives the time of a measured whole run
-NOTEBOOKS = 210  # seconds that all notebooks take where every artifact is found; measured at mini
+EFFICIENCY = 0.25  # of a dense product's speed; at this, the plan of mini gives the time of a measured whole run
+NOTEBOOKS = 120  # seconds that all notebooks take where every artifact is found; measured at mini
 LONG = 7 * 24 * 3600
 
 
