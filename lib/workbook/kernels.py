@@ -24,7 +24,7 @@ PACKAGES = ("transformer_lens.model_bridge", "seaborn", "numba")
 # afterwards. The line that it reads says in which folder it is to work, and its arguments.
 WAIT = """
 import contextlib, importlib, json, os, runpy, sys
-sys.path.remove("")  # as a kernel does
+sys.path[:] = filter(None, sys.path)  # not the folder of this process
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 for package in sys.argv[1:]:
     with contextlib.suppress(Exception):  # a notebook that needs it will say so
@@ -62,7 +62,7 @@ class Prepared(LocalProvisioner):
             with process.stdin as line:
                 try:
                     os.write(line.fileno(), f"{call}\n".encode())
-                except BrokenPipeError:  # it died, for want of memory perhaps
+                except OSError:  # it died, for want of memory perhaps
                     continue
             self.process, self.pid, self.cwd = process, process.pid, kwargs.get("cwd")
             self.pgid = process.pid if hasattr(os, "getpgid") else None  # it leads a session of its own

@@ -61,17 +61,16 @@ def subspace_scores(name_a: str, name_b: str, profile: Profile, runs: int = 1_00
     return pd.read_parquet(Store(profile.cache_dir).get("subspaces", fields, score) / "scores.parquet")
 
 
-def middle_pairs(name_a: str, name_b: str, profile: Profile) -> pd.DataFrame:
-    """`semantic.pairs_for_drawing` of A's middle layer and B's of the same depth: layer_a and layer_b. Kept."""
+def pairs_for_drawing(name_a: str, name_b: str, layers: tuple[int, int], profile: Profile) -> pd.DataFrame:
+    """`semantic.pairs_for_drawing` of two models' layers. Kept."""
 
     def draw(folder: Path) -> None:
         a, b = (feature_space(name, profile) for name in (name_a, name_b))
-        layers = semantic.same_depth(len(a.activations), len(b.activations))[len(a.activations) // 2]
         words = vocabulary(texts.load_tokenizer(profile))
         table = semantic.pairs_for_drawing(a, b, layers, words, concept_tokens(profile), profile.seed)
-        table.assign(layer_a=layers[0], layer_b=layers[1]).to_parquet(folder / "pairs.parquet", index=False)
+        table.to_parquet(folder / "pairs.parquet", index=False)
 
-    fields = _fields(name_a, name_b, profile) | {"concepts": WORD_LISTS[profile.corpus]}
+    fields = _fields(name_a, name_b, profile) | {"layers": layers, "concepts": WORD_LISTS[profile.corpus]}
     return pd.read_parquet(Store(profile.cache_dir).get("maps", fields, draw) / "pairs.parquet")
 
 
