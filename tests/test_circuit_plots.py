@@ -81,7 +81,8 @@ def test_every_pair_of_models_is_a_dot():
 def taken_in(effects):
     """A frame of `induction.taken_in_frame`, the same for A and B."""
     parts = [
-        pd.DataFrame({"corrupt": c, "position": range(len(effects)), "mean_logit_diff": effects}) for c in ("A′", "B′")
+        pd.DataFrame({"corrupt": corrupt, "position": range(len(effects)), "mean_logit_diff": effects})
+        for corrupt in ("A′", "B′")
     ]
     return pd.concat(parts)
 

@@ -68,11 +68,13 @@ def path_frame(model: TransformerBridge, prompts: Prompts, map_distance: int) ->
     def inputs(model: TransformerBridge, p: InductionPrompts) -> Iterator[Measured]:
         return _inputs(model, p, every if p.distance == map_distance else [layer])
 
-    local = partial(_local, layer=layer, position="B1+1")
-    rows += _rows(model, prompts, [inputs, local] if isinstance(patchable(model), Mamba) else [inputs], "inputs")
-    if isinstance(patchable(model), Rwkv):
-        local = partial(_local, layer=layer, position=key_position(pd.DataFrame(rows)))
-        rows += _rows(model, prompts, [local], "token shift")
+    architecture = patchable(model)
+    local = [partial(_local, layer=layer, position="B1+1")] if isinstance(architecture, Mamba) else []
+    rows += _rows(model, prompts, [inputs, *local], "inputs")
+    if isinstance(architecture, Rwkv):  # only now it is known where B enters
+        rows += _rows(
+            model, prompts, [partial(_local, layer=layer, position=key_position(pd.DataFrame(rows)))], "token shift"
+        )
     return pd.DataFrame(rows)
 
 
@@ -93,13 +95,7 @@ def taken_in_frame(model: TransformerBridge, p: InductionPrompts, layer: int) ->
     Columns: corrupt (B′ or A′), position (0 is BOS), mean_logit_diff, standard_error, n. The last position is not
     among them, because it only reads.
     """
-    positions, rows = range(p.clean.shape[1] - 1), []
-    for corrupt in ("B′", "A′"):
-        found = effects.mixer_input_effects(
-            model, p.clean, p.corrupted(corrupt), p.target, layer, [slice(t + 1) for t in positions], per_sample=True
-        )
-        rows += [_row(effect, corrupt=corrupt, position=t) for t, effect in zip(positions, found, strict=True)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(_rows(model, {p.distance: p}, [partial(_taken_in, layer=layer)], "states"))
 
 
 SHIFTS = {"as trained": None, "token before left out": 0.0, "token before alone": 1.0}
@@ -161,6 +157,16 @@ def _inputs(model: TransformerBridge, p: InductionPrompts, layers: Sequence[int]
         )
         for (layer, role), effect in zip(product(layers, p.positions), found, strict=True):
             yield dict(measure="input", corrupt=corrupt, distance=p.distance, layer=layer, position=role), effect
+
+
+def _taken_in(model: TransformerBridge, p: InductionPrompts, layer: int) -> Iterator[Measured]:
+    until = [slice(end) for end in range(1, p.clean.shape[1])]
+    for corrupt in ("B′", "A′"):
+        found = effects.mixer_input_effects(
+            model, p.clean, p.corrupted(corrupt), p.target, layer, until, per_sample=True
+        )
+        for position, effect in enumerate(found):
+            yield dict(corrupt=corrupt, position=position), effect
 
 
 def _local(model: TransformerBridge, p: InductionPrompts, layer: int, position: str) -> Iterator[Measured]:

@@ -38,7 +38,9 @@ def taken_in_page(frames: Mapping[str, pd.DataFrame], last: int = 8) -> str:
     """HTML of the animation; `frames` and `last` as for `lib.plots.circuits.fig_taken_in`."""
     words = ["A", "B", *(f"B1+{k}" for k in range(1, last - 1))]
     shares = {
-        (name, token): held_shares(frame, f"{token}′")[1 : last + 1] for name, frame in frames.items() for token in "AB"
+        (name, token): held_shares(frame, f"{token}′")[1 : last + 1]
+        for name, frame in frames.items()
+        for token in "AB"
     }
     drawn = [_frame(k, words, shares) for k in range(last)]
     timing = {"all": SECONDS * last, "part": 100 / last}

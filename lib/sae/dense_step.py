@@ -7,8 +7,8 @@ cores reach. A step on active features saves four products of five, 1 ms, but re
 pair, five times: 5 · 262,144 · 3 KiB = 4 GB, 1.3 ms at 3 TB/s; and it has to find the active pairs first.
 
 What can be saved is memory traffic. Autograd keeps and reads some ten arrays of batch × d_sae; here it is two, in
-bfloat16, changed in place: the sparsity term needs Σ_t f only, and ReLU's mask is f itself. None of this has been timed
-on a GPU.
+bfloat16, changed in place: the sparsity term needs Σ_t f only, and ReLU's mask is f itself. None of this has been
+timed on a GPU.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lib import interpret
 from lib.interpret.complexity import Sample, stratified_features
 from lib.interpret.judges import Judge, RuleJudge, examples_at
 from lib.interpret.snippets import TopPlaces, top_places, vocabulary
@@ -28,10 +29,8 @@ def judge_of(profile: Profile) -> Judge:
     """The profile's judge. Raises `JudgeUnavailable` for a language model without a key."""
     if profile.judge_model is None:
         return RuleJudge()
-    from lib.interpret.chat_judge import ChatJudge  # its client takes half a second to import
-
     answers = profile.cache_dir / "judge_answers.jsonl"
-    return ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
+    return interpret.ChatJudge(profile.judge_model, answers, profile.judge_concurrency)
 
 
 def places_of(name: str, profile: Profile) -> list[TopPlaces]:
