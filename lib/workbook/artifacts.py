@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -36,6 +36,18 @@ from lib.workbook.workers import Workers, split, workers_of
 CAPTURE = ("mppc_tokens", "feature_dtype")
 Directions = tuple[MaxCorrelation, MaxCorrelation]
 Layers = Sequence[int]
+FORMS = {  # ending of a file → how its value is written, and read
+    ".parquet": (lambda frame, path: frame.to_parquet(path, index=False), pd.read_parquet),
+    ".csv": (lambda frame, path: frame.to_csv(path, index=False), pd.read_csv),
+    ".npy": (lambda array, path: np.save(path, array), np.load),
+    ".json": (lambda value, path: path.write_text(json.dumps(value)), lambda path: json.loads(path.read_text())),
+}
+
+
+def kept(kind: str, fields: dict[str, Any], make: Callable[[], Any], file: str, profile: Profile) -> Any:
+    """What `make()` gives, kept in the profile's cache as an artifact of one file, whose ending says its form."""
+    write, read = FORMS[Path(file).suffix]
+    return read(Store(profile.cache_dir).get(kind, fields, lambda folder: write(make(), folder / file)) / file)
 
 
 def matched_layers(n: int, profile: Profile) -> list[int]:
@@ -74,13 +86,12 @@ def model_abilities(name: str, profile: Profile) -> dict[str, float]:
     """What a model can do, on `eval_tokens` of held-out text and on fresh prompts: `circuits.abilities_of`, kept."""
     fields = model_fields(name, profile) | {"eval_tokens": profile.eval_tokens}
 
-    def measure(folder: Path) -> None:
+    def measure() -> dict[str, float]:
         model, held_out = model_store.load(name, profile), texts.load_blocks(profile, "held_out", profile.eval_tokens)
         logits = lambda tokens: model(tokens.to(model_store.device_of(profile)))  # noqa: E731
-        found = abilities_of(logits, model.tokenizer, held_out, texts.unseen_sentences(256))
-        (folder / "abilities.json").write_text(json.dumps(found))
+        return abilities_of(logits, model.tokenizer, held_out, texts.unseen_sentences(256))
 
-    return json.loads((Store(profile.cache_dir).get("model_abilities", fields, measure) / "abilities.json").read_text())
+    return kept("model_abilities", fields, measure, "abilities.json", profile)
 
 
 # ------------------------------------------------------------------------------------------------- SAEs
@@ -227,13 +238,12 @@ def mppc(
 
 def mppc_by_match_layer(a: str, b: str, profile: Profile, seed_b: int | None = None) -> np.ndarray:
     """MPPC of every feature of model `a` with each layer of model `b` alone: an array [features, layers of b]."""
-    fields = pair_fields(a, b, profile, seed_b)
 
-    def measure(folder: Path) -> None:
+    def measure() -> np.ndarray:
         sides = features(a, profile), features(b, profile, seed_b)
-        np.save(folder / "values.npy", by_match_layer(*sides, device=model_store.device_of(profile)))
+        return by_match_layer(*sides, device=model_store.device_of(profile))
 
-    return np.load(Store(profile.cache_dir).get("by_match_layer", fields, measure) / "values.npy")
+    return kept("by_match_layer", pair_fields(a, b, profile, seed_b), measure, "values.npy", profile)
 
 
 def pair_fields(a: str, b: str, profile: Profile, seed_b: int | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from lib.workbook import artifacts, comparisons, model_store, texts
 from lib.workbook.comparisons import Comparison
 from lib.workbook.profiles import Profile
 from lib.workbook.sizes import config_of
-from lib.workbook.store import Store
 
 N_DRAWS = 3  # random pools of each comparison
 ALIKE = 1.05  # a pool that is larger by less than this factor counts as one of the same size
@@ -56,14 +54,13 @@ def equal_pools(pairs: Mapping[str, tuple[Direction, Direction]], profile: Profi
 def _drawn(comparison: Comparison, way: str, size: int, profile: Profile) -> np.ndarray:
     """Mean MPPC of one direction with each of the random pools."""
 
-    def measure(folder: Path) -> None:
+    def measure() -> np.ndarray:
         sides = _sides(comparison, profile)[:: 1 if way == "forward" else -1]
         device = model_store.device_of(profile)
-        draws = controls.fair_pools(*sides, size, N_DRAWS, profile.seed, device=device)
-        np.save(folder / "means.npy", np.nanmean(draws, axis=1))
+        return np.nanmean(controls.fair_pools(*sides, size, N_DRAWS, profile.seed, device=device), axis=1)
 
     fields = _fields(comparison, profile) | {"way": way, "size": size, "draws": N_DRAWS}
-    return np.load(Store(profile.cache_dir).get("equal_pools", fields, measure) / "means.npy")
+    return artifacts.kept("equal_pools", fields, measure, "means.npy", profile)
 
 
 def halves(names: list[str], profile: Profile) -> pd.DataFrame:
@@ -81,14 +78,11 @@ def halves(names: list[str], profile: Profile) -> pd.DataFrame:
 
 
 def _cross_scored(comparison: Comparison, profile: Profile) -> pd.DataFrame:
-    def measure(folder: Path) -> None:
-        text = texts.load_blocks(profile, "held_out", profile.mppc_tokens)
-        group = document_groups(text, profile.seed)
-        frame = controls.cross_scored(*_sides(comparison, profile), group, device=model_store.device_of(profile))
-        frame.to_parquet(folder / "halves.parquet", index=False)
+    def measure() -> pd.DataFrame:
+        group = document_groups(texts.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
+        return controls.cross_scored(*_sides(comparison, profile), group, device=model_store.device_of(profile))
 
-    folder = Store(profile.cache_dir).get("halves", _fields(comparison, profile), measure)
-    return pd.read_parquet(folder / "halves.parquet")
+    return artifacts.kept("halves", _fields(comparison, profile), measure, "halves.parquet", profile)
 
 
 def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
@@ -99,7 +93,7 @@ def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
     known = comparisons.comparisons(profile)
     of = [known[name] for name in ("mamba", "sae_seed") if name in known]
 
-    def measure(folder: Path) -> None:
+    def measure() -> pd.DataFrame:
         rows, group = [], document_groups(texts.load_blocks(profile, "held_out", profile.mppc_tokens), profile.seed)
         for comparison in of:
             a, b = _sides(comparison, profile)
@@ -115,11 +109,11 @@ def similarity_by_tokens(profile: Profile) -> pd.DataFrame:
                 mean, half = found["mppc"].mean(), 1.96 * np.nanmean(drawn, axis=1).std()
                 row = {"comparison": comparison.label, "value": n, "mppc": mean}
                 rows.append(row | {"low": mean - half, "high": mean + half})
-        pd.DataFrame(rows).to_csv(folder / "by_tokens.csv", index=False)
+        return pd.DataFrame(rows)
 
     fields = {comparison.label: _fields(comparison, profile) for comparison in of} | {"shares": TOKEN_SHARES}
     fields |= {"resamples": N_RESAMPLES}
-    return pd.read_csv(Store(profile.cache_dir).get("by_tokens", fields, measure) / "by_tokens.csv")
+    return artifacts.kept("by_tokens", fields, measure, "by_tokens.csv", profile)
 
 
 def similarity_by_dead(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -139,16 +133,14 @@ def elsewhere_mppc(name: str, profile: Profile) -> pd.Series:
     """MPPC of a comparison's features where the other model reads the same place of another block of text."""
     comparison = comparisons.comparisons(profile)[name]
 
-    def measure(folder: Path) -> None:
+    def measure() -> pd.DataFrame:
         mask = texts.load_blocks(profile, "held_out", profile.mppc_tokens).mask
         tokens = controls.elsewhere(mask, profile.seed)
         own, other = _sides(comparison, profile)
         other = [controls.reordered(layer, tokens) for layer in other]
-        found = max_pairwise_correlation(own, other, device=model_store.device_of(profile))
-        found.to_frame().to_parquet(folder / "elsewhere.parquet", index=False)
+        return max_pairwise_correlation(own, other, device=model_store.device_of(profile)).to_frame()
 
-    folder = Store(profile.cache_dir).get("elsewhere", _fields(comparison, profile), measure)
-    return pd.read_parquet(folder / "elsewhere.parquet")["mppc"]
+    return artifacts.kept("elsewhere", _fields(comparison, profile), measure, "elsewhere.parquet", profile)["mppc"]
 
 
 def untrained_mppc(profile: Profile) -> dict[str, pd.Series]:
@@ -188,15 +180,13 @@ def sae_partners(profile: Profile) -> pd.DataFrame:
     first, other = profile.sae_seeds[0], profile.sae_seeds[-1]
     frame, _ = artifacts.mppc(profile.pythia, profile.pythia, profile, other)
 
-    def measure(folder: Path) -> None:
+    def measure() -> np.ndarray:
         saes = [artifacts.trained_saes(profile.pythia, profile, seed)[0] for seed in (first, other)]
-        cosines = [controls.pairwise_mcc(a.W_dec, b.W_dec)[0] for a, b in zip(*saes, strict=True)]
-        np.save(folder / "cosines.npy", np.concatenate(cosines))
+        return np.concatenate([controls.pairwise_mcc(a.W_dec, b.W_dec)[0] for a, b in zip(*saes, strict=True)])
 
     fields = artifacts.sae_fields(profile.pythia, profile)
-    folder = Store(profile.cache_dir).get("sae_partners", fields, measure)
-    kept = frame[["layer", "index", "firing_rate", "mppc"]]
-    return kept.assign(cosine=np.load(folder / "cosines.npy"))
+    cosines = artifacts.kept("sae_partners", fields, measure, "cosines.npy", profile)
+    return frame[["layer", "index", "firing_rate", "mppc"]].assign(cosine=cosines)
 
 
 def _sides(comparison: Comparison, profile: Profile) -> tuple[list, list]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,9 +12,8 @@ from lib.circuits import abilities as abilities_of_models
 from lib.circuits.effect_tables import key_layer
 from lib.circuits.prompts import ROLES, InductionPrompts
 from lib.workbook import model_store
-from lib.workbook.artifacts import model_fields
+from lib.workbook.artifacts import kept, model_fields
 from lib.workbook.profiles import Profile
-from lib.workbook.store import Store
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -94,8 +92,4 @@ def _kept(
         "samples": profile.circuit_samples, "distances": profile.circuit_distances, "map": map_distance(profile),
         "roles": ROLES, **constants,
     }  # fmt: skip
-
-    def make(folder: Path) -> None:
-        measure(model_store.load(name, profile)).to_parquet(folder / "effects.parquet", index=False)
-
-    return pd.read_parquet(Store(profile.cache_dir).get(kind, fields, make) / "effects.parquet")
+    return kept(kind, fields, lambda: measure(model_store.load(name, profile)), "effects.parquet", profile)

@@ -30,7 +30,7 @@ from lib.workbook import artifacts, model_store, texts
 from lib.workbook.profiles import Pair, Profile, ProfileError, get_profile
 from lib.workbook.reference import REFERENCE
 from lib.workbook.sizes import config_of
-from lib.workbook.store import Store, sha256_of
+from lib.workbook.store import sha256_of
 
 FACTORS = {
     "sae_tokens": (1 / 8, 1 / 4, 1 / 2, 1, 2, 4),
@@ -241,18 +241,18 @@ def _measured(profile: Profile, seeds: tuple[int, ...], seeds_of_others: tuple[i
     roles = dict.fromkeys(role for pair in pairs for role in (pair.a, pair.b))
     names = {role: profile.roles[role].model for role in roles}
     alone = {role: _alone(names[role], profile, seeds if role == pairs[0].a else seeds_of_others) for role in roles}
-    return _kept("retrained", partial(_correlate, pairs, alone), alone, profile)
+    return _kept("retrained", partial(_correlated, pairs, alone), alone, profile)
 
 
 def _between_models(profile: Profile) -> pd.DataFrame:
     """A row per two models, layer and pair of SAEs; every model that the profile knows, with all SAE seeds."""
     alone = {name: _alone(name, profile, SEEDS) for name in profile.circuit_models}
-    return _kept("retrained_models", partial(_correlate_all, alone), alone, profile)
+    return _kept("retrained_models", partial(_all_correlated, alone), alone, profile)
 
 
-def _kept(kind: str, build: Callable[[Path], None], alone: dict[str, Profile], profile: Profile) -> pd.DataFrame:
+def _kept(kind: str, make: Callable[[], pd.DataFrame], alone: dict[str, Profile], profile: Profile) -> pd.DataFrame:
     fields = {name: artifacts.sae_fields(p.pythia, p) | artifacts.capture_fields(p) for name, p in alone.items()}
-    return pd.read_csv(Store(profile.cache_dir).get(kind, fields, build) / "rows.csv")
+    return artifacts.kept(kind, fields, make, "rows.csv", profile)
 
 
 def _alone(name: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
@@ -266,7 +266,7 @@ def _alone(name: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
     return profile.changed(pythia=name, layers=tuple(artifacts.matched_layers(n, chosen)), sae_seeds=seeds, **few)
 
 
-def _correlate(pairs: list[Pair], alone: dict[str, Profile], folder: Path) -> None:
+def _correlated(pairs: list[Pair], alone: dict[str, Profile]) -> pd.DataFrame:
     sides, rows = {role: _captured(profile) for role, profile in alone.items()}, []
     for pair in pairs:
         for seeds in product(sides[pair.a], sides[pair.b]):
@@ -276,17 +276,16 @@ def _correlate(pairs: list[Pair], alone: dict[str, Profile], folder: Path) -> No
             for direction, layers in zip(("forward", "reverse"), found, strict=True):
                 place = {"comparison": pair.label, "direction": direction, "seed_a": seeds[0], "seed_b": seeds[1]}
                 rows += [place | layer for layer in layers]
-    pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+    return pd.DataFrame(rows)
 
 
-def _correlate_all(alone: dict[str, Profile], folder: Path) -> None:
+def _all_correlated(alone: dict[str, Profile]) -> pd.DataFrame:
     sides, rows = {name: _captured(profile) for name, profile in alone.items()}, []
     for one, two in tqdm(list(combinations(product(sides, SEEDS), 2)), "pairs of models", mininterval=5):
         found = _means(*(sides[name][seed] for name, seed in (one, two)), alone[one[0]])
         for layers, (own, other) in zip(found, ((one, two), (two, one)), strict=True):
             rows += [[*own, *other, layer["layer"], layer["mppc"]] for layer in layers]
-    columns = ["model", "seed_a", "other", "seed_b", "layer", "mppc"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "rows.csv", index=False)
+    return pd.DataFrame(rows, columns=["model", "seed_a", "other", "seed_b", "layer", "mppc"])
 
 
 def _means(a: Captured, b: Captured, profile: Profile) -> list[list[dict[str, float]]]:

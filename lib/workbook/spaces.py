@@ -52,26 +52,24 @@ def layer_scores(name_a: str, name_b: str, profile: Profile, runs: int = 100) ->
 def subspace_scores(name_a: str, name_b: str, profile: Profile, runs: int = 1_000) -> pd.DataFrame:
     """`semantic.subspace_scores` of two models. Kept."""
 
-    def score(folder: Path) -> None:
+    def score() -> pd.DataFrame:
         a, b = (feature_space(name, profile) for name in (name_a, name_b))
-        table = semantic.subspace_scores(a, b, concept_tokens(profile), runs, profile.seed)
-        table.to_parquet(folder / "scores.parquet", index=False)
+        return semantic.subspace_scores(a, b, concept_tokens(profile), runs, profile.seed)
 
     fields = _fields(name_a, name_b, profile) | {"runs": runs, "concepts": WORD_LISTS[profile.corpus]}
-    return pd.read_parquet(Store(profile.cache_dir).get("subspaces", fields, score) / "scores.parquet")
+    return artifacts.kept("subspaces", fields, score, "scores.parquet", profile)
 
 
 def pairs_for_drawing(name_a: str, name_b: str, layers: tuple[int, int], profile: Profile) -> pd.DataFrame:
     """`semantic.pairs_for_drawing` of two models' layers. Kept."""
 
-    def draw(folder: Path) -> None:
+    def draw() -> pd.DataFrame:
         a, b = (feature_space(name, profile) for name in (name_a, name_b))
         words = vocabulary(texts.load_tokenizer(profile))
-        table = semantic.pairs_for_drawing(a, b, layers, words, concept_tokens(profile), profile.seed)
-        table.to_parquet(folder / "pairs.parquet", index=False)
+        return semantic.pairs_for_drawing(a, b, layers, words, concept_tokens(profile), profile.seed)
 
     fields = _fields(name_a, name_b, profile) | {"layers": layers, "concepts": WORD_LISTS[profile.corpus]}
-    return pd.read_parquet(Store(profile.cache_dir).get("maps", fields, draw) / "pairs.parquet")
+    return artifacts.kept("maps", fields, draw, "pairs.parquet", profile)
 
 
 def _fields(name_a: str, name_b: str, profile: Profile) -> dict[str, Any]:

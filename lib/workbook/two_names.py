@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lib.circuits import abilities, ioi
 from lib.workbook import model_store, texts
-from lib.workbook.artifacts import model_fields
+from lib.workbook.artifacts import kept, model_fields
 from lib.workbook.profiles import Profile
-from lib.workbook.store import Store
 
 ENOUGH, DOES_IOI = 64, 0.7
 """A model does IOI if it prefers IO in this share of sentences, of which there are at least so many."""
@@ -40,7 +37,7 @@ def task_table(names: Sequence[str], profile: Profile) -> pd.DataFrame:
     other forms and pairs than any in training in which the logit of IO is above that of S, and their number `unseen_n`.
     """
 
-    def measure(task: str, name: str, folder: Path) -> None:
+    def measure(task: str, name: str) -> dict[str, float]:
         model = model_store.load(name, profile)
         quality = ioi.task_quality(model, prompts_for(task, model.tokenizer, profile))
         if task == "IOI":
@@ -48,12 +45,12 @@ def task_table(names: Sequence[str], profile: Profile) -> pd.DataFrame:
             drawn = ioi.with_one_token_names(texts.unseen_sentences(2 * ENOUGH), model.tokenizer)
             share = abilities.ioi(lambda tokens: model(tokens.to(device)), model.tokenizer, drawn)
             quality |= {"unseen_share": share, "unseen_n": len(drawn)}
-        (folder / "quality.json").write_text(json.dumps(quality))
+        return quality
 
-    store, rows = Store(profile.cache_dir), {}
-    for task, name in product(TASKS, names):
-        folder = store.get("names", _fields(task, name, profile), partial(measure, task, name))
-        rows[task, name] = json.loads((folder / "quality.json").read_text())
+    rows = {
+        row: kept("names", _fields(*row, profile), partial(measure, *row), "quality.json", profile)
+        for row in product(TASKS, names)
+    }
     return pd.DataFrame(rows).T.rename_axis(["task", "model"])
 
 
@@ -66,14 +63,12 @@ def task_done(quality: pd.DataFrame, name: str) -> str:
 def input_effects(name: str, task: str, profile: Profile) -> pd.DataFrame:
     """`ioi.input_effects` of a Mamba on one task's prompts, as `ioi.effects_table`; kept."""
 
-    def measure(folder: Path) -> None:
+    def measure() -> pd.DataFrame:
         model = model_store.load(name, profile)
         prompts = prompts_for(task, model.tokenizer, profile)
-        table = ioi.effects_table(ioi.input_effects(model, prompts), prompts.words)
-        table.to_parquet(folder / "effects.parquet", index=False)
+        return ioi.effects_table(ioi.input_effects(model, prompts), prompts.words)
 
-    folder = Store(profile.cache_dir).get("name_effects", _fields(task, name, profile), measure)
-    return pd.read_parquet(folder / "effects.parquet")
+    return kept("name_effects", _fields(task, name, profile), measure, "effects.parquet", profile)
 
 
 def _fields(task: str, name: str, profile: Profile) -> dict[str, Any]:
