@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lib.exercises.answers import EXACT, NO_NOISE, NOISE, TOLERANCE, fault_of_form, fault_of_value, plain, same
+from lib.exercises.answers import EXACT, NO_NOISE, NOISE, TOLERANCE, fault, plain, same
 from lib.workbook.profiles import LeftOut, Profile
 
-__all__ = ["Exercise", "Verdict", "check", "compare", "known", "verdict"]
+__all__ = ["Exercise", "check", "compare", "known", "verdict"]
+RIGHT = "right."
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,6 @@ class Exercise:
         return mistake(profile) if callable(mistake) else self.right(profile, **mistake)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a checker says."""
-
-    right: bool | None
-    """None where nothing was answered."""
-    text: str
-
-
 @cache
 def known() -> dict[str, Exercise]:
     """All exercises by their names. Their files are imported when one is asked for: they need most of the library."""
@@ -56,32 +48,31 @@ def known() -> dict[str, Exercise]:
 
 def check(name: str, answer: Any, profile: Profile) -> None:
     """Print what is right or wrong with an answer to the exercise `name`, such as "03.1"."""
-    print(verdict(name, answer, profile).text)
+    print(f"Exercise {name}: {verdict(name, answer, profile)}")
 
 
-def verdict(name: str, answer: Any, profile: Profile) -> Verdict:
-    """What `check` prints. Raises `ValueError` for an exercise that does not exist."""
+def verdict(name: str, answer: Any, profile: Profile) -> str:
+    """What `check` says of it, `RIGHT` or more. Raises `ValueError` for an exercise that does not exist."""
     if name not in known():
         raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(known())}.")
     exercise = known()[name]
     if lacking := profile.lacking(exercise.needs):
-        return Verdict(None, f"Exercise {name}: {profile.left_out(lacking)}.")
+        return f"{profile.left_out(lacking)}."
     if answer is None or answer is ...:
-        return Verdict(None, f"Exercise {name}: put {exercise.asks} in the place of None and run this cell again.")
+        return f"put {exercise.asks} in the place of None and run this cell again."
     given, expected = plain(answer), plain(exercise.right(profile))
-    right = Verdict(True, f"Exercise {name}: right.")
     if same(given, expected, EXACT):
-        return right
+        return RIGHT
     mistakes = {}
     for why in exercise.mistakes:
         with suppress(LeftOut):  # a mistake that this run has no model for
             mistakes[why] = plain(exercise.wrong(why, profile))
     recognised = _equal_to(given, mistakes, EXACT)
     if not recognised and same(given, expected, noise=NO_NOISE if profile.meaningful else NOISE):
-        return right
+        return RIGHT
     recognised = recognised or _equal_to(given, mistakes, TOLERANCE)  # one may have another form than the right answer
-    said = "; or ".join(recognised) or fault_of_form(given, expected) or fault_of_value(given, expected)
-    return Verdict(False, f"Exercise {name}: not yet. {said[0].upper()}{said[1:]}.")
+    said = "; or ".join(recognised) or fault(given, expected)
+    return f"not yet. {said[0].upper()}{said[1:]}."
 
 
 def _equal_to(given: Any, mistakes: dict[str, Any], tolerance: float) -> list[str]:

@@ -50,13 +50,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Number) and not isinstance(value, (bool, complex))
 
 
-def fault_of_form(answer: Any, expected: Any) -> str | None:
-    """What is wrong with the kind or the shape of an answer, or None."""
+def fault(answer: Any, expected: Any) -> str:
+    """What is wrong with an answer: its kind or its shape, else what its value alone tells."""
     if callable(answer):
         return "it is a function: call it, and give what it returns"
     if is_number(expected):
-        return _not_a_number(answer)
-    return _not_the_array(answer, expected)
+        return _not_a_number(answer) or _other_number(answer, expected)
+    return _not_the_array(answer, expected) or _other_array(answer, expected)
 
 
 def _not_a_number(answer: Any) -> str | None:
@@ -87,13 +87,6 @@ def _kind(value: Any) -> str:
         return f"an array of shape {value.shape}"
     names = {bool: "True or False", str: "a text", list: "a list of mixed things"}
     return "a number" if is_number(value) else names.get(type(value), f"a {type(value).__name__}")
-
-
-def fault_of_value(answer: Any, expected: Any) -> str:
-    """What is wrong with an answer of the right form, as far as its value alone tells."""
-    if is_number(expected):
-        return _other_number(answer, expected)
-    return _other_array(answer, expected)
 
 
 def _other_number(answer: float, expected: float) -> str:
