@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lib.workbook.profiles import HOME, Profile, ProfileError
+from lib.workbook.workers import Workers
 
 try:
     import ray
@@ -37,7 +38,7 @@ class ClusterError(RuntimeError):
     """A piece that could not be finished on the cluster, said in one sentence."""
 
 
-class RayWorkers:
+class RayWorkers(Workers):
     """A Ray cluster. A piece takes one GPU and its share of the node's cores, or, without GPUs, all cores of a node.
 
     Raises `ProfileError` where Ray is not installed, the cluster cannot be reached, or it has nothing to work with.

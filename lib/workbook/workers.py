@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lib.workbook.profiles import Profile
 
 T = TypeVar("T")
 
 
-class Workers(Protocol):
-    """Something that works on pieces, which do not depend on each other.
+class Workers:
+    """What works on pieces, which do not depend on each other: this process, unless a subclass says otherwise.
 
-    One that is worked on twice, after a worker's death, leaves the same behind: what a piece writes lies in the cache
+    A piece that is worked on twice, after a worker's death, leaves the same behind: what it writes lies in the cache
     folder, in a place of its own.
     """
 
-    count: int
+    count: int = 1
     """How many pieces are worked on at a time."""
-    pieces: int
+    pieces: int = 1
     """How many pieces a stage that can be cut anywhere is cut into; more than `count`: a lost one costs less."""
 
     def each(self, work: Callable[..., Any], pieces: Mapping[str, tuple], what: str) -> Iterator[Any]:
         """Results of `work(*piece)`, in the order of the pieces; their names and `what` they make are for messages."""
-        ...
-
-
-class Here:
-    """This process."""
-
-    count = pieces = 1
-
-    def each(self, work: Callable[..., Any], pieces: Mapping[str, tuple], what: str) -> Iterator[Any]:
         return (work(*piece) for piece in pieces.values())
 
 
 def workers_of(profile: Profile) -> Workers:
     """The cluster that `profile.ray` names, or this process."""
     if profile.ray is None:
-        return Here()
+        return Workers()
     from lib.workbook.cluster import RayWorkers  # Ray is an optional install
 
     return RayWorkers(profile)
