@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -281,6 +280,6 @@ def test_html_escapes_and_links(run):
 
 
 def test_a_filter_that_leaves_several_rows_is_an_error(run):
-    item = replace(ITEMS["w-3a-mamba"], where="comparison=Pythia → Mamba")
+    item = ITEMS["w-3a-mamba"]._replace(where="comparison=Pythia → Mamba")
     with pytest.raises(ValueError, match="2 rows where one"):
         scorecard.card(run, [item])

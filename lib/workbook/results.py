@@ -66,7 +66,6 @@ def _depth(layer: int, layers: pd.Series) -> float:
 
 READINGS: dict[str, Callable[[pd.DataFrame, str], Any]] = {
     "mean": lambda found, column: found[column].mean(),
-    "max": lambda found, column: found[column].max(),
     "first": lambda found, column: found[column].iloc[0],
     "of the strongest layer": lambda found, column: _by_place(found, column, "layer").min(),
     "of the strongest head": lambda found, column: _by_place(found, column, "layer", "head").min(),

@@ -17,7 +17,6 @@ set of rules or agrees too little with the reference labels. One whose control f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,40 +56,19 @@ TESTS: dict[str, Callable[[Any, Any, float], bool]] = {
 }
 
 
-@dataclass(frozen=True)
-class Item:
-    """A row of `scorecard.csv`; all fields are text, empty where they say nothing."""
+Item = Any
+"""A row of `scorecard.csv` by the names of its columns; all of them are text, empty where they say nothing.
 
-    id: str
-    kind: str
-    """finding, setting, self-check, addition, or "repeats" with the id of the finding that it repeats."""
-    part: str
-    item: str
-    says: str
-    paper_table: str
-    paper_where: str
-    paper_column: str
-    test: str
-    value: str
-    tolerance: str
-    table: str
-    where: str
-    column: str
-    reduce: str
-    interval: str
-    figure: str
-    place: str
-    limit: str
-    """The row of `scale_limits.csv` that can account for a test that fails."""
-    judge: str
-    """The score on which it rests, if it rests on a judge: complexity or monosemanticity."""
-    needs: str
-    """Models without which it is left out, as for `Profile.lacking`."""
+`kind` is finding, setting, self-check, addition, or "repeats" with the id of the finding that it repeats. `limit` names
+the row of `scale_limits.csv` that can account for a test that fails, `judge` the score on which the item rests, if it
+rests on a judge (complexity or monosemanticity), and `needs` the models without which it is left out, as for
+`Profile.lacking`.
+"""
 
 
 def items() -> list[Item]:
     """All items, in the order of the papers."""
-    return [Item(*row) for row in pd.read_csv(ITEMS, dtype=str, keep_default_na=False).itertuples(index=False)]
+    return list(pd.read_csv(ITEMS, dtype=str, keep_default_na=False).itertuples(index=False, name="Item"))
 
 
 def card(profile: Profile, chosen: Sequence[Item] | None = None) -> pd.DataFrame:
