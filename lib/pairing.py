@@ -109,9 +109,8 @@ def _hash(content: bytes) -> int:
 
 
 def paired_blocks(
-    documents: Iterable[str], tokenizers: tuple, context_lengths: tuple[int, int], *,
-    n_positions: int | None = None, blocks_per_document: int | None = None,
-) -> PairedBlocks:  # fmt: skip
+    documents: Iterable[str], tokenizers: tuple, context_lengths: tuple[int, int], *, n_positions: int | None = None
+) -> PairedBlocks:
     """Blocks of documents for two models, each with its transformers tokenizer and the length of its context.
 
     A document is cut, as rarely as it can be, at places where a token of both ends, so that each piece fits into both
@@ -119,9 +118,8 @@ def paired_blocks(
     left out. With one tokenizer on both sides, the blocks are those of `corpus.cut`.
 
     They hold `n_positions` counted positions (None: all of the text); no more documents are read than that takes, but
-    for a few hundred. A document fills at most `blocks_per_document` blocks (None: as many as it needs). Warns where
-    less than half of a model's tokens are paired. Raises ValueError for a tokenizer without offsets, or without BOS and
-    EOS.
+    for a few hundred. Warns where less than half of a model's tokens are paired. Raises ValueError for a tokenizer
+    without offsets, or without BOS and EOS.
     """
     sides = [_Side(tokenizer, length) for tokenizer, length in zip(tokenizers, context_lengths, strict=True)]
     copies = itertools.tee(documents)
@@ -129,10 +127,9 @@ def paired_blocks(
     for number, both in enumerate(readings):
         shared = _shared(*(reading.places[1:] for reading in both))
         paired = shared[:, np.logical_and(*(s.is_text(r.ids[at]) for s, r, at in zip(sides, both, shared)))]
-        pieces = _pieces(shared + 1, [side.room for side in sides])[:blocks_per_document]
-        full = len(pieces) == blocks_per_document
+        pieces = _pieces(shared + 1, [side.room for side in sides])
         for side, reading, at, own in zip(sides, both, paired, np.moveaxis(pieces, -1, 0)):
-            side.add(number, reading, at, own, int(own[-1, 1]) if full else len(reading.ids))
+            side.add(number, reading, at, own)
         if n_positions is not None and sides[0].n_paired >= n_positions:
             break
     for which, side in zip(("first", "second"), sides):
@@ -180,11 +177,10 @@ class _Side:
         return ~np.isin(ids, list(self.special))
 
     def add(
-        self, document: int, reading: Reading, paired: Int[ndarray, " paired"], pieces: Int[ndarray, "pieces 2"],
-        n_tokens: int,
-    ) -> None:  # fmt: skip
-        """Add a document's pieces, of whose first `n_tokens` tokens those in `paired` count if a piece holds them."""
-        self.n_text += int(self.is_text(reading.ids[:n_tokens]).sum())
+        self, document: int, reading: Reading, paired: Int[ndarray, " paired"], pieces: Int[ndarray, "pieces 2"]
+    ) -> None:
+        """Add a document's pieces, of whose tokens those in `paired` count."""
+        self.n_text += int(self.is_text(reading.ids).sum())
         counts = np.isin(np.arange(len(reading.ids)), paired)
         for start, stop in pieces:
             self.ids.append(reading.ids[start:stop].tolist())
