@@ -33,7 +33,6 @@ from lib.workbook.sizes import config_of, group_size
 from lib.workbook.store import Store, atomic_write, sha256_of
 from lib.workbook.workers import Workers, split, workers_of
 
-CAPTURE = ("mppc_tokens", "feature_dtype")
 Directions = tuple[MaxCorrelation, MaxCorrelation]
 Layers = Sequence[int]
 FORMS = {  # ending of a file → how its value is written, and read
@@ -183,7 +182,7 @@ def features_folder(name: str, profile: Profile, seed: int | None = None) -> Pat
 
 def capture_fields(profile: Profile) -> dict[str, Any]:
     """What captured features depend on beside the SAEs; not on the shards, which change no byte."""
-    return {field: getattr(profile, field) for field in CAPTURE}
+    return {"mppc_tokens": profile.mppc_tokens, "feature_dtype": profile.feature_dtype}
 
 
 def capture_shards(blocks: Blocks, profile: Profile) -> list[Blocks]:

@@ -89,15 +89,13 @@ def profile_of(notebook: Path) -> str | None:
     return found[-1] if found and all(cell.execution_count for cell in cells) else None
 
 
-def left_out_places(profile: Profile, folder: Path = FOLDER) -> dict[Place, tuple[str, ...]]:
-    """Sections of the notebooks of which a cell is left out, in their order, and for want of which models."""
-    found: dict[Place, tuple[str, ...]] = {}
-    for name, cells in cells_with_places(folder).items():
+def left_out_places(profile: Profile, folder: Path = FOLDER) -> list[Place]:
+    """Sections of the notebooks of which a cell is left out, in their order."""
+    found = []
+    for cells in cells_with_places(folder).values():
         leaving = LeavingOut(profile)
-        for source, place in cells:
-            if roles := leaving.roles(source):
-                found[place] = tuple(role for role in profile.without if role in {*found.get(place, ()), *roles})
-    return found
+        found += [place for source, place in cells if leaving.roles(source)]
+    return list(dict.fromkeys(found))
 
 
 def cells_with_places(folder: Path = FOLDER) -> dict[str, list[tuple[str, Place]]]:

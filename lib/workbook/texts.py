@@ -85,8 +85,8 @@ def tokenizer_folder(profile: Profile) -> Path:
 # ------------------------------------------------------------------------------------------- documents and blocks
 
 
-def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) -> Blocks:
-    """Blocks of the profile's corpus that hold `n_positions` counted positions (None: all of the text).
+def load_blocks(profile: Profile, split: Split, n_positions: int) -> Blocks:
+    """Blocks of the profile's corpus that hold `n_positions` counted positions, or all of a text that has fewer.
 
     Documents come in an order shuffled by the profile's seed (docstrings) or as streamed (OpenWebText).
     """
@@ -97,7 +97,7 @@ def load_blocks(profile: Profile, split: Split, n_positions: int | None = None) 
     return _cut((documents[i] for i in order), n_positions, profile)
 
 
-def _cut(documents: Iterable[list[int]], n_positions: int | None, profile: Profile) -> Blocks:
+def _cut(documents: Iterable[list[int]], n_positions: int, profile: Profile) -> Blocks:
     sizes = dict(n_positions=n_positions, blocks_per_document=profile.blocks_per_document)
     return corpus.cut(documents, load_tokenizer(profile), profile.context_length, **sizes)
 
@@ -140,7 +140,7 @@ def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
     yield from (tokenizer(text, add_special_tokens=False)["input_ids"] for text in wanted)
 
 
-def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None) -> Blocks:
+def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int) -> Blocks:
     """OpenWebText's first blocks, kept, so that the text is read once."""
     key = {field: value for field, value in text_fields(profile).items() if field != "seed"}  # it is read as it comes
     key |= {"split": split, "n_positions": n_positions}
@@ -148,8 +148,7 @@ def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int | None)
     def build(folder: Path) -> None:
         documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
         blocks = _cut(documents, n_positions, profile)
-        if n_positions and blocks.n_positions < n_positions:
-            found = blocks.n_positions
+        if (found := blocks.n_positions) < n_positions:
             log.warning("The text ends after %s of %s tokens: download more of its files.", found, n_positions)
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(blocks, name))

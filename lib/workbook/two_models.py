@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -194,8 +194,10 @@ class Comparison:
             self.a.label, self.b.label = request.a, request.b
         self._same_relative_depths()
         trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
-        if source is None:
-            source = documents(request.text, request.seed) if request.text else _shipped(request.seed)
+        if source is None and request.text:
+            source = documents(request.text, request.seed)
+        elif source is None:
+            source = shuffled(texts.documents(), request.seed)
         self.text = read_text(source, trained, request.tokens)
 
     def _same_relative_depths(self) -> None:
@@ -354,7 +356,3 @@ def _saes_of_run(name: str, profile: Profile, which: int = 0) -> tuple[str, ...]
     found = sorted(artifacts.saes_folder(name, profile).glob(f"seed{seeds[which]:02d}_*"))
     kept = at_depths(len(found)) if len(found) > len(DEPTHS) else range(len(found))
     return tuple(str(found[k]) for k in kept)
-
-
-def _shipped(seed: int) -> Iterator[str]:
-    return shuffled(texts.documents(), seed)
