@@ -68,9 +68,7 @@ def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:
 def model_fields(name: str, profile: Profile) -> dict[str, Any]:
     """What identifies a model and the text that it reads: digests of weights, configuration, text and tokenizer."""
     folder = Path(model_store.folder_of(name, profile))
-    digests = {
-        what: sha256_of(folder / file) for what, file in (("weights", "model.safetensors"), ("config", "config.json"))
-    }
+    digests = {"weights": sha256_of(folder / "model.safetensors"), "config": sha256_of(folder / "config.json")}
     return {"model": name} | digests | texts.text_fields(profile)
 
 
@@ -160,8 +158,7 @@ def sae_quality(saes: list[SAE]) -> pd.DataFrame:
     """A row per SAE: model, layer, seed, L0, explained variance, cross-entropy recovered, dead share."""
     columns = ["l0", "explained_variance", "ce_recovered", "dead"]
     places = [{"model": sae.info.model_name, "layer": sae.info.layer, "seed": sae.info.seed} for sae in saes]
-    metrics = [{column: sae.info.metrics[column] for column in columns} for sae in saes]
-    return pd.DataFrame([place | row for place, row in zip(places, metrics, strict=True)])
+    return pd.DataFrame(places).join(pd.DataFrame([sae.info.metrics for sae in saes])[columns])
 
 
 # ------------------------------------------------------------------------------------------- features and MPPC

@@ -113,9 +113,5 @@ def _output(path: Path) -> Output:
     if path.suffix != ".csv":
         return Output(entry, path.name)
     table = pd.read_csv(path)
-    return Output(entry, path.name, Markup(_table(table)), len(table))
-
-
-def _table(table: pd.DataFrame) -> str:
-    """The first rows; pandas escapes all text."""
-    return table.head(ROWS).to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.4g}", justify="left")
+    look = dict(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.4g}", justify="left")
+    return Output(entry, path.name, Markup(table.head(ROWS).to_html(**look)), len(table))  # pandas escapes all text

@@ -133,21 +133,16 @@ def openwebtext(profile: Profile) -> Iterator[str]:
     yield from (row["text"] for row in rows)
 
 
-def _openwebtext(profile: Profile, split: Split) -> Iterator[list[int]]:
-    """OpenWebText's documents as token ids; one in ten, by its hash, is held out."""
-    tokenizer = load_tokenizer(profile)
-    wanted = (text for text in openwebtext(profile) if split_of(text) == split)
-    yield from (tokenizer(text, add_special_tokens=False)["input_ids"] for text in wanted)
-
-
 def _openwebtext_blocks(profile: Profile, split: Split, n_positions: int) -> Blocks:
     """OpenWebText's first blocks, kept, so that the text is read once."""
     key = {field: value for field, value in text_fields(profile).items() if field != "seed"}  # it is read as it comes
     key |= {"split": split, "n_positions": n_positions}
 
     def build(folder: Path) -> None:
-        documents = tqdm(_openwebtext(profile, split), f"reading OpenWebText, {split}", unit="document", mininterval=5)
-        blocks = _cut(documents, n_positions, profile)
+        tokenizer, wanted = load_tokenizer(profile), (t for t in openwebtext(profile) if split_of(t) == split)
+        bar = tqdm(wanted, f"reading OpenWebText, {split}", unit="document", mininterval=5)
+        ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in bar)
+        blocks = _cut(ids, n_positions, profile)
         if (found := blocks.n_positions) < n_positions:
             log.warning("The text ends after %s of %s tokens: download more of its files.", found, n_positions)
         for name in ARRAYS:
