@@ -9,7 +9,7 @@ from lib.circuits import abilities, ioi, prompts
 from lib.mppc import uncertainty
 from lib.sae import training as sae_training
 from lib.spaces import semantic
-from lib.workbook import artifacts, controls, induction, model_store, neurons, retraining, spaces, texts, two_names
+from lib.workbook import artifacts, controls, induction, model_store, retraining, spaces, texts, two_names
 from lib.workbook.store import Store, content_key
 
 
@@ -48,7 +48,7 @@ def made(profile):
         "features": lambda: artifacts.features(a, profile),
         "mppc": lambda: artifacts.mppc(a, b, profile),
         "resampled": lambda: artifacts.resampled_mppc(a, b, profile),
-        "neurons": lambda: neurons.neuron_mppc(a, b, profile),
+        "neurons": lambda: artifacts.neuron_mppc(a, b, profile),
         "by_tokens": lambda: controls.similarity_by_tokens(profile),
         "retrained": lambda: retraining._measured(profile, (0, 1), (0,)),
         "retrained_models": lambda: retraining._between_models(profile),

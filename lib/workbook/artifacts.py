@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lib import models
 from lib.circuits import abilities_of
 from lib.corpus import Blocks
 from lib.mppc import uncertainty
@@ -25,6 +26,7 @@ from lib.mppc.controls import by_match_layer
 from lib.mppc.correlation import MaxCorrelation, max_pairwise_correlations, merge_tiles
 from lib.mppc.features import SparseFeatures, firing_rates, require_same_text
 from lib.mppc.files import is_whole, join_shards, layer_file, open_features, open_layer, save_features, shard_file
+from lib.mppc.neurons import matched, neuron_activations
 from lib.mppc.uncertainty import Resampled, document_groups, null_offset, resampled
 from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
 from lib.workbook import model_store, texts
@@ -35,6 +37,7 @@ from lib.workbook.workers import Workers, split, workers_of
 
 Directions = tuple[MaxCorrelation, MaxCorrelation]
 Layers = Sequence[int]
+WAYS = ("a_to_b", "b_to_a")  # the directions of two models, as files call them
 FORMS = {  # ending of a file → how its value is written, and read
     ".parquet": (lambda frame, path: frame.to_parquet(path, index=False), pd.read_parquet),
     ".csv": (lambda frame, path: frame.to_csv(path, index=False), pd.read_csv),
@@ -229,7 +232,8 @@ def mppc(
     """
     fields = pair_fields(a, b, profile, seed_b) | {"null": null}
     folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b, null))
-    return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
+    to_b, to_a = (pd.read_parquet(folder / f"{way}.parquet") for way in WAYS)
+    return to_b, to_a
 
 
 def mppc_by_match_layer(a: str, b: str, profile: Profile, seed_b: int | None = None) -> np.ndarray:
@@ -253,10 +257,10 @@ def _correlate(a: str, b: str, profile: Profile, seed_b: int | None, null: bool,
     features_a, features_b = map(open_features, folders)
     shift = null_offset(features_b[0].n_tokens, profile.seed) if null else 0
     directions = correlate_in_tiles(folders, shift, profile, f"MPPC of {a} and {b}")
-    for file, result, own in zip(("a_to_b", "b_to_a"), directions, (features_a, features_b), strict=True):
+    for way, result, own in zip(WAYS, directions, (features_a, features_b), strict=True):
         frame = result.to_frame()
         frame.insert(2, "firing_rate", firing_rates(own))
-        frame.to_parquet(folder / f"{file}.parquet", index=False)
+        frame.to_parquet(folder / f"{way}.parquet", index=False)
 
 
 def correlate_in_tiles(folders: tuple[Path, Path], shift: int, profile: Profile, what: str) -> Directions:
@@ -285,7 +289,7 @@ def resampled_mppc(a: str, b: str, profile: Profile, seed_b: int | None = None) 
     """
     fields = pair_fields(a, b, profile, seed_b) | uncertainty.constants()
     folder = Store(profile.cache_dir).get("resampled", fields, partial(_resample, a, b, profile, seed_b))
-    to_b, to_a = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in ("a_to_b", "b_to_a"))
+    to_b, to_a = (np.load(folder / f"{way}.npy", mmap_mode="r") for way in WAYS)
     return to_b, to_a
 
 
@@ -295,5 +299,48 @@ def _resample(a: str, b: str, profile: Profile, seed_b: int | None, folder: Path
     require_same_text(own[0].text, other[0].text, text.digest)
     group = document_groups(text, profile.seed)
     to_b, to_a = mppc(a, b, profile, seed_b)
-    for file, sides, matches in (("a_to_b", (own, other), to_b), ("b_to_a", (other, own), to_a)):
-        np.save(folder / f"{file}.npy", resampled(*sides, matches, group, profile.seed))
+    for way, sides, matches in zip(WAYS, ((own, other), (other, own)), (to_b, to_a), strict=True):
+        np.save(folder / f"{way}.npy", resampled(*sides, matches, group, profile.seed))
+
+
+# ------------------------------------------------------------------------------------------- neurons
+
+
+def neuron_mppc(a: str, b: str, profile: Profile) -> list[tuple[pd.DataFrame, pd.DataFrame, Resampled]]:
+    """For a → b and b → a: MPPC of neurons (W §4.3.1), its null, and the MPPC in resamples of the documents.
+
+    Frames have the columns layer, index, mppc, match_layer, match_index.
+    """
+    fields = {"a": model_fields(a, profile), "b": model_fields(b, profile)}
+    fields |= {"layers": profile.layers, "neuron_tokens": profile.neuron_tokens} | uncertainty.constants()
+    folder = Store(profile.cache_dir).get("neurons", fields, partial(_match_neurons, a, b, profile), version=2)
+    return [
+        (
+            pd.read_parquet(folder / f"{way}.parquet"),
+            pd.read_parquet(folder / f"{way}_null.parquet"),
+            np.load(folder / f"{way}.npy", mmap_mode="r"),
+        )
+        for way in WAYS
+    ]
+
+
+def _match_neurons(a: str, b: str, profile: Profile, folder: Path) -> None:
+    blocks = texts.load_blocks(profile, "held_out", profile.neuron_tokens)  # both models read these
+    group = document_groups(blocks, profile.seed)
+    places = {folder / "a": a, folder / "b": b}
+    x, y = (_neuron_activations(name, blocks, profile, place) for place, name in places.items())
+    found = matched(x, y, group, profile.seed, model_store.device_of(profile))
+    for way, (frame, null, drawn) in zip(WAYS, found, strict=True):
+        frame.to_parquet(folder / f"{way}.parquet", index=False)
+        null.to_parquet(folder / f"{way}_null.parquet", index=False)
+        np.save(folder / f"{way}.npy", drawn)
+    del x, y, found
+    for place in places:  # gigabytes that nobody asks for again
+        shutil.rmtree(place)
+
+
+def _neuron_activations(name: str, blocks: Blocks, profile: Profile, folder: Path) -> list[np.memmap]:
+    folder.mkdir(exist_ok=True)
+    model = model_store.load(name, profile)
+    layers = matched_layers(models.n_layers(model), profile)
+    return neuron_activations(model, blocks, layers, folder, profile.batch_blocks)

@@ -12,7 +12,6 @@ import pandas as pd
 
 from lib.mppc.directions import Direction, summarise, with_null
 from lib.workbook import artifacts, retraining
-from lib.workbook.neurons import neuron_mppc
 from lib.workbook.profiles import Profile
 
 
@@ -42,7 +41,7 @@ def compare(comparison: Comparison, profile: Profile) -> tuple[Direction, Direct
     """Both directions of a comparison, with null and resamples; loads what is there and makes what is not."""
     c = comparison
     if c.neurons:
-        parts = list(neuron_mppc(c.a, c.b, profile).values())
+        parts = artifacts.neuron_mppc(c.a, c.b, profile)
     else:
         frames = artifacts.mppc(c.a, c.b, profile, c.seed_b)
         nulls = artifacts.mppc(c.a, c.b, profile, c.seed_b, null=True)

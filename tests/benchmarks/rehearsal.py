@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from lib.mppc import directions
-from lib.workbook import artifacts, comparisons, induction, model_store, neurons
+from lib.workbook import artifacts, comparisons, induction, model_store
 from lib.workbook.profiles import HOME, Profile, get_profile
 from lib.workbook.store import atomic_write
 
@@ -70,7 +70,7 @@ def stages(p: Profile) -> dict[str, Callable[[], object]]:
     for short in ("pythia", "mamba", "rwkv"):
         found[f"{short}: circuits"] = lambda name=names[short]: induction.path_effects(name, p)
     for c in (c for c in known if c.neurons):
-        found[f"{c.label}: MPPC, null, bootstrap"] = lambda c=c: neurons.neuron_mppc(c.a, c.b, p)
+        found[f"{c.label}: MPPC, null, bootstrap"] = lambda c=c: artifacts.neuron_mppc(c.a, c.b, p)
     return found
 
 
