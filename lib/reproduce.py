@@ -123,9 +123,7 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
 def write_report(profile: Profile, folder: Path) -> None:
     """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
     try:
-        from lib.workbook import (
-            report,  # here: its packages take a second to import, and --list and errors need none of them
-        )
+        from lib.workbook import report  # its packages take a second to import; --list and errors need none of them
 
         page = report.build(profile, folder)
     except Exception as error:  # whatever it is, the run is finished and its results are there

@@ -65,7 +65,7 @@ def stages(profile: Profile) -> list[Stage]:
 
 def _model(shape: Shape, profile: Profile) -> Iterator[Stage]:
     """Training, evaluating and reading the SAEs of one model."""
-    name, d_sae, l0 = shape.name.rpartition("/")[2], profile.expansion * shape.d_model, _l0(profile)
+    name, d_sae = shape.name.rpartition("/")[2], profile.expansion * shape.d_model
     seeds = len(profile.sae_seeds) if shape.name == profile.pythia else 1
     n_saes, weights, sae = seeds * shape.sae_layers, FLOAT * shape.parameters, sae_parameters(shape.d_model, profile)
     at_once = group_size(shape.sae_layers, shape.d_model, seeds, profile)
@@ -82,13 +82,14 @@ def _model(shape: Shape, profile: Profile) -> Iterator[Stage]:
     yield Stage(f"{name}: SAEs evaluated", weights + seeds * at_once * FLOAT * sae + logits, work=work)
     work = profile.mppc_tokens * (seeds * blocks + encoding)
     memory = reading + FLOAT * (shape.sae_layers * sae + 3 * CHUNK * d_sae)
-    disk = n_saes * feature_bytes(profile.mppc_tokens, l0, d_sae, profile.feature_dtype)
+    active = profile.target_l0 or L0_WITHOUT_TARGET
+    disk = n_saes * feature_bytes(profile.mppc_tokens, active, d_sae, profile.feature_dtype)
     yield Stage(f"{name}: features captured", memory, disk, work=work)
 
 
 def _matching(label: str, a: Shape, b: Shape, profile: Profile) -> Stage:
     """MPPC in both directions, its null, and 1,000 resamples of the documents."""
-    tokens, l0 = profile.mppc_tokens, _l0(profile)
+    tokens, l0 = profile.mppc_tokens, profile.target_l0 or L0_WITHOUT_TARGET
     work = 2 * SPARSE * tokens * l0**2 * a.sae_layers * b.sae_layers
     memory = tokens * l0 * (8 * a.sae_layers + 6) + tokens * l0 * 8
     features = [profile.expansion * shape.sae_layers * shape.d_model for shape in (a, b)]
@@ -112,10 +113,6 @@ def _circuits(shapes: list[Shape], profile: Profile) -> Stage:
     parameters = [shape.parameters for shape in shapes]
     work = CIRCUIT_PASSES * profile.circuit_samples * sum(lengths) * sum(parameters)
     return Stage("circuits", kept + FLOAT * max(parameters), work=work)
-
-
-def _l0(profile: Profile) -> float:
-    return profile.target_l0 or L0_WITHOUT_TARGET
 
 
 def _resampling(n_features: int) -> int:

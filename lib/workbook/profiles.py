@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lib.sae.config import TRAINED, SAEConfig, TrainableType
 
@@ -28,19 +28,15 @@ class LeftOut(ProfileError):
     """Something was asked of a model that the run is made without; one sentence says which, and by which setting."""
 
 
-class Role(BaseModel):
+class Role(BaseModel, frozen=True, extra="forbid"):
     """A model's part in the workbook."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     what: str = Field(description="what a sentence calls it, with its article")
     model: str | None = Field(None, description="folder in data/models, or hub id; none leaves it out")
 
 
-class Pair(BaseModel):
+class Pair(BaseModel, frozen=True, extra="forbid"):
     """A comparison of two models' features, or neurons."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     a: str = Field(description="a role")
     b: str = Field(description="another role, or the same with another SAE seed")
@@ -65,10 +61,8 @@ COMPARISONS = {
 }
 
 
-class Profile(BaseModel):
+class Profile(BaseModel, frozen=True, extra="forbid"):
     """One size of the workbook. Immutable; `get_profile` builds one, with overrides."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="name of the profile; figures go to figures/<name>")
     meaningful: bool = Field(True, description="False where the models have random weights")

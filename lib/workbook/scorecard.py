@@ -91,7 +91,7 @@ def _row(item: Item, profile: Profile) -> tuple[str, ...]:
             value = results.value(found, item.column, item.reduce)
             ours, interval = _shown(item, found, value), _interval(item, found)
             passed = TESTS[item.test](value, paper, float(item.tolerance or 0))
-            holds = {"": ""}.get(item.test, "yes" if passed else "no")
+            holds = ("yes" if passed else "no") if item.test else ""
             mark, why = verdict(item, value, passed, profile)
         except Missing as error:
             mark, why = NOT_RUN, f"{error} Run `python -m lib.reproduce --only {place.notebook[:2]}`."
@@ -139,8 +139,7 @@ def weakness_of_judge(aspect: str, profile: Profile) -> str:
 
 def limited(name: str, profile: Profile) -> tuple[str, str]:
     """The verdict on a test that failed, by the experiment of a limit: what it gave, and what would have refuted it."""
-    table = pd.read_csv(LIMITS, keep_default_na=False).set_index("id")
-    limit = table.loc[name]
+    limit = pd.read_csv(LIMITS, keep_default_na=False).set_index("id").loc[name]
     try:
         measured = results.value(results.rows(limit["table"], limit["where"], profile), limit["column"])
     except Missing as error:

@@ -156,10 +156,8 @@ class Side:
         """The layers that are compared."""
         if self.given:
             return [sae.info.layer for sae in self.saes_given[0]]
-        n = models.n_layers(self.model)
-        if self.request.layers is None:
-            return at_depths(n)
-        return sorted(self.request.layers)
+        chosen = self.request.layers
+        return at_depths(models.n_layers(self.model)) if chosen is None else sorted(chosen)
 
 
 def at_depths(n: int) -> list[int]:
@@ -320,12 +318,12 @@ class Comparison:
 
     def about(self) -> dict[str, Any]:
         """What the run was made of, for `run.json`."""
-        sides = {"a": self.a, "b": self.b}
-        found = {key: side.fields | {"layers": side.layers, "context": side.context} | side.origin for key, side in
-                 sides.items()}  # fmt: skip
-        paired = dict(zip(("a", "b"), (round(share, 4) for share in self.blocks.shares), strict=True))
-        return {"request": asdict(self.request), **found, "text": self.text.digest, "share of tokens paired": paired,
-                "positions": self.blocks.a.n_positions}  # fmt: skip
+        a, b = (s.fields | {"layers": s.layers, "context": s.context} | s.origin for s in (self.a, self.b))
+        paired = {side: round(share, 4) for side, share in zip("ab", self.blocks.shares, strict=True)}
+        return {
+            "request": asdict(self.request), "a": a, "b": b, "text": self.text.digest,
+            "share of tokens paired": paired, "positions": self.blocks.a.n_positions,
+        }  # fmt: skip
 
 
 def of_profile(a: str, b: str, profile: Profile, saes_a: Sequence[str] = (), saes_b: Sequence[str] = ()) -> Comparison:
