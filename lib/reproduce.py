@@ -16,7 +16,7 @@ packages.require()  # before an import that ends in a traceback
 import typer
 from rich.console import Console
 
-from lib.models.hub import ModelNotFound
+from lib.models.hub import ModelNotFound, TextNotFound
 from lib.models.machine import measured_rate
 from lib.workbook import checks, kernels, model_store, plan as planning
 from lib.workbook.checks import CannotRun
@@ -76,7 +76,7 @@ def main(
             return _check(size)
         checks.check_packages()
         if plan:
-            return show_plan(size)
+            return planning.show(size, measured_rate(model_store.device_of(size)), Console(width=120))
         kernels.prepare()
         for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
             requirement(size)
@@ -92,7 +92,7 @@ def main(
             for path in notebooks:
                 refresh_notebook(size.figures_dir / "notebooks" / path.name, path)
         write_report(size, folder)
-    except (CannotRun, ProfileError) as error:
+    except (CannotRun, ProfileError, ModelNotFound, TextNotFound) as error:
         raise _stop(str(error), 2)
     except (NotebookFailed, NoReport) as error:
         raise _stop(str(error), 1)
@@ -152,14 +152,6 @@ def overrides_for(profile: Profile, settings: Sequence[str]) -> dict[str, str]:
         field: str(getattr(profile, field).resolve()) for field in ("cache_dir", "figures") if field in overrides
     }
     return overrides | folders
-
-
-def show_plan(profile: Profile) -> None:
-    """Print what a run takes, by the speed of one product on this machine; runs nothing else."""
-    try:
-        planning.show(profile, measured_rate(model_store.device_of(profile)), Console(width=120))
-    except ModelNotFound as error:
-        raise CannotRun(str(error)) from None
 
 
 def _check(profile: Profile) -> None:

@@ -191,7 +191,7 @@ from lib.workbook.profiles import get_profile
 profile = get_profile("laptop", device="cpu", context_length=16, cache_dir=os.environ["HF_HOME"] + "/c")
 try:
     checks.check_hub(profile)
-except checks.CannotRun as error:
+except (checks.CannotRun, hub.ModelNotFound, hub.TextNotFound) as error:
     sys.exit(f"cannot run: {error}")
 """
 LINES = CHECK + "print(*origins.lines(profile), sep='\\n')\n"
@@ -432,7 +432,7 @@ def test_a_pickle_of_something_else_is_refused_in_one_sentence(
     repositories[RWKV].commits[OTHER] = repositories[RWKV].commits[OTHER] | {
         hub.PICKLE: (tmp_path / "x.bin").read_bytes()
     }
-    with pytest.raises(CannotRun, match=said) as caught:
+    with pytest.raises(hub.ModelNotFound, match=said) as caught:
         checks.check_hub(laptop(tmp_path))
     assert str(caught.value).startswith(f"cannot load {RWKV}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists() and not list(tmp_path.glob("artifacts/**/*.safetensors"))

@@ -232,8 +232,7 @@ def mppc(
     """
     fields = pair_fields(a, b, profile, seed_b) | {"null": null}
     folder = Store(profile.cache_dir).get("mppc", fields, partial(_correlate, a, b, profile, seed_b, null))
-    to_b, to_a = (pd.read_parquet(folder / f"{way}.parquet") for way in WAYS)
-    return to_b, to_a
+    return pd.read_parquet(folder / "a_to_b.parquet"), pd.read_parquet(folder / "b_to_a.parquet")
 
 
 def mppc_by_match_layer(a: str, b: str, profile: Profile, seed_b: int | None = None) -> np.ndarray:

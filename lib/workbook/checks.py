@@ -50,16 +50,16 @@ def check_packages(requirements: Path = packages.REQUIREMENTS) -> None:
 
 
 def check_room(profile: Profile) -> None:
-    """Raise `CannotRun` where nothing can be written, or not half of the planned disk or memory is there."""
+    """Raise `CannotRun` where nothing can be written, or not half of the planned disk or memory is there.
+
+    Raises `ModelNotFound` for a model whose size is not known.
+    """
     for folder in (profile.cache_dir, profile.figures_dir):
         if not writable(folder):
             raise CannotRun(
                 f"{folder} cannot be written to; allow it, or choose another cache folder with --set cache_dir=FOLDER."
             )
-    try:
-        takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
-    except hub.ModelNotFound as error:
-        raise CannotRun(str(error)) from None
+    takes, has = plan.needed(plan.stages(profile)), plan.available(profile)
     needs = f"profile {profile.name!r} needs at least"
     if has.disk < takes.disk / 2:
         raise CannotRun(
@@ -74,7 +74,10 @@ def check_room(profile: Profile) -> None:
 
 
 def check_hub(profile: Profile) -> None:
-    """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be."""
+    """Fetch and record what comes from the hub; raise `CannotRun`, naming all that is missing, where that cannot be.
+
+    Raises `ModelNotFound` or `TextNotFound` where the hub answers and does not give what is asked for.
+    """
     names = [name for name in model_store.hub_names(profile) if not origins.is_here(name, profile)]
     text = profile.corpus == "openwebtext" and not origins.cached_text(profile)
     if (names or text) and (why := hub.unreachable()):
@@ -83,22 +86,16 @@ def check_hub(profile: Profile) -> None:
         raise CannotRun(f"not in {hub.CACHE}: {', '.join(lacking)}; and {why}. With a network, run{commands}")
     if text:
         print(f"{hub.OPENWEBTEXT} is streamed as it is read, {texts.gigabytes_streamed(profile):.1f} GB at most.")
-    try:
-        for name in model_store.hub_names(profile):
-            origins.model_folder(name, profile)
-        if profile.corpus == "openwebtext":
-            origins.text_revision(profile)
-    except (hub.ModelNotFound, hub.TextNotFound) as error:
-        raise CannotRun(str(error)) from None
+    for name in model_store.hub_names(profile):
+        origins.model_folder(name, profile)
+    if profile.corpus == "openwebtext":
+        origins.text_revision(profile)
 
 
 def check_tokenizers(profile: Profile) -> None:
-    """Raise `ProfileError`, in one sentence, where a model was trained with another tokenizer than the text's."""
-    try:
-        for name in profile.circuit_models:
-            model_store.require_tokenizer(name, profile)
-    except hub.ModelNotFound as error:
-        raise CannotRun(str(error)) from None
+    """Raise what `model_store.require_tokenizer` does: `ProfileError` where a model was trained with another one."""
+    for name in profile.circuit_models:
+        model_store.require_tokenizer(name, profile)
 
 
 # ------------------------------------------------------------------------------------------- for reading
