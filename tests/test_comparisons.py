@@ -11,7 +11,7 @@ from lib.mppc import directions
 from lib.mppc.depth import depth_map, depth_ridge, depth_slope, relative_depths
 from lib.mppc.directions import Direction
 from lib.workbook import comparisons, controls, model_store, retraining, texts
-from lib.workbook.profiles import Pair, Role
+from lib.workbook.profiles import Pair
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,9 @@ def test_every_comparison_has_both_directions_with_null_and_resamples(smoke, pai
 
 
 def test_a_fifth_model_and_a_sixth_comparison_are_data(smoke, tmp_path):
-    wider = Role(what="a second Mamba", model="smoke-mamba")
     pair = Pair(a="mamba", b="other", label="Mamba → Mamba, again")
     more = smoke.model_copy(
-        update={"roles": smoke.roles | {"other": wider}, "comparisons": smoke.comparisons | {"both": pair}}
+        update={"roles": smoke.roles | {"other": "smoke-mamba"}, "comparisons": smoke.comparisons | {"both": pair}}
     )
     known = comparisons.comparisons(more)
     assert list(known) == [*comparisons.comparisons(smoke), "both"] and more.other == "smoke-mamba"

@@ -23,7 +23,7 @@ from lib.mppc.features import SparseFeatures, feature_statistics, rolled
 from lib.spaces import semantic
 from lib.workbook import artifacts, induction, outputs
 from lib.workbook.notebooks import find_notebooks
-from lib.workbook.profiles import HOME, LeftOut
+from lib.workbook.profiles import HOME, PARTS, LeftOut
 from tests.course import SOLUTION
 
 HEADING = re.compile(r"^### Exercise (\d\d\.\d) \((easy|medium|hard), (\d+) minutes\)$", re.M)
@@ -327,7 +327,7 @@ def test_an_exercise_needs_the_models_that_it_names_and_no_others(name, smoke):
         without = smoke.changed(**{role: None})
         if without.lacking(exercise.needs):
             for answer in (None, 1.0):
-                said = f"left out: this run was made without {smoke.roles[role].what} ({role}=none)."
+                said = f"left out: this run was made without {PARTS[role]} ({role}=none)."
                 assert exercises.verdict(name, answer, without) == said
             with pytest.raises((LeftOut, KeyError)):  # no such model, or no such column
                 exercise.right(without)

@@ -30,7 +30,7 @@ def comparisons(profile: Profile) -> dict[str, Comparison]:
     """All that there are models for, by a short name."""
     found = {}
     for name, pair in profile.comparisons.items():
-        a, b = (profile.roles[role].model for role in (pair.a, pair.b))
+        a, b = (profile.roles[role] for role in (pair.a, pair.b))
         seed_b = profile.sae_seeds[-1] if pair.other_sae_seed else None
         if a and b:
             found[name] = Comparison(pair.label, a, b, seed_b, neurons=pair.of == "neurons")

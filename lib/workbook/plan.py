@@ -56,7 +56,7 @@ def stages(profile: Profile) -> list[Stage]:
     shapes = {name: shape_of(name, profile) for name in profile.model_names}
     found = [stage for shape in shapes.values() for stage in _model(shape, profile)]
     for pair in profile.comparisons.values():
-        a, b = (profile.roles[role].model for role in (pair.a, pair.b))
+        a, b = (profile.roles[role] for role in (pair.a, pair.b))
         if a and b:
             made = _neurons if pair.of == "neurons" else _matching
             found.append(made(pair.label, shapes[a], shapes[b], profile))

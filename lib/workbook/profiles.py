@@ -28,13 +28,6 @@ class LeftOut(ProfileError):
     """Something was asked of a model that the run is made without; one sentence says which, and by which setting."""
 
 
-class Role(BaseModel, frozen=True, extra="forbid"):
-    """A model's part in the workbook."""
-
-    what: str = Field(description="what a sentence calls it, with its article")
-    model: str | None = Field(None, description="folder in data/models, or hub id; none leaves it out")
-
-
 class Pair(BaseModel, frozen=True, extra="forbid"):
     """A comparison of two models' features, or neurons."""
 
@@ -45,7 +38,7 @@ class Pair(BaseModel, frozen=True, extra="forbid"):
     label: str = Field(description="what figures and tables call it")
 
 
-PARTS = {
+PARTS = {  # role → what a sentence calls its model
     "pythia": "the Transformer",
     "pythia_seed": "another seed of the Transformer",
     "mamba": "a Mamba",
@@ -87,8 +80,9 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
         None, ge=1, description="blocks a document may fill; the paper cuts it to 1, None keeps all of it"
     )
 
-    roles: dict[str, Role] = Field(
-        description="the models by their parts (a setting: mamba=NAME); others are compared with the first"
+    roles: dict[str, str | None] = Field(
+        description="the models by their parts (a setting: mamba=NAME); others are compared with the first. A model is "
+        "a folder in data/models or a hub id; none leaves it out"
     )
     more_models: tuple[str, ...] = Field(
         (), description="models beside those in the parts, whose abilities and circuits are measured: more seeds"
@@ -142,10 +136,10 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("roles")
     @classmethod
-    def _has_the_first(cls, roles: dict[str, Role]) -> dict[str, Role]:
+    def _has_the_first(cls, roles: dict[str, str | None]) -> dict[str, str | None]:
         first, *others = roles
-        if roles[first].model is None:
-            raise ValueError(f"every comparison starts from {roles[first].what}; only {', '.join(others)} can be none")
+        if roles[first] is None:
+            raise ValueError(f"every comparison starts from {PARTS[first]}; only {', '.join(others)} can be none")
         return roles
 
     @model_validator(mode="after")
@@ -167,7 +161,7 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
     def __getattr__(self, name: str) -> Any:
         """`profile.mamba` is the name of the model in that role, or None."""
         roles = self.__dict__.get("roles", {})
-        return roles[name].model if name in roles else super().__getattr__(name)
+        return roles[name] if name in roles else super().__getattr__(name)
 
     def __hash__(self) -> int:
         """Of all settings: equal profiles have equal ones."""
@@ -176,17 +170,16 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
     def changed(self, **settings: Any) -> Profile:
         """A copy with other settings, which are not checked again; a role takes the name of its model."""
         named = {role: settings.pop(role) for role in self.roles if role in settings}
-        return self.model_copy(update={"roles": _cast(self.roles, named)} | settings)
+        return self.model_copy(update={"roles": self.roles | named} | settings)
 
     def settings(self) -> dict[str, Any]:
         """All settings by name, with a role for the name of its model."""
-        models = {name: role.model for name, role in self.roles.items()}
-        return self.model_dump(exclude={"roles", "comparisons"}) | models
+        return self.model_dump(exclude={"roles", "comparisons"}) | self.roles
 
     @property
     def model_names(self) -> tuple[str, ...]:
         """All models that there are; a name stands twice where a setting gives two roles the same."""
-        return tuple(role.model for role in self.roles.values() if role.model)
+        return tuple(filter(None, self.roles.values()))
 
     @property
     def circuit_models(self) -> tuple[str, ...]:
@@ -203,7 +196,7 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
     @property
     def without(self) -> tuple[str, ...]:
         """Roles that are none: what needs such a model is left out of the run."""
-        return tuple(name for name, role in self.roles.items() if role.model is None)
+        return tuple(role for role, model in self.roles.items() if model is None)
 
     def lacking(self, needs: str) -> tuple[str, ...]:
         """The roles for want of which something is left out; none if nothing is wanting.
@@ -220,7 +213,7 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
     def left_out(self, roles: Sequence[str] | None = None) -> str:
         """The sentence that says what is left out for want of some models; by default of all that the run lacks."""
         roles = self.without if roles is None else roles
-        named = " and without ".join(f"{self.roles[role].what} ({role}=none)" for role in roles)
+        named = " and without ".join(f"{PARTS[role]} ({role}=none)" for role in roles)
         return f"left out: this run was made without {named}"
 
     def given(self, needs: str, make: Callable[[], Result]) -> Result | str:
@@ -234,16 +227,6 @@ class Profile(BaseModel, frozen=True, extra="forbid"):
         return self.figures / "-without-".join([_folder(self.name, self.models), *self.without])
 
 
-def _cast(roles: dict[str, Role], names: dict[str, str | None]) -> dict[str, Role]:
-    """The roles with other models in some of them."""
-    return roles | {role: roles[role].model_copy(update={"model": name}) for role, name in names.items()}
-
-
-def _roles(**names: str) -> dict[str, Role]:
-    """The paper's parts, with a model in each."""
-    return {part: Role(what=what, model=names[part]) for part, what in PARTS.items()}
-
-
 def _folder(name: str, models: str) -> str:
     return name if models == "pretrained" else f"{name}-{models}"
 
@@ -255,7 +238,7 @@ _LAPTOP = dict(
     corpus="openwebtext",
     context_length=1024,
     blocks_per_document=1,
-    roles=_roles(
+    roles=dict(
         pythia="EleutherAI/pythia-160m",
         pythia_seed="EleutherAI/pythia-160m-seed1",
         mamba="state-spaces/mamba-130m-hf",
@@ -268,7 +251,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         meaningful=False,
         corpus="docstrings",
         context_length=32,
-        roles=_roles(pythia="smoke-pythia", pythia_seed="smoke-pythia-seed1", mamba="smoke-mamba", rwkv="smoke-rwkv"),
+        roles=dict(pythia="smoke-pythia", pythia_seed="smoke-pythia-seed1", mamba="smoke-mamba", rwkv="smoke-rwkv"),
         more_models=("smoke-mamba-seed1",),
         expansion=4,
         target_l0=16,
@@ -286,7 +269,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "mini": dict(
         corpus="docstrings",
         context_length=256,
-        roles=_roles(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
+        roles=dict(pythia="mini-pythia", pythia_seed="mini-pythia-seed1", mamba="mini-mamba", rwkv="mini-rwkv"),
         more_models=("mini-pythia-half", "mini-mamba-seed1", "mini-rwkv-seed1"),
         expansion=16,
         target_l0=16,
@@ -348,7 +331,7 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
             raise ProfileError(f"unknown setting {field!r}{hint}; the settings are {', '.join(known)}.")
     models = settings.get("models", "pretrained")
     named = {role: settings.pop(role) for role in roles if role in settings}
-    settings = {"roles": _cast(roles, named)} | (RANDOM_MODELS if models == "random" else {}) | settings
+    settings = {"roles": roles | named} | (RANDOM_MODELS if models == "random" else {}) | settings
     cache_dir = DATA / "cache" / _folder(name, models)
     try:
         return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})

@@ -239,7 +239,7 @@ def _measured(profile: Profile, seeds: tuple[int, ...], seeds_of_others: tuple[i
     """A row per comparison, direction, layer and pair of SAEs; `seeds` are the Transformer's."""
     pairs = [p for p in profile.comparisons.values() if p.of == "features" and not {p.a, p.b} & set(profile.without)]
     roles = dict.fromkeys(role for pair in pairs for role in (pair.a, pair.b))
-    names = {role: profile.roles[role].model for role in roles}
+    names = {role: profile.roles[role] for role in roles}
     alone = {role: _alone(names[role], profile, seeds if role == pairs[0].a else seeds_of_others) for role in roles}
     return _kept("retrained", partial(_correlated, pairs, alone), alone, profile)
 
