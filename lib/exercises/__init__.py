@@ -52,7 +52,7 @@ def check(name: str, answer: Any, profile: Profile) -> None:
 
 
 def verdict(name: str, answer: Any, profile: Profile) -> str:
-    """What `check` says of it, `RIGHT` or more. Raises `ValueError` for an exercise that does not exist."""
+    """What `check` says of it: `RIGHT`, or what is missing. Raises `ValueError` for an exercise that does not exist."""
     if name not in known():
         raise ValueError(f"there is no exercise {name!r}; the exercises are {', '.join(known())}.")
     exercise = known()[name]
