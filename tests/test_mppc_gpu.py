@@ -15,16 +15,20 @@ from tests.test_mppc import TOLERANCE, adversarial, assert_exact, sparse
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture(params=["triton", "dense"])
-def on_device(request, monkeypatch):
-    """`max_pairwise_correlations` by one of the two ways, on the GPU if there is one."""
-    if request.param == "triton":
-        pytest.importorskip("triton", reason="Triton is made for Linux only")
-    way = {"triton": mppc_gpu.triton_best_matches, "dense": mppc_gpu.dense_best_matches}[request.param]
+@pytest.fixture
+def on_device(monkeypatch):
+    """`max_pairwise_correlations` by Triton, on the GPU if there is one."""
+    pytest.importorskip("triton", reason="Triton is made for Linux only")
     place = mppc_gpu.place
-    monkeypatch.setattr(mppc_gpu, "best_matches", way)
     monkeypatch.setattr(mppc_gpu, "place", lambda x, device, by_feature: place(x, DEVICE, by_feature))
     return lambda a, b: max_pairwise_correlations(sparse(*a), sparse(*b), device="cuda")
+
+
+def test_without_triton_a_gpu_s_matches_are_the_cpu_s(monkeypatch):
+    monkeypatch.setattr("lib.mppc.correlation.find_spec", lambda name: None)
+    a, b = sparse(adversarial(90, 3, 1)), sparse(adversarial(90, 60, 2))
+    for found, expected in zip(max_pairwise_correlations(a, b, device="cuda"), max_pairwise_correlations(a, b)):
+        np.testing.assert_array_equal(found.value, expected.value)
 
 
 def assert_like_cpu(found, a, b):
@@ -53,10 +57,7 @@ def test_ties_go_to_the_first_layer_and_feature(on_device):
 def test_work_is_cut_into_tiles_chunks_and_columns(on_device, monkeypatch):
     """Small limits, so that every loop turns more than once, with rows of B longer than one read."""
     monkeypatch.setattr(mppc_gpu, "L2_BYTES", 2 * 8 * 3 * 73)
-    monkeypatch.setattr(mppc_gpu, "TILE_BYTES", 8 * 90 * 5)
-    monkeypatch.setattr(mppc_gpu, "BLOCK", 32)
-    if mppc_gpu.find_spec("triton"):
-        monkeypatch.setattr("lib.mppc.triton_kernels.COLUMNS", 64)
+    monkeypatch.setattr("lib.mppc.triton_kernels.COLUMNS", 64)
     a, b = [adversarial(90, 3, 1)], [adversarial(90, 60, 2)]
     assert_like_cpu(on_device(a, b), a, b)
 

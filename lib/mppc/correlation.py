@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numba
@@ -88,7 +89,7 @@ def max_pairwise_correlations(
     feature of `b` and thread; never tokens by features, never features by features. Give the smaller model as `a`.
     Features that fire on more than half of the tokens count as firing on all. With a `shift`, b's tokens come so many
     later, and those that fall off the end first (the null); one layer more of `b` is in memory then.
-    On another `device` than the CPU: the same to 1e-6, by `lib.mppc.gpu`; all of `a` and two layers of `b` lie on it.
+    With a GPU as `device`, and Triton: the same to 1e-6, by `lib.mppc.gpu`; all of `a` and two layers of `b` lie on it.
 
     Raises ValueError for an empty sequence, differing numbers of tokens, activations that are not finite, or features
     that are known to be of different texts.
@@ -134,7 +135,7 @@ class _Engine(NamedTuple):
 
 
 def _engine(device: torch.device, threads: int) -> _Engine:
-    if device.type == "cpu":
+    if device.type != "cuda" or not find_spec("triton"):
         return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
     from lib.mppc import gpu  # where there is one: who computes on the CPU need not read it
 

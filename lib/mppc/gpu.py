@@ -1,6 +1,6 @@
-"""MPPC on a device: by Triton on a GPU, else by dense products in plain torch (on the CPU: `lib.mppc.sparse_pearson`).
+"""MPPC on a GPU, by Triton (on the CPU: `lib.mppc.sparse_pearson`).
 
-Both take what the CPU takes and find what it finds, to less than 1e-6 in a correlation: activations are scaled to norm
+It takes what the CPU takes and finds what it finds, to less than 1e-6 in a correlation: activations are scaled to norm
 at most √2 in float64 and rounded to float32 once. Sums are not float32: where one feature takes one value, equal
 terms are rounded the same way each time, and a few hundred of them lose 1e-6.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TypeVar
 
 import numpy as np
@@ -21,8 +20,6 @@ from torch import Tensor
 from lib.mppc.sparse_pearson import BestMatches, VaryingFeatures, transpose
 
 T = TypeVar("T")
-TILE_BYTES = 1 << 31  # of a tile of A over all tokens, where products are dense
-BLOCK = 1024  # tokens per dense product
 L2_SHARE = 0.5  # of the GPU's L2 cache for the sums of a tile: atomic adds that miss it are several times slower
 L2_BYTES = 32 << 20  # where the device does not say
 
@@ -74,24 +71,12 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-def uses_triton(device: str | torch.device) -> bool:
-    """Whether the device is a GPU that Triton is there for."""
-    return torch.device(device).type == "cuda" and find_spec("triton") is not None
-
-
 def best_matches(a: DeviceFeatures, b: DeviceFeatures) -> tuple[BestMatches, BestMatches]:
     """What `lib.mppc.sparse_pearson.best_matches` gives; `a` lies by feature, `b` by token, both on the same device.
 
-    Memory beside them: half of the L2 cache with Triton, else 2 GiB and 8 KiB per feature of `b`.
+    By sums of products where both fire, a tile of features of A at a time; the same bits in every run. Memory beside
+    them: half of the L2 cache.
     """
-    return (triton_best_matches if uses_triton(a.device) else dense_best_matches)(a, b)
-
-
-# ------------------------------------------------------------------------------------------- Triton
-
-
-def triton_best_matches(a: DeviceFeatures, b: DeviceFeatures) -> tuple[BestMatches, BestMatches]:
-    """By sums of products where both fire, a tile of features of A at a time; the same bits in every run."""
     from lib.mppc import triton_kernels as kernels
 
     n_a, n_b = len(a.kept), len(b.kept)
@@ -116,35 +101,3 @@ def _decode(keys: Int64[Tensor, "features"]) -> BestMatches:
     order, last = keys >> 32, 0x7FFFFFFF
     bits = torch.where(order < 0, order ^ last, order).int()
     return bits.view(torch.float32).cpu().numpy(), (last - (keys & last)).int().cpu().numpy()
-
-
-# -------------------------------------------------------------------------------------------- dense
-
-
-def dense_best_matches(a: DeviceFeatures, b: DeviceFeatures) -> tuple[BestMatches, BestMatches]:
-    """By dense float64 products of tiles of features of A with blocks of tokens of B."""
-    n_a, n_b, n_tokens = len(a.kept), len(b.kept), len(b.indptr) - 1
-    parts, value_b = [], torch.full((n_b,), -torch.inf, device=a.device)
-    match_b = torch.zeros(n_b, dtype=torch.int64, device=a.device)
-    rows = max(1, TILE_BYTES // (8 * n_tokens))
-    for first in range(0, n_a, rows):
-        tile = _dense(a, first, min(first + rows, n_a), n_tokens)
-        corr = -torch.outer(a.offset[first : first + rows], b.offset)
-        for t in range(0, n_tokens, BLOCK):
-            corr.addmm_(tile[:, t : t + BLOCK], _dense(b, t, min(t + BLOCK, n_tokens), n_b))
-        corr = corr.float()
-        parts.append(corr.max(1))  # the first of equal ones, as everywhere here
-        value, match = corr.max(0)
-        better = value > value_b
-        value_b, match_b = torch.where(better, value, value_b), torch.where(better, match + first, match_b)
-    pairs = (tuple(map(torch.cat, zip(*parts))), (value_b, match_b))
-    return tuple((value.cpu().numpy(), match.int().cpu().numpy()) for value, match in pairs)
-
-
-def _dense(x: DeviceFeatures, first: int, last: int, width: int) -> Float64[Tensor, "rows width"]:
-    """Some rows of a sparse matrix, with their zeros."""
-    indptr = x.indptr[first : last + 1]
-    part = slice(int(indptr[0]), int(indptr[-1]))
-    dense = torch.zeros(last - first, width, dtype=torch.float64, device=x.device)
-    dense[torch.repeat_interleave(indptr.diff()), x.indices[part].long()] = x.values[part].double()
-    return dense
