@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from lib.corpus import Blocks
-from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, run_to, shortened
-from lib.models.typical import typical_norms
+from lib.models.activations import FAR, ShuffleBuffer, iterate_activations, run_to, shortened, typical_norms
 from lib.workbook import model_store
 
 CONTEXT = 16

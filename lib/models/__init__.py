@@ -5,7 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post"],
+        "activations": ["ShuffleBuffer", "iterate_activations", "model_device", "resid_post", "typical_norms"],
         "devices": ["fast_dtype"],
         "families": [
             "Family",
@@ -20,6 +20,5 @@ __getattr__, __all__ = lazily(
         "hub": ["ModelNotFound"],
         "loading": ["convert_folder", "load", "quietly"],
         "measures": ["held_out_loss", "repeated_tokens"],
-        "typical": ["typical_norms"],
     },
 )

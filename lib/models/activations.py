@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from lib.models.devices import fast_products
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+log = logging.getLogger("workbook.activations")
 FAR = 10  # times the median norm: further out lies no ordinary token
+TYPICAL_POSITIONS = 4_096  # of a text, over which the median norm is taken
 Activations = dict[int, Float[Tensor, "positions d_model"]]  # by layer; a row is the same token in all
 
 
@@ -100,6 +103,25 @@ def shortened(x: Float[Tensor, "positions d_model"], typical: float) -> Float[Te
     """
     norms = x.norm(dim=1, keepdim=True)
     return torch.where(norms > FAR * typical, x * (typical / norms), x)
+
+
+def typical_norms(
+    model: TransformerBridge, blocks: Blocks, layers: Sequence[int], batch_blocks: int
+) -> dict[int, float]:
+    """Each layer's median norm of resid_post, over the first 4,096 positions of a text that count.
+
+    Says by a warning how many of them are more than ten times as long.
+    """
+    parts = list(iterate_activations(model, blocks.take(TYPICAL_POSITIONS), layers, batch_blocks))
+    norms = {layer: torch.cat([part[layer].norm(dim=1) for part in parts]) for layer in layers}
+    typical = {layer: float(found.median()) for layer, found in norms.items()}
+    far = max(float((found > FAR * typical[layer]).float().mean()) for layer, found in norms.items())
+    if far:
+        log.warning(
+            "At up to %.2g %% of its positions the residual stream of %s is over %d times as long as at the median: "
+            "there it is shortened to the median's length.", 100 * far, model.cfg.model_name, FAR,
+        )  # fmt: skip
+    return typical
 
 
 class ShuffleBuffer:

@@ -23,7 +23,7 @@ from lib import corpus, models
 from lib.documents import documents, read_text, shuffled
 from lib.interpret.snippets import TopPlaces, top_places
 from lib.models import activations, devices, hub, recipes
-from lib.models.typical import TYPICAL_POSITIONS, typical_norms
+from lib.models.activations import TYPICAL_POSITIONS, typical_norms
 from lib.mppc import uncertainty
 from lib.mppc.capture import capture_features
 from lib.mppc.directions import Direction, matched

@@ -16,8 +16,7 @@ import torch
 from lib.corpus import Blocks
 from lib.files import atomic_write
 from lib.interpret.snippets import pairs_with_snippets
-from lib.models.activations import iterate_activations
-from lib.models.typical import typical_norms
+from lib.models.activations import iterate_activations, typical_norms
 from lib.mppc.capture import ENCODED_AT_ONCE
 from lib.mppc.controls import fair_pools, varying
 from lib.mppc.directions import Direction, summarise
