@@ -73,7 +73,8 @@ def cross_scored(
     """
     chosen, scored = [], []
     for half in (0, 1):
-        here, there = ([_some(layers, group % 2 == side) for layers in (a, b)] for side in (half, 1 - half))
+        sides = (np.flatnonzero(group % 2 == side) for side in (half, 1 - half))
+        here, there = ([[reordered(layer, tokens) for layer in layers] for layers in (a, b)] for tokens in sides)
         frame = max_pairwise_correlation(*here, **options).to_frame()
         sums = matched_sums(*there, frame, np.zeros(there[0][0].n_tokens, np.int32))
         chosen.append(frame["mppc"].to_numpy(float))
@@ -111,14 +112,9 @@ def elsewhere(mask: Bool[ndarray, "blocks context"], seed: int) -> Int[ndarray, 
     return found
 
 
-def reordered(features: SparseFeatures, tokens: Int[ndarray, " n_tokens"]) -> SparseFeatures:
-    """The same features with their tokens in another order."""
+def reordered(features: SparseFeatures, tokens: Int[ndarray, " tokens"]) -> SparseFeatures:
+    """The same features with their tokens in another order, or with some of their tokens only."""
     return SparseFeatures.from_scipy(features.to_scipy()[tokens])
-
-
-def _some(layers: Sequence[SparseFeatures], tokens: Bool[ndarray, " n_tokens"]) -> list[SparseFeatures]:
-    """The tokens that are chosen, in their order."""
-    return [SparseFeatures.from_scipy(layer.to_scipy()[tokens]) for layer in layers]
 
 
 def pairwise_mcc(
@@ -163,17 +159,14 @@ def side_by_side(summary: pd.DataFrame, pools: pd.DataFrame, halves: pd.DataFram
     mean_equal and spread, `halves` scored. `low` and `high` are the 95 % interval of the paper's way, one standard
     deviation between random pools, and the mean itself for the halves.
     """
-    forward, parts = summary[summary["direction"] == "forward"], []
-    parts.append(forward[["comparison", "mean", "low", "high"]].assign(measure=PAPERS_WAY))
+    parts = [summary[summary["direction"] == "forward"].assign(measure=PAPERS_WAY)]
     of_size = pools[pools["direction"] == "forward"].groupby("size", sort=False)
     for size, rows in sorted(of_size, key=lambda group: -group[0]):
         mean, spread = rows["mean_equal"], rows["spread"]
-        drawn = pd.DataFrame(
-            {"comparison": rows["comparison"], "mean": mean, "low": mean - spread, "high": mean + spread}
-        )
+        drawn = rows.assign(mean=mean, low=mean - spread, high=mean + spread)
         parts.append(drawn.assign(measure=f"{size:,} candidates for all"))
     scored = halves["scored"]
-    rows = pd.DataFrame({"comparison": halves["comparison"], "mean": scored, "low": scored, "high": scored})
+    rows = halves.assign(mean=scored, low=scored, high=scored)
     parts.append(rows.assign(measure="chosen on one half, scored on the other"))
     return pd.concat(parts, ignore_index=True)[["comparison", "measure", "mean", "low", "high"]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -92,10 +92,8 @@ class SparseFeatures:
         return cls(indptr, indices, values[there], tuple(dense.shape))
 
     def head(self, n_tokens: int) -> SparseFeatures:
-        """The first `n_tokens` tokens, without a copy."""
-        end = self.indptr[n_tokens]
-        shape = (n_tokens, self.d_sae)
-        return SparseFeatures(self.indptr[: n_tokens + 1], self.indices[:end], self.stored[:end], shape, self.text)
+        """The first `n_tokens` tokens, and the text that they are of; the entries are not copied."""
+        return replace(self.rows(0, n_tokens), text=self.text)
 
     def rows(self, start: int, stop: int) -> SparseFeatures:
         """The tokens from `start` to `stop`; the entries are not copied."""
