@@ -416,25 +416,21 @@ _hf_scan = modeling_mamba.mamba_selective_scan
 _hf_conv = modeling_mamba.causal_conv1d_fn
 
 
-def _mamba_selective_scan(u, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **kwargs):
+def _mamba_selective_scan(u, dt, A, B, C, *, D, z, delta_bias, **kwargs):
+    """Of its options the mixers set `delta_softplus` always."""
     if u.device.type != "cpu" or kwargs.get("return_last_state") or u.shape[1] % _CHUNK:
-        return _hf_scan(u, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, **kwargs)
-    whole = delta_softplus and D is not None and z is not None and delta_bias is not None
+        return _hf_scan(u, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **kwargs)
     # Where a rounded result will do (`fast_products`): exact runs give the same bits with gradients and without.
-    if whole and torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
+    if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
         u, low, B, C, z = (x.transpose(1, 2).float() for x in (u, dt, B, C, z))
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         arrays = (u.contiguous(), low.contiguous(), delta_bias, A.T.contiguous(), B, C, D, z, y)
         _gated_scan(*(x.detach().numpy() for x in arrays))
         return y.transpose(1, 2)
-    step = dt.transpose(1, 2).float()
-    step = step if delta_bias is None else step + delta_bias
-    step = F.softplus(step) if delta_softplus else step
+    step = F.softplus(dt.transpose(1, 2).float() + delta_bias)
     u = u.transpose(1, 2)
-    y = selective_scan(u, step, A, B.transpose(1, 2), C.transpose(1, 2))
-    y = y if D is None else y + u * D
-    y = y if z is None else y * F.silu(z.transpose(1, 2))
-    return y.transpose(1, 2)
+    y = selective_scan(u, step, A, B.transpose(1, 2), C.transpose(1, 2)) + u * D
+    return (y * F.silu(z.transpose(1, 2))).transpose(1, 2)
 
 
 def _causal_conv1d_fn(x, weight, bias=None, activation=None, **kwargs):
