@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -47,13 +47,18 @@ def batches_of(blocks: Blocks, batch_blocks: int, device: torch.device) -> Itera
         yield tokens.to(device), torch.from_numpy(mask[:, :width]).to(device)
 
 
+def stop(value: Tensor, hook: object) -> NoReturn:
+    """A hook that ends the forward pass, which then returns what passes here."""
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    raise StopAtLayerException(value)
+
+
 @torch.no_grad()
 def values_at(
     model: TransformerBridge, tokens: Int[Tensor, "blocks context"], hooks: Sequence[str], last: int
 ) -> dict[str, Tensor]:
     """What passes these hooks; the forward pass ends with block `last`, before the unembedding."""
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Tensor, object], None]:
@@ -61,9 +66,6 @@ def values_at(
             found[name] = value.detach()
 
         return hook
-
-    def stop(value: Tensor, hook: object) -> None:
-        raise StopAtLayerException(value)
 
     watched = [(name, keep(name)) for name in hooks]
     model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*watched, (resid_post(last), stop)])

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lib.corpus import Blocks
 from lib.models import resid_post
-from lib.models.activations import batches_of, iterate_activations, model_device
+from lib.models.activations import batches_of, iterate_activations, model_device, stop
 from lib.models.devices import fast_products
 from lib.sae.autoencoder import SAE
 
@@ -158,15 +158,10 @@ def _last_stream(
     Products run in bfloat16 where that is faster (`fast_products`), in all passes alike. The unembedding is not among
     them: logits that were rounded would move the cross-entropy by a thousandth.
     """
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
     def splice(value: Tensor, hook: object) -> Tensor:
         value = value.clone()
         value[mask] = replace(value[mask].float()).to(value.dtype)
         return value
-
-    def stop(value: Tensor, hook: object) -> None:
-        raise StopAtLayerException(value)
 
     spliced = [(resid_post(layer), splice)] if replace else []
     with fast_products(model_device(model)):
