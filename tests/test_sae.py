@@ -124,7 +124,7 @@ def test_sparse_step_is_autograd_s_in_float64(bf16):
     """After one step Adam's first moment is a tenth of the gradient, and the weights show Adam itself."""
     x = torch.randn(500, D_MODEL, generator=torch.Generator().manual_seed(3))
     ours, reference = trainee(), trainee(torch.float64)
-    sparse = SparseStep(512, D_MODEL, D_SAE, bf16=bf16)
+    sparse = SparseStep(500, D_MODEL, D_SAE, bf16=bf16)
     for l1 in (2.0, 3.0):
         stats = sparse(ours.sae, ours.adam, x, l1)
         expected = dense_step(reference.sae, reference.adam, x.double(), l1)

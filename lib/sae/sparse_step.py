@@ -14,7 +14,7 @@ every active pre-activation is computed again in float32.
 from __future__ import annotations
 
 import math
-from functools import lru_cache, partial
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -196,24 +196,14 @@ class _Rows:
         return np.float32(rate), np.float32(1 / math.sqrt(1 - BETA2**self.done))
 
 
-class _Batch:
-    """Scratch memory for `n` tokens: the product's input and output, and each part's share of x̂ − x."""
-
-    def __init__(self, n: int, d_model: int, n_parts: int, dtype: torch.dtype, tile: int) -> None:
-        self.x = torch.empty(n, d_model, dtype=dtype)
-        self.x_T = self.x.T
-        self.pre = torch.empty(tile, n, dtype=dtype)
-        self.bits = self.pre.view(torch.uint16 if dtype is torch.bfloat16 else torch.uint32).numpy()
-        self.residual = np.empty((n_parts, n, d_model), np.float32)
-
-
 class SparseStep:
     """The same step as `lib.sae.dense_step.dense_step`, for standard float32 SAEs on the CPU; holds the scratch memory.
 
     Scratch: a tile of the product and, for each thread, x̂ − x; and batch_size · d_sae · 8 bytes of address space,
     of which only what active features need is ever touched.
-    One instance serves any number of SAEs of one size, one after the other. Instances that are not `parallel` take one
-    thread each and may run at the same time: the better way where there are as many SAEs as threads.
+    One instance serves any number of SAEs of one size, one after the other, on batches of one size. Instances that are
+    not `parallel` take one thread each and may run at the same time: the better way where there are as many SAEs as
+    threads.
     """
 
     def __init__(
@@ -234,7 +224,10 @@ class SparseStep:
         self.sums = np.empty((n_parts, 3))
         self.rows_of = partial(_Rows, dtype=dtype, tile=tile)
         self.known: WeakKeyDictionary[nn.Module, _Rows] = WeakKeyDictionary()
-        self.batch_of = lru_cache(1)(partial(_Batch, d_model=d_model, n_parts=n_parts, dtype=dtype, tile=tile))
+        self.x = torch.empty(batch_size, d_model, dtype=dtype)  # the product's input, its output, and that one's bits
+        self.pre = torch.empty(tile, batch_size, dtype=dtype)
+        self.bits = self.pre.view(torch.uint16 if dtype is torch.bfloat16 else torch.uint32).numpy()
+        self.residual = np.empty((n_parts, batch_size, d_model), np.float32)  # each part's share of x̂ − x
 
     def __call__(
         self, sae: nn.Module, adam: torch.optim.Adam, x: Float[Tensor, "batch d_model"], l1: float
@@ -243,17 +236,17 @@ class SparseStep:
         rows = self.known.get(sae)
         if rows is None or rows.adam is not adam or rows.done != rows.counts[0]:  # another kind of step ran since
             rows = self.known[sae] = self.rows_of(sae, adam)
-        batch, x_rows, place, first = self.batch_of(len(x)), x.numpy(), self.places.copy(), 0
-        batch.x.copy_(x)
+        x_rows, place, first = x.numpy(), self.places.copy(), 0
+        self.x.copy_(x)
         for encoder in rows.tiles:
             n = len(encoder)
-            torch.mm(encoder, batch.x_T, out=batch.pre[:n])
+            torch.mm(encoder, self.x.T, out=self.pre[:n])
             self.forward(
-                batch.bits[:n], self.shift, self.margin, first, x_rows, rows.weights, self.token, self.f, place,
-                self.start, batch.residual,
+                self.bits[:n], self.shift, self.margin, first, x_rows, rows.weights, self.token, self.f, place,
+                self.start, self.residual,
             )  # fmt: skip
             first += n
-        residual = batch.residual[0] if len(place) == 1 else torch.from_numpy(batch.residual).sum(0).numpy()
+        residual = self.residual[0] if len(place) == 1 else torch.from_numpy(self.residual).sum(0).numpy()
         self.update(
             self.start, self.token, self.f, x_rows, residual, rows.norms, np.float32(l1), *rows.count_step(),
             rows.weights, rows.m, rows.v, rows.low, self.sums,

@@ -104,11 +104,6 @@ class _Trainee:
         self.scale = self.variance = 0.0
         self.l1, self.l0 = config.l1_coefficient, math.inf
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether few enough features are active for the sparse step to be the faster one."""
-        return self.l0 < SPARSE_SHARE * self.sae.d_sae
-
     def measure(self, x: Float[Tensor, "tokens d_model"]) -> None:
         """Take the scale, and the variance that explained_variance is relative to, from the first activations."""
         self.scale = math.sqrt(x.shape[1]) / float(x.norm(dim=1).mean())
@@ -122,7 +117,7 @@ class _Trainee:
         rise = min(1, (step + 1) / (self.config.warmup * steps + 1))
         fall = min(1, (steps - step) / (self.config.decay * steps + 1))
         self.adam.param_groups[0]["lr"] = self.config.learning_rate * rise * fall
-        take = sparse if sparse and self.is_sparse else self.dense
+        take = sparse if sparse and self.l0 < SPARSE_SHARE * self.sae.d_sae else self.dense
         stats = take(self.sae, self.adam, x, self.l1 * rise)
         self.l0 = stats.l0
         target = self.config.target_l0
