@@ -92,25 +92,19 @@ def _spliced_losses(
     """Cross-entropy of the model, with x̂ and with x̄ spliced in, for each SAE."""
     blocks_of_model = [block.original_component for block in model.blocks]
     batch_blocks = max(1, min(batch_blocks, _PASS // blocks.mask.shape[1]))
-    beginnings, kind_of_block = _beginnings(blocks)
-    alike = 2 * len(beginnings) <= len(blocks)
-    replaced = [(sae.info.layer, sae) for sae in saes]
-    replaced += [] if alike else [(layer, mean.expand_as) for layer, mean in means.items()]
-    n, clean, losses = 0, 0.0, [0.0] * len(replaced)
+    n, clean, losses = 0, 0.0, [0.0] * len(saes)
     batches = batches_of(blocks, batch_blocks, model_device(model))
     for tokens, mask in tqdm(batches, "SAEs: cross-entropy", -(-len(blocks) // batch_blocks), mininterval=5):
         n += int((mask[:, :-1] & mask[:, 1:]).sum())
         kept: list[Any] = []  # what each block gives, in its family's own form
         with _acting(blocks_of_model, [partial(_keep, block.forward, kept) for block in blocks_of_model]):
             clean += _loss(model, _last_stream(model, tokens), tokens, mask)
-        for k, (layer, replace) in enumerate(replaced):
+        for k, sae in enumerate(saes):
+            layer = sae.info.layer
             # The blocks up to the layer give what they gave, so a pass costs only what comes after them.
             with _acting(blocks_of_model, [partial(_give, output) for output in kept[: layer + 1]]):
-                losses[k] += _loss(model, _last_stream(model, tokens, mask, layer, replace), tokens, mask)
-    if alike:
-        of_mean = _mean_losses(model, means, blocks, beginnings, kind_of_block, batch_blocks)
-    else:
-        of_mean = dict(zip(means, losses[len(saes) :], strict=True))
+                losses[k] += _loss(model, _last_stream(model, tokens, mask, layer, sae), tokens, mask)
+    of_mean = _mean_losses(model, means, blocks, batch_blocks)
     return [(clean / n, loss / n, of_mean[sae.info.layer] / n) for sae, loss in zip(saes, losses)]
 
 
@@ -129,11 +123,11 @@ def _beginnings(blocks: Blocks) -> tuple[Blocks, Int[np.ndarray, " blocks"]]:
 
 
 def _mean_losses(
-    model: TransformerBridge, means: dict[int, Tensor], blocks: Blocks, beginnings: Blocks,
-    kind_of_block: Int[np.ndarray, " blocks"], batch_blocks: int,
-) -> dict[int, float]:  # fmt: skip
+    model: TransformerBridge, means: dict[int, Tensor], blocks: Blocks, batch_blocks: int
+) -> dict[int, float]:
     """Summed cross-entropy with x̄ spliced in, by layer; each beginning (`_beginnings`) is read once."""
     device = model_device(model)
+    beginnings, kind_of_block = _beginnings(blocks)
     counted, losses = blocks.mask[:, :-1] & blocks.mask[:, 1:], dict.fromkeys(means, 0.0)
     for layer, mean in means.items():
         batches = batches_of(beginnings, batch_blocks, device)
