@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -96,13 +95,13 @@ def max_pairwise_correlations(
     """
     _check_tokens(a, b)
     to_b, to_a = (MaxCorrelation.undefined([layer.shape[1] for layer in side]) for side in (a, b))
-    engine = _engine(torch.device(device), threads or numba.get_num_threads())
-    transposed = [engine.by_feature(varying_features(_features(layer))) for layer in a]
-    layers_b = engine.in_turn(engine.by_token(varying_features(rolled(_features(layer), shift))) for layer in b)
+    by_feature, by_token, in_turn, matches = _engine(torch.device(device), threads or numba.get_num_threads())
+    transposed = [by_feature(varying_features(_features(layer))) for layer in a]
+    layers_b = in_turn(by_token(varying_features(rolled(_features(layer), shift))) for layer in b)
     for layer_b, rows in enumerate(tqdm(layers_b, "MPPC, layers of b", len(b), disable=not progress)):
         for layer_a, columns in enumerate(transposed):
             if len(rows.kept) and len(columns.kept):
-                (value_a, match_a), (value_b, match_b) = engine.best_matches(columns, rows)
+                (value_a, match_a), (value_b, match_b) = matches(columns, rows)
                 to_b.improve(to_b.offsets[layer_a] + columns.kept, value_a, layer_b, rows.kept[match_a])
                 to_a.improve(to_a.offsets[layer_b] + rows.kept, value_b, layer_a, columns.kept[match_b])
     return to_b, to_a
@@ -125,22 +124,14 @@ def merge_tiles(
     return whole
 
 
-class _Engine(NamedTuple):
-    """What makes layers ready on a device, and matches two of them."""
-
-    by_feature: Callable
-    by_token: Callable
-    in_turn: Callable[[Iterator], Iterator]
-    best_matches: Callable
-
-
-def _engine(device: torch.device, threads: int) -> _Engine:
+def _engine(device: torch.device, threads: int) -> tuple[Callable, Callable, Callable, Callable]:
+    """What makes layers of `a` and of `b` ready on a device, gives those of `b` in turn, and matches two of them."""
     if device.type != "cuda" or not find_spec("triton"):
-        return _Engine(transpose, lambda layer: layer, iter, partial(best_matches, threads=threads))
+        return transpose, lambda layer: layer, iter, partial(best_matches, threads=threads)
     from lib.mppc import gpu  # where there is one: who computes on the CPU need not read it
 
     by_feature, by_token = (partial(gpu.place, device=device, by_feature=side) for side in (True, False))
-    return _Engine(by_feature, by_token, gpu.ahead, gpu.best_matches)  # `ahead`: the CPU makes the next layer ready
+    return by_feature, by_token, gpu.ahead, gpu.best_matches  # `ahead`: the CPU makes the next layer ready
 
 
 def _features(layer: Sparse) -> SparseFeatures:
