@@ -99,7 +99,7 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
     """
     if found := cached_model(name, needed, revision):
         return found
-    log.warning("%s", announcement([name]))
+    log.warning("%s", announcement(name))
     fetch = functools.partial(HfApi().snapshot_download, name, cache_dir=CACHE)
     with _failures_said(name, revision):
         folder = Path(fetch(revision=revision or revision_of(name), allow_patterns=WANTED))
@@ -123,7 +123,7 @@ def fetch_files(name: str, files: Sequence[str], revision: str | None = None) ->
     """
     if found := cached_model(name, tuple(files), revision):
         return found
-    log.warning("%s", announcement([name]))
+    log.warning("%s", announcement(name))
     commit = revision or revision_of(name)
     snapshots = _repository(name, "model") / "snapshots"
     with _failures_said(name, revision, files):
@@ -216,15 +216,14 @@ def unreachable() -> str | None:
     return None
 
 
-def announcement(names: list[str]) -> str:
-    """What downloading these models will take, in one sentence; sizes of unknown models are not guessed."""
-    sizes = facts().gigabytes_at_most.reindex(names)
+def announcement(name: str) -> str:
+    """What downloading a model will take, in one sentence; the size of an unknown model is not guessed."""
+    size = facts().gigabytes_at_most.get(name, 0)
     existing = next(folder for folder in (CACHE, *CACHE.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free / 1e9
-    each = ", ".join(f"{name} ({size:.2f} GB at most)" if size == size else name for name, size in sizes.items())
-    seconds = sizes.sum() * 1000 / MEGABYTES_PER_SECOND
-    how_long = f", in all {sizes.sum():.1f} GB, {seconds:.0f} s at {MEGABYTES_PER_SECOND} MB/s" if seconds else ""
-    return f"Downloading {each}{how_long}, into {CACHE}, which has {free:.0f} GB free."
+    how_long = f"in all {size:.1f} GB, {size * 1000 / MEGABYTES_PER_SECOND:.0f} s at {MEGABYTES_PER_SECOND} MB/s"
+    size_and_time = f" ({size:.2f} GB at most), {how_long}" if size else ""
+    return f"Downloading {name}{size_and_time}, into {CACHE}, which has {free:.0f} GB free."
 
 
 @functools.cache
