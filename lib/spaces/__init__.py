@@ -12,7 +12,6 @@ __getattr__, __all__ = lazily(
             "procrustes_similarity",
             "rsa",
             "rsa_test",
-            "soft_matching",
             "svcca",
             "svcca_test",
         ],
