@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 from jaxtyping import Bool, Float32, Int, Integer
 from numpy import ndarray
 from tqdm import tqdm
@@ -84,14 +83,6 @@ def decoder_rows(
     return a.decoders[layers[0]][pairs["a"]], b.decoders[layers[1]][pairs["b"]]
 
 
-def _tests(x: ndarray, y: ndarray, runs: int, seed: int) -> list[dict[str, Any]]:
-    few = np.random.default_rng(seed).permutation(len(x))[:MOST_FOR_DISTANCES]
-    return [
-        {"measure": "SVCCA", "n": len(x)} | similarity.svcca_test(x, y, runs, seed),
-        {"measure": "RSA", "n": len(few)} | similarity.rsa_test(x[few], y[few], runs, seed),
-    ]
-
-
 def layer_scores(
     a: FeatureSpace, b: FeatureSpace, words: Bool[ndarray, " vocabulary"], runs: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -111,10 +102,14 @@ def layer_scores(
 
 
 def _scored(x: ndarray, y: ndarray, runs: int, seed: int) -> list[dict[str, Any]]:
-    if len(x) >= FEWEST:
-        return _tests(x, y, runs, seed)
-    nothing = dict.fromkeys(("score", "null_mean", "null_95", "p"), np.nan)
-    return [{"measure": measure, "n": len(x)} | nothing for measure in ("SVCCA", "RSA")]
+    if len(x) < FEWEST:
+        nothing = dict.fromkeys(("score", "null_mean", "null_95", "p"), np.nan)
+        return [{"measure": measure, "n": len(x)} | nothing for measure in ("SVCCA", "RSA")]
+    few = np.random.default_rng(seed).permutation(len(x))[:MOST_FOR_DISTANCES]
+    return [
+        {"measure": "SVCCA", "n": len(x)} | similarity.svcca_test(x, y, runs, seed),
+        {"measure": "RSA", "n": len(few)} | similarity.rsa_test(x[few], y[few], runs, seed),
+    ]
 
 
 # ------------------------------------------------------------------------------------------- subspaces
@@ -157,8 +152,7 @@ def _pairs_within(
 
 
 def _columns(layer: SparseFeatures, columns: Int[ndarray, " k"]) -> SparseFeatures:
-    some = SparseFeatures.from_scipy(scipy.sparse.csr_array(layer.to_scipy()[:, columns]))
-    return replace(some, text=layer.text)
+    return replace(SparseFeatures.from_scipy(layer.to_scipy()[:, columns]), text=layer.text)
 
 
 # ------------------------------------------------------------------------------------------- geometry

@@ -127,23 +127,19 @@ def permutation_test(score: Callable[[Int[ndarray, " n"]], float], n: int, runs:
     rng = np.random.default_rng(seed)
     found = score(np.arange(n))
     null = np.array([score(rng.permutation(n)) for _ in range(runs)])
+    as_great = (null >= found - 1e-9).sum()  # what differs by rounding counts as equal
     return {
         "score": found,
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
-        "p": p_value(found, null),
+        "p": float((1 + as_great) / (1 + runs)),
     }
 
 
-def p_value(found: float, null: Float[ndarray, " runs"]) -> float:
-    """(1 + #≥) / (1 + runs); what differs by rounding counts as equal."""
-    return float((1 + (null >= found - 1e-9).sum()) / (1 + len(null)))
-
-
-def svcca_test(x: Space, y: Space, runs: int, seed: int, variance: float = 0.99) -> dict[str, float]:
+def svcca_test(x: Space, y: Space, runs: int, seed: int) -> dict[str, float]:
     """`svcca` with its permutation null; the spaces are cut once."""
     x, y = _paired(x, y)
-    u, v = principal_directions(x, variance), principal_directions(y, variance)
+    u, v = principal_directions(x), principal_directions(y)
     return permutation_test(lambda order: _mean_canonical(u, v[order]), len(x), runs, seed)
 
 
