@@ -77,26 +77,26 @@ def correlations(
     return pd.DataFrame(rows, index=["spearman", "low", "high"]).T.rename_axis("variant").reset_index()
 
 
-def boundary(scores: pd.DataFrame, variant: str, clear: int = CLEAR) -> dict[str, float]:
-    """The MPPC that best separates features without a clear pattern (monosemanticity < `clear`) from the others.
+def boundary(scores: pd.DataFrame, variant: str) -> dict[str, float]:
+    """The MPPC that best separates features without a clear pattern (monosemanticity < `CLEAR`) from the others.
 
     Best is the highest Youden's J: share of unclear ones below it, minus share of clear ones below it.
     """
     data = scores.dropna(subset=["monosemanticity", variant])
-    unclear, mppc = data["monosemanticity"] < clear, data[variant]
+    unclear, mppc = data["monosemanticity"] < CLEAR, data[variant]
     cuts = np.unique(np.round(mppc, 3))
     youden = [(mppc[unclear] < cut).mean() - (mppc[~unclear] < cut).mean() for cut in cuts]
     return {"boundary": float(cuts[int(np.argmax(youden))]), "youden": float(np.max(youden))}
 
 
-def unreadable(pairs: pd.DataFrame, variant: str, clear: int = CLEAR) -> pd.DataFrame:
-    """How many pairs show no clear pattern (monosemanticity < `clear`), in each fifth of MPPC (W, App. F).
+def unreadable(pairs: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """How many pairs show no clear pattern (monosemanticity < `CLEAR`), in each fifth of MPPC (W, App. F).
 
     `pairs` has the scores of both sides: monosemanticity, and match_monosemanticity; pairs with a score missing are
     left out. Columns: MPPC (the fifth, in words), side (own, match, or both), n, share, and its 95 % interval (Wilson).
     """
     data = pairs.dropna(subset=["monosemanticity", "match_monosemanticity", variant])
-    own, match = data["monosemanticity"] < clear, data["match_monosemanticity"] < clear
+    own, match = data["monosemanticity"] < CLEAR, data["match_monosemanticity"] < CLEAR
     rows = []
     for fifth, group in data.groupby(pd.cut(data[variant], FIFTHS, labels=list(FIFTH_NAMES)), observed=True):
         for side, unclear in (("own", own), ("match", match), ("both", own & match)):
@@ -110,7 +110,7 @@ def case_studies(
     scores: pd.DataFrame, variant: str, targets: Sequence[float] = (0.97, 0.75, 0.5, 0.25)
 ) -> pd.DataFrame:
     """For each target the feature whose MPPC is nearest (W, Fig. 4), the consistent ones first."""
-    consistent = scores[scores["monosemanticity"] >= 3]
+    consistent = scores[scores["monosemanticity"] >= CLEAR]
     pool = consistent if len(consistent) >= len(targets) else scores
     rows = [(pool[variant] - target).abs().idxmin() for target in targets]
     return scores.loc[list(dict.fromkeys(rows))]

@@ -34,14 +34,7 @@ class Snippet:
 
     def marked(self, tokenizer) -> str:
         """The text on one line, with the token at the centre between ⟦ and ⟧."""
-        before, at, after = (
-            tokenizer.decode(part)
-            for part in (
-                self.tokens[: self.centre],
-                self.tokens[self.centre : self.centre + 1],
-                self.tokens[self.centre + 1 :],
-            )
-        )
+        before, at, after = map(tokenizer.decode, np.split(self.tokens, [self.centre, self.centre + 1]))
         return f"{before}⟦{at}⟧{after}".replace("\n", "↵")
 
 
@@ -193,7 +186,4 @@ def describe(snippets: Sequence[Snippet], tokenizer) -> list[str]:
 
 def token_activations(features: SparseFeatures, index: int) -> Float32[ndarray, " n_tokens"]:
     """One feature's activation on every counted position."""
-    dense = np.zeros(features.n_tokens, np.float32)
-    entries = np.flatnonzero(features.indices == index)
-    dense[np.searchsorted(features.indptr, entries, side="right") - 1] = features.values[entries]
-    return dense
+    return features.to_scipy()[:, [index]].toarray()[:, 0]
