@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lib.circuits import effect_tables, heads, maps as circuit_maps, path_patching
-from lib.circuits.induction import path_frame, shift_frame, taken_in_frame
-from lib.circuits.interventions import token_shift
+from lib.circuits.induction import path_frame, shift_frame, taken_in_frame, token_shift
 from lib.circuits.prompts import ROLES, induction_prompts
 from lib.models import scans
 from lib.models.families import Patchable, family_of

@@ -7,7 +7,7 @@ Prompts are those of `lib.circuits.prompts`, by distance. Frames have the column
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import product
 from typing import Any
@@ -22,10 +22,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from lib import models
 from lib.circuits import effects
 from lib.circuits.effect_tables import VALUE, induction_head, key_layer, key_position
-from lib.circuits.interventions import token_shift
 from lib.circuits.path_patching import in_chunks, last_logits, runs_kept
 from lib.circuits.prompts import InductionPrompts, induction_prompts
-from lib.models.families import patchable
+from lib.models.families import family_of, patchable
 from lib.models.mamba import Mamba
 from lib.models.rwkv import Rwkv
 from lib.models.transformer import Transformer
@@ -114,6 +113,28 @@ def shift_frame(model: TransformerBridge, prompts: Prompts, layer: int) -> pd.Da
             measured = _rows(model, prompts, [_costs, partial(_inputs, layers=[layer])], shift)
             rows += [{"shift": shift} | row for row in measured]
     return pd.DataFrame(rows)
+
+
+@contextmanager
+def token_shift(model: TransformerBridge, layer: int, previous: float) -> Iterator[None]:
+    """An RWKV whose keys and values in `layer` are made of this share of the token before and of the rest of their own.
+
+    As trained, each channel has a share of its own: 1 − `time_mix_key` and 1 − `time_mix_value`. Raises `ValueError`
+    for a model without a token shift.
+    """
+    family = family_of(model)
+    if not isinstance(family, Rwkv):
+        raise ValueError(f"a token shift is RWKV's; the model is a {family.model_type}.")
+    mix = family.blocks[layer].attention
+    ratios = [mix.time_mix_key, mix.time_mix_value]
+    trained = [ratio.detach().clone() for ratio in ratios]
+    try:
+        for ratio in ratios:
+            ratio.data.fill_(1 - previous)
+        yield
+    finally:
+        for ratio, before in zip(ratios, trained, strict=True):
+            ratio.data.copy_(before)
 
 
 def _rows(
