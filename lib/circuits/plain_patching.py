@@ -27,10 +27,6 @@ def state_hook(layer: int) -> str:
     return f"blocks.{layer}.mixer.hook_ssm_state"
 
 
-def write_hook(layer: int) -> str:
-    return f"blocks.{layer}.mixer.hook_ssm_write"
-
-
 def in_proj_hook(layer: int) -> str:
     return f"blocks.{layer}.mixer.in_proj.hook_out"
 
@@ -55,7 +51,8 @@ def readable_states(model: TransformerBridge) -> Iterator[None]:
 @torch.no_grad()
 def patched_state(model: TransformerBridge, clean: Tokens, corrupt: Tokens, layer: int) -> Float[Tensor, "..."]:
     """Table 1's sender: the corrupted run's state before the last token, then the clean run's last update."""
-    states, writes, steps = state_hook(layer), write_hook(layer), f"blocks.{layer}.mixer.dt_proj.hook_out"
+    mixer = f"blocks.{layer}.mixer"
+    states, writes, steps = state_hook(layer), f"{mixer}.hook_ssm_write", f"{mixer}.dt_proj.hook_out"
     with readable_states(model):
         _, cache = model.run_with_cache(clean, names_filter=[writes, steps])
         _, other = model.run_with_cache(corrupt, names_filter=[states])
@@ -81,21 +78,15 @@ def logits_with_state(
 
 
 @torch.no_grad()
-def seen(
-    model: TransformerBridge, tokens: Tokens, hook_name: str, changed: str = "", change: Callable | None = None
-) -> Tensor:
-    """What a hook gives in a run in which `change` edits the value of another hook, `changed`, in place."""
+def seen(model: TransformerBridge, tokens: Tokens, hook_name: str, *edits: tuple[str, Callable]) -> Tensor:
+    """What a hook gives in a run in which the `edits` change the values of other hooks in place."""
     kept = {}
-
-    def edit(value: Tensor, hook) -> Tensor:
-        change(value)
-        return value
 
     def keep(value: Tensor, hook) -> None:
         kept["value"] = value.clone()
 
     with readable_states(model):
-        model.run_with_hooks(tokens, fwd_hooks=[(changed, edit)] * bool(change) + [(hook_name, keep)])
+        model.run_with_hooks(tokens, fwd_hooks=[*edits, (hook_name, keep)])
     return kept["value"]
 
 
@@ -117,10 +108,10 @@ def conv_input_logits(
     _, other = model.run_with_cache(corrupt, names_filter=[in_proj_hook(layer)])
     x = other[in_proj_hook(layer)][:, position].chunk(2, dim=-1)[0]  # the other half is the gate, which stays
 
-    def corrupt_input(value: Tensor) -> None:
+    def corrupt_input(value: Tensor, hook) -> None:
         value[:, position, : x.shape[-1]] = x
 
-    conv = seen(model, clean, conv_hook(layer), in_proj_hook(layer), corrupt_input)
+    conv = seen(model, clean, conv_hook(layer), (in_proj_hook(layer), corrupt_input))
     return _through_conv(model, clean, layer, through, conv)
 
 
@@ -144,10 +135,10 @@ def plain_tables(
 def _through_conv(model: TransformerBridge, clean: Tokens, layer: int, position: int, conv: Tensor) -> Tensor:
     """Logits with the convolution's output at one position taken from `conv`, through the layer's final state."""
 
-    def put(value: Tensor) -> None:
+    def put(value: Tensor, hook) -> None:
         value[:, :, position] = conv[:, :, position]
 
-    state = seen(model, clean, state_hook(layer), conv_hook(layer), put)[:, :, -1]
+    state = seen(model, clean, state_hook(layer), (conv_hook(layer), put))[:, :, -1]
     return logits_with_state(model, clean, layer, state)
 
 
