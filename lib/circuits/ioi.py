@@ -181,16 +181,16 @@ def _chunk_effects(
     """Sum over samples."""
     n_layers = len(architecture.blocks)
     states = [_states(architecture.blocks[k].mixer, architecture.inputs(clean, k)) for k in range(n_layers)]
-    last = _whole_step(architecture, n_layers - 1, clean[f"blocks.{n_layers - 1}.hook_in"], states[-1])
+    last = _after(architecture, n_layers - 1, clean[f"blocks.{n_layers - 1}.hook_in"], states[-1])
     usual, rows = _two_logits(architecture, last, names), []
     for layer in range(n_layers):
         for position in range(states[0].shape[1]):
             c = architecture.inputs(clean, layer).clone()
             c[:, position] = architecture.inputs(corrupt, layer)[:, position]
-            mixer = architecture.blocks[layer].mixer
-            resid = _after(architecture, layer, clean[f"blocks.{layer}.hook_in"], c, _states(mixer, c))
+            patched = _states(architecture.blocks[layer].mixer, c)
+            resid = _after(architecture, layer, clean[f"blocks.{layer}.hook_in"], patched, c)
             for later in range(layer + 1, n_layers):
-                resid = _whole_step(architecture, later, resid, states[later])
+                resid = _after(architecture, later, resid, states[later])
             rows.append((_two_logits(architecture, resid, names) - usual).sum(0))
     return torch.stack(rows).unflatten(0, (n_layers, -1))
 
@@ -205,21 +205,14 @@ def _states(mixer, c: Float[Tensor, "samples tokens d_inner"]) -> Float[Tensor, 
     return torch.stack(found, dim=1)
 
 
-def _whole_step(
-    architecture: Mamba, layer: int, resid: Tensor, states: Tensor
-) -> Float[Tensor, "samples tokens d_model"]:
-    """The residual stream after a block at all positions, with given states."""
-    block = architecture.blocks[layer]
-    x = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[0]
-    c = F.silu(block.mixer.conv1d(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
-    return _after(architecture, layer, resid, c, states)
-
-
 def _after(
-    architecture: Mamba, layer: int, resid: Tensor, c: Tensor, states: Tensor
+    architecture: Mamba, layer: int, resid: Tensor, states: Tensor, c: Tensor | None = None
 ) -> Float[Tensor, "samples tokens d_model"]:
+    """The residual stream after a block at all positions, with given states and, if it is given, another SSM input."""
     block = architecture.blocks[layer]
-    gate = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)[1]
+    x, gate = block.mixer.in_proj(block.norm(resid)).chunk(2, dim=-1)
+    if c is None:
+        c = F.silu(block.mixer.conv1d(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
     _, _, C = time_step(block.mixer, c)
     y = torch.einsum("btdn,btn->btd", states, C) + block.mixer.D * c
     return resid + block.mixer.out_proj(y * F.silu(gate))
