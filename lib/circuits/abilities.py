@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lib.circuits.prompts import induction_prompts
@@ -101,7 +101,8 @@ def induction_gap(logits: Logits, distance: int, vocabulary: int, other: str = "
     `distance` is the number of positions between the two A (W §6.1).
     """
     p = induction_prompts(distance, vocabulary, FRESH, n_samples)
-    clean, changed = (_logit(logits, tokens, p.target) for tokens in (p.clean, p.corrupted(other)))
+    target = p.target[:, None]
+    clean, changed = (logits(tokens)[:, -1].cpu().gather(1, target) for tokens in (p.clean, p.corrupted(other)))
     return float((clean - changed).mean())
 
 
@@ -134,10 +135,6 @@ def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) ->
     enough = {name: bool(found[name] >= bound) for name, bound in BOUNDS.items()}
     induces = enough["association"] and enough["cost_of_a"] and found["cost_of_b"] > 0
     return found | {"does_induction": induces, "copies": enough["repeats"]}
-
-
-def _logit(logits: Logits, tokens: Tensor, target: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    return logits(tokens)[:, -1].cpu().gather(1, target[:, None])[:, 0]
 
 
 def abilities_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import factorial, prod
@@ -94,14 +95,13 @@ def label_test(
     found = difference(true)
     null = np.array([difference(labels) for labels in _labellings(true, seed)])
     as_great = null >= found - 1e-9  # what differs by rounding counts as equal
-    equal = prod(factorial(n) for n in pd.Series([true.count(label) for label in set(true)]).value_counts())
-    least = max(equal, 1) / len(null)  # labels of groups of one size may be exchanged
-    return {"difference": found, "p": float(as_great.mean()), "least_p": least, "n_labellings": len(null)}
+    equal = prod(map(factorial, Counter(Counter(true).values()).values()))  # groups of one size may change labels
+    return {"difference": found, "p": float(as_great.mean()), "least_p": equal / len(null), "n_labellings": len(null)}
 
 
 def _labellings(labels: Sequence[str], seed: int) -> Iterator[Sequence[str]]:
     """All distinct orders of the labels, or so many drawn at random and the true one."""
-    count = factorial(len(labels)) // prod(factorial(labels.count(label)) for label in set(labels))
+    count = factorial(len(labels)) // prod(map(factorial, Counter(labels).values()))
     if count > MOST_LABELLINGS:
         rng = np.random.default_rng(seed)
         yield labels
