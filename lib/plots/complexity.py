@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from lib.interpret.judges import Example
-from lib.plots.style import LOOKS, PALETTE, WIDTH
+from lib.plots.style import PALETTE, WIDTH, look_of
 
 FONT, CHARACTER = 7.2, 0.602 * 7.2  # points; a monospaced character is 0.602 of its size wide
 SIDE = 30  # characters shown before and after the active token
@@ -82,9 +82,11 @@ def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int 
     size = {"figsize": (1.3 * WIDTH, 3.8), "sharey": True, "width_ratios": (3, 2), "layout": "constrained"}
     figure, (left, right) = plt.subplots(1, 2, **size)
     long = scores.melt(["complexity", "monosemanticity"], list(variants), "variant", "MPPC")
-    palette = {variant: _colour(variant) for variant in variants}
+    palette = {variant: look_of(variant, k)["color"] for k, variant in enumerate(variants)}
     _boxes(left, long, "complexity", palette, at_least)
-    left.legend(*_swatches(palette), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    swatches = [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="k") for colour in palette.values()]
+    place = dict(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    left.legend(swatches, list(palette), frameon=False, fontsize=8, **place)
     _boxes(right, long[long["variant"] == variants[-1]], "monosemanticity", palette, at_least)
     right.axhline(0.2, color="0.4", linestyle=":", linewidth=1)
     right.set_title("dotted: 0.2, the paper's boundary", loc="right", fontsize=8, color="0.35")
@@ -92,14 +94,6 @@ def fig_complexity(scores: pd.DataFrame, variants: Sequence[str], at_least: int 
         axes.set_title(f"({letter})", loc="left", fontsize=10)
     figure.suptitle(f"scored by: {scores['judge'].iloc[0]}", fontsize=9)
     return figure
-
-
-def _colour(variant: str) -> tuple:
-    return sns.color_palette()[LOOKS[variant][0]]
-
-
-def _swatches(palette: Mapping[str, tuple]) -> tuple[list, list]:
-    return [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="k") for colour in palette.values()], list(palette)
 
 
 def _boxes(axes: Axes, long: pd.DataFrame, aspect: str, palette: Mapping[str, tuple], at_least: int) -> None:

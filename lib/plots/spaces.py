@@ -12,15 +12,10 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
-from lib.plots.style import DASHES, PALETTE, WIDTH, heatmap, ink
+from lib.plots.style import DASHES, WIDTH, heatmap, ink, model_colour
 
-LOOKS = {"other seed": "seed", "Mamba": "mamba", "RWKV": "rwkv"}
 THEMES = [colour for k, colour in enumerate(sns.color_palette("colorblind")) if k > 3 and k != 7]  # no model's, no grey
 DARK = [(0.1, 0.1, 0.1), (0.45, 0.0, 0.1), (0.15, 0.35, 0.5)]
-
-
-def _colour(label: str) -> tuple:
-    return PALETTE[LOOKS[label]] if label in LOOKS else THEMES[0]
 
 
 def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
@@ -42,7 +37,7 @@ def fig_heatmaps(scores: Mapping[str, pd.DataFrame], measure: str) -> Figure:
         heatmap(axes, cells["score"], few, bar, cmap="viridis", vmin=low, vmax=top)
         above, known = (table["score"] > table["null_95"]).sum(), table["score"].notna().sum()
         axes.set_title(f"{label}: {above} of {known} above 95 % of\nshuffles, largest p {table['p'].max():.3f}",
-                       fontsize=9, color=ink(_colour(label)))  # fmt: skip
+                       fontsize=9, color=ink(model_colour(label)))  # fmt: skip
         axes.set(xlabel="layer of Pythia", ylabel=f"layer of {label}")
     figure.suptitle(f"{measure} of matched features (mean of shuffled pairs)", fontsize=10)
     return figure
@@ -72,7 +67,7 @@ def fig_subspaces(scores: pd.DataFrame, measure: str) -> Figure:
         x = np.array([names.index(name) for name in own["concept"]], float) + 0.22 * (k - (len(comparisons) - 1) / 2)
         layers = own.groupby("concept")["concept"]
         x = x + 0.05 * (layers.cumcount() - (layers.transform("size") - 1) / 2).to_numpy()  # side by side
-        colour, sure = _colour(comparison), own["p_corrected"] < 0.05
+        colour, sure = model_colour(comparison), own["p_corrected"] < 0.05
         axes.vlines(x, own["null_95"], own["score"], color=colour, linewidth=0.6, alpha=0.5)
         chance = dict(marker="_", color="0.35", s=30, linewidth=1, zorder=4)
         axes.scatter(x, own["null_95"], label=None if k else "95 % of shuffles", **chance)
@@ -126,7 +121,7 @@ def fig_geometry(tables: Mapping[str, pd.DataFrame], chance: float, n_bins: int 
         edges = np.unique(np.quantile(table["rho"], np.linspace(0, 1, n_bins + 1)))
         groups = table.groupby(pd.cut(table["rho"], edges, include_lowest=True), observed=True)
         mean, error = groups["overlap"].mean(), 1.96 * groups["overlap"].sem()
-        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2, color=_colour(label))
+        look = dict(marker="osD^"[k % 4], linestyle=DASHES[k % len(DASHES)], capsize=2, color=model_colour(label))
         axes.errorbar(groups["rho"].mean(), mean, error, label=f"{label}, n = {len(table):,} pairs", **look)
     axes.axhline(chance, color="0.5", linestyle=":", linewidth=1, label=f"chance: {chance:.3f}")
     axes.set(

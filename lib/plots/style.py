@@ -94,18 +94,11 @@ def heatmap(
         axis.set_ticks(np.arange(len(names))[named] + 0.5, names[named], rotation=0)
     for (y, x), word in np.ndenumerate(np.empty((0, 0)) if words is None else np.asarray(words)):
         if pd.notna(frame.iat[y, x]):
-            shade = "0.15" if _brightness(mesh.to_rgba(frame.iat[y, x])) > 0.4 else "white"
+            shade = "0.15" if sns.utils.relative_luminance(mesh.to_rgba(frame.iat[y, x])) > 0.4 else "white"
             axes.text(x + 0.5, y + 0.5, word, ha="center", va="center", fontsize=7, color=shade)
     sns.despine(ax=axes, left=True, bottom=True)
     if bar is not None:
         axes.figure.colorbar(mesh, ax=axes, label=bar).outline.set_linewidth(0)
-
-
-def _brightness(colour: Sequence[float]) -> float:
-    """How bright a colour is, from 0 to 1 (relative luminance, WCAG 2)."""
-    parts = np.array(colour[:3])
-    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def name_ends(axes: Axes, labels: Sequence[str], apart: float = 0.05) -> None:
