@@ -49,8 +49,8 @@ def _label(axes: Axes, x: float, y: float, text: str, colour: str, ha: str = "le
     axes.text(x, y, text, fontsize=size, ha=ha, va="center", color=colour, zorder=4)
 
 
-def _tokens(axes: Axes, words: Sequence[str], y: float = 0, colour: str = "#eeeeee") -> list[Text]:
-    return [_node(axes, x, y, word, colour) for x, word in enumerate(words)]
+def _tokens(axes: Axes, words: Sequence[str]) -> list[Text]:
+    return [_node(axes, x, 0, word, "#eeeeee") for x, word in enumerate(words)]
 
 
 def _bare(axes: Axes, n: int, low: float, high: float, title: str = "") -> None:
@@ -150,14 +150,13 @@ def _run_node(axes: Axes, x: int, y: int, run: str) -> Text:
 
 
 def _width(effect: float, strongest: float) -> float:
-    return 0.5 + 5.5 * abs(effect) / max(abs(strongest), 1e-9)
+    return 0.5 + 5.5 * abs(effect) / max(strongest, 1e-9)
 
 
-def _width_scale(axes: Axes, strongest: float, names: Mapping[str, str] = {}) -> None:
+def _width_scale(axes: Axes, strongest: float, names: Mapping[str, str]) -> None:
     """What a width means, and what a colour means, above the figure."""
     for share in (0.25, 1):
-        label = f"{abs(share * strongest):.1f} logits"
-        axes.plot([], [], color=GREY, linewidth=_width(share, 1), label=label)
+        axes.plot([], [], color=GREY, linewidth=_width(share, 1), label=f"{share * strongest:.1f} logits")
     for name, colour in names.items():
         axes.plot([], [], color=colour, linewidth=3, label=name)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8, handlelength=2)

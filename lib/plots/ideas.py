@@ -28,7 +28,7 @@ def question() -> Figure:
             _bars(axes, heights, (7.0 + k, y - 0.25), 0.85, 0.6, colour)
     _arrow(axes, (8.4, 2.2), (8.4, 1.25), both=True)
     axes.text(8.55, 1.72, "which two rise and\nfall together?", va="center", fontsize=9)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 def three_blocks() -> Figure:
@@ -43,15 +43,15 @@ def three_blocks() -> Figure:
         for t in range(5):
             _box(axes, (t, 0), f"$t_{t + 1}$")
             if k == 0 and t < 4:
-                axes.annotate("", (4, 0.3), (t, 0.3), arrowprops=_curve(colour, -0.35))
+                arrow = {"arrowstyle": "->", "color": colour, "connectionstyle": "arc3,rad=-0.35"}
+                axes.annotate("", (4, 0.3), (t, 0.3), arrowprops=arrow)
             if k:
                 faded = 1 if k == 1 else 0.25 + 0.15 * (t + 1)
                 axes.scatter(t, 1.2, s=180, color=colour, alpha=faded, linewidth=0)
                 _arrow(axes, (t, 0.3), (t, 0.9), colour=colour)
             if k and t < 4:
                 _arrow(axes, (t + 0.28, 1.2), (t + 0.72, 1.2), colour=colour)
-    plt.close(figure)
-    return figure
+    return _finished(figure)
 
 
 def sparse_autoencoder() -> Figure:
@@ -70,7 +70,7 @@ def sparse_autoencoder() -> Figure:
     for place, text in words.items():
         axes.text(place, 0.35, text, ha="center", va="center", fontsize=9)
     axes.text(5.0, 2.75, "loss = error of $\\hat{x}$ + λ · (sum of all $f_i$)", ha="center", fontsize=10)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 def twins() -> Figure:
@@ -87,8 +87,7 @@ def twins() -> Figure:
         if colour is MAMBA:
             axes.text(82, 0.3, f"ρ = {np.corrcoef(own, values)[0, 1]:.2f}".replace("-", "−"), fontsize=9)
     grid[-1].set_xlabel("tokens of the text →")
-    plt.close(figure)
-    return figure
+    return _finished(figure)
 
 
 def bounds() -> Figure:
@@ -104,7 +103,7 @@ def bounds() -> Figure:
     axes.text(4.9, 1.45, "?", ha="center", fontsize=16, color=MAMBA)
     axes.text(4.9, 0.95, "two architectures", ha="center", va="top", fontsize=9, color=MAMBA)
     axes.text(5.0, 0.2, "mean correlation of a feature and its best match (MPPC)", ha="center", fontsize=9)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 def depths() -> Figure:
@@ -117,7 +116,7 @@ def depths() -> Figure:
     for layer in range(4):
         _arrow(axes, (3.1, 0.4 + (layer + 0.5) * 3.5 / 4), (6.9, 0.4 + (2 * layer + 1.5) * 3.5 / 8), colour="0.4")
     axes.text(5.0, 0.15, "is layer $l$ of 4 matched by layer $2l + 1$ of 8?", ha="center", fontsize=9)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 def simple_to_complex() -> Figure:
@@ -144,7 +143,7 @@ def simple_to_complex() -> Figure:
             axes.text(middle + half, y, after, ha="left", **look)
     _arrow(axes, (0.6, 0.9), (9.4, 0.9), "more complex")
     axes.text(5.0, 0.35, "does the other model have the same feature less and less often?", ha="center", fontsize=9)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 def arrangement() -> Figure:
@@ -162,8 +161,7 @@ def arrangement() -> Figure:
     axes.text(2.5, -1.6, "No direction is the same, but every distance is.", ha="center", fontsize=9)
     axes.set(xlim=(-1.6, 6.6), ylim=(-1.8, 1.7), aspect="equal")
     axes.axis("off")
-    plt.close(figure)
-    return figure
+    return _finished(figure)
 
 
 def two_tokenizers() -> Figure:
@@ -180,7 +178,7 @@ def two_tokenizers() -> Figure:
             width = step * len(token)
             _box(axes, (left + step * end - width / 2, y), token.replace(" ", "·"), colour, width - 0.06, 0.5)
     axes.text(left + 3.5, 0.25, "dotted: both have read the same, and are compared", ha="center", fontsize=9)
-    return _finished(axes)
+    return _finished(axes.figure)
 
 
 # ------------------------------------------------------------------------------------------- parts
@@ -194,9 +192,9 @@ def _canvas(height: float) -> Axes:
     return axes
 
 
-def _finished(axes: Axes) -> Figure:
-    plt.close(axes.figure)  # a notebook shows what is returned; what stays open, it shows a second time
-    return axes.figure
+def _finished(figure: Figure) -> Figure:
+    plt.close(figure)  # a notebook shows what is returned; what stays open, it shows a second time
+    return figure
 
 
 def _box(
@@ -214,10 +212,6 @@ def _box(
 def _arrow(axes: Axes, start: Point, end: Point, text: str = "", colour: object = "0.3", both: bool = False) -> None:
     axes.annotate("", end, start, arrowprops={"arrowstyle": "<->" if both else "->", "color": colour})
     axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12, text, ha="center", fontsize=8, color="0.3")
-
-
-def _curve(colour: object, bend: float) -> dict:
-    return {"arrowstyle": "->", "color": colour, "connectionstyle": f"arc3,rad={bend}"}
 
 
 def _bars(axes: Axes, heights: np.ndarray, corner: Point, width: float, height: float, colour: object) -> None:

@@ -9,11 +9,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 
-def is_open_in_a_browser() -> bool:
-    """Whether this kernel belongs to a notebook of a Jupyter server: papermill and nbval start kernels without one."""
-    return "JPY_SESSION_NAME" in os.environ
-
-
 def pick(draw: Callable[..., Figure], alternative: str, **choices: Iterable) -> Figure | None:
     """Show `draw(name=value, …)` with a menu for each of `choices`, or, where nobody can choose, with all first values.
 
@@ -28,7 +23,7 @@ def pick(draw: Callable[..., Figure], alternative: str, **choices: Iterable) -> 
         figure._repr_mimebundle_ = lambda **_: ({}, {"image/png": {"alt": alternative}})
         return figure
 
-    if not is_open_in_a_browser():
+    if "JPY_SESSION_NAME" not in os.environ:  # a Jupyter server sets it, papermill and nbval do not
         return drawn(**{name: values[0] for name, values in options.items()})
     from ipywidgets import Dropdown, interact  # nothing else needs it
 

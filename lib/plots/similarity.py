@@ -36,16 +36,13 @@ def _densities(
         axes.stairs(base + heights[label], BINS, baseline=base, fill=True, alpha=0.25, color=colour)
         axes.stairs(base + heights[label], BINS, baseline=base, color=colour)
         axes.vlines(mppc.mean(), base, base + top, color=colour, linewidth=1)
-        words = f"{label}: mean {mppc.mean():.3f}{_about((intervals or {}).get(label))}, n = {len(mppc):,}"
+        low_high = " [{:.3f}, {:.3f}]".format(*intervals[label]) if label in (intervals or {}) else ""
+        words = f"{label}: mean {mppc.mean():.3f}{low_high}, n = {len(mppc):,}"
         axes.text(-0.04, base + 1.08 * top, words, fontsize=small)
     axes.set(xlabel="max pairwise Pearson correlation (MPPC)", xlim=(-0.05, 1), ylim=(0, len(kept) * 1.5 * top))
     axes.set(yticks=[], ylabel="density, on one scale")
     look = dict(loc="left", fontsize=small, color="0.35")
     axes.set_title("vertical line: mean [95 % interval]" if intervals else "vertical line: mean", **look)
-
-
-def _about(interval: Interval | None) -> str:
-    return f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
 
 
 def fig_mppc_density(values: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval] | None = None) -> Figure:
