@@ -64,8 +64,8 @@ def test_association_prompts_differ_in_their_last_token_alone():
 
 
 def test_cost_of_a_is_one_for_induction_and_nothing_for_a_bag():
-    assert abilities.cost_of_a(answers(after_the_same_token), 8, V, n_samples=8) == pytest.approx(1, abs=0.01)
-    assert abilities.cost_of_a(answers(seen), 8, V, n_samples=8) == pytest.approx(0, abs=0.01)
+    assert abilities.costs(answers(after_the_same_token), 8, V, n_samples=8)[1] == pytest.approx(1, abs=0.01)
+    assert abilities.costs(answers(seen), 8, V, n_samples=8)[1] == pytest.approx(0, abs=0.01)
 
 
 def test_a_bag_of_words_does_no_induction():

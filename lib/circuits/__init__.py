@@ -5,7 +5,7 @@ from lib._lazy import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "abilities": ["abilities_of", "association", "cost_of_a", "induction_gap", "repeat_accuracy"],
+        "abilities": ["abilities_of", "association", "costs", "induction_gap", "repeat_accuracy"],
         "prompts": ["InductionPrompts", "induction_prompts"],
         "effects": [
             "conv_input_effects",

@@ -106,13 +106,8 @@ def induction_gap(logits: Logits, distance: int, vocabulary: int, other: str = "
     return float((clean - changed).mean())
 
 
-def cost_of_a(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> float:
-    """What another A costs the logit of B in [A][B] … [A], as a share of what another B costs; NaN if that is 0."""
-    return _costs(logits, distance, vocabulary, n_samples)[1]
-
-
-def _costs(logits: Logits, distance: int, vocabulary: int, n_samples: int) -> tuple[float, float]:
-    """What another B costs, in logits, and what another A costs as a share of it."""
+def costs(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> tuple[float, float]:
+    """What another B costs the logit of B in [A][B] … [A], and what another A costs as its share; NaN if that is 0."""
     of_a, of_b = (induction_gap(logits, distance, vocabulary, other, n_samples) for other in ("A′", "B′"))
     return of_b, of_a / of_b if of_b else math.nan
 
@@ -125,7 +120,7 @@ def induction_abilities(logits: Logits, vocabulary: int, n_samples: int = 64) ->
     `does_induction` if it associates and asks for A; it `copies` if it continues the repeats.
     """
     shares = [share for gap in GAPS for share in association(logits, gap, vocabulary, n_samples)]
-    cost_of_b, share_of_a = _costs(logits, 8, vocabulary, n_samples)
+    cost_of_b, share_of_a = costs(logits, 8, vocabulary, n_samples)
     found = {
         "association": min(shares),
         "repeats": repeat_accuracy(logits, 8, vocabulary, n_samples),
@@ -153,5 +148,5 @@ def abilities_of(
     for gap in gaps:
         first, second = association(logits, gap, vocabulary, n_samples)
         found |= {f"association_{gap}_first": first, f"association_{gap}_second": second}
-    found |= {"ioi": ioi(logits, tokenizer, drawn), "cost_of_a_8": cost_of_a(logits, 8, vocabulary, n_samples)}
+    found |= {"ioi": ioi(logits, tokenizer, drawn), "cost_of_a_8": costs(logits, 8, vocabulary, n_samples)[1]}
     return {name: round(value, 4) for name, value in found.items()}
