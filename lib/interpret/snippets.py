@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,6 +54,7 @@ class TopPlaces:
     features: SparseFeatures
     blocks: Blocks
     rows: Int[ndarray, "d_sae n"]
+    _windows: dict[int, Windows] = field(default_factory=dict, init=False, repr=False)
 
     def tokens(self) -> Int[ndarray, "d_sae n"]:
         """The token at each place; −1 where there is none."""
@@ -82,10 +82,6 @@ class TopPlaces:
             _fill(*entries, text, row_at, block, start, length, tokens, activations)
             self._windows[width] = Windows(tokens, activations, centre, length)
         return self._windows[width]
-
-    @cached_property
-    def _windows(self) -> dict[int, Windows]:
-        return {}
 
 
 def top_places(features: SparseFeatures, blocks: Blocks, n: int = N_SNIPPETS) -> TopPlaces:
