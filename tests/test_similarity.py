@@ -117,6 +117,16 @@ def test_one_to_one_takes_the_greatest_sum():
     assert list(zip(rows, columns)) == [(0, 1), (1, 0)]  # 1.65, where taking the best first gives 1.1
 
 
+def test_soft_matching_has_even_margins_and_sharpens():
+    correlation = np.random.default_rng(0).random((5, 7))
+    plan = S.soft_matching(correlation)
+    np.testing.assert_allclose(plan.sum(0), 1 / 7, rtol=1e-6)
+    np.testing.assert_allclose(plan.sum(1), 1 / 5, rtol=1e-3)
+    square = np.random.default_rng(1).random((6, 6))
+    rows, columns = S.one_to_one(square)
+    assert (S.soft_matching(square, 0.005, 2_000).argmax(1) == columns).all()
+
+
 @pytest.mark.ill_typed
 def test_too_few_or_unpaired_rows_are_said(x):
     with pytest.raises(ValueError, match="60 and 59"):

@@ -12,6 +12,7 @@ __getattr__, __all__ = lazily(
             "procrustes_similarity",
             "rsa",
             "rsa_test",
+            "soft_matching",
             "svcca",
             "svcca_test",
         ],

@@ -1,4 +1,4 @@
-"""How alike are two spaces? Measures between matrices with paired rows, a matching, and permutation nulls (Lan et al.).
+"""How alike are two spaces? Measures between matrices with paired rows, matchings, and permutation nulls (Lan et al.).
 
 Rows are points (features), columns are dimensions; the two spaces may have different widths. Every measure is 1 for
 equal spaces and does not change when a space is rotated or scaled.
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist, squareform
+from scipy.special import logsumexp
 from scipy.stats import rankdata
 from sklearn.neighbors import NearestNeighbors
 
@@ -150,9 +151,20 @@ def rsa_test(x: Space, y: Space, runs: int, seed: int) -> dict[str, float]:
     return permutation_test(lambda order: _rank_correlation(a, b[np.ix_(order, order)]), len(x), runs, seed)
 
 
-# ------------------------------------------------------------------------------------------- matching
+# ------------------------------------------------------------------------------------------- matchings
 
 
 def one_to_one(correlation: Float[ndarray, "n m"]) -> tuple[Int[ndarray, " k"], Int[ndarray, " k"]]:
     """The assignment with the greatest sum of correlations (Hungarian method); NaN are never chosen first."""
     return linear_sum_assignment(np.nan_to_num(correlation, nan=-1.0), maximize=True)
+
+
+def soft_matching(
+    correlation: Float[ndarray, "n m"], temperature: float = 0.05, steps: int = 200
+) -> Float[ndarray, "n m"]:
+    """Sinkhorn's doubly stochastic matching: rows sum to 1/n, columns to 1/m; sharper at low temperature."""
+    log_plan = np.nan_to_num(correlation, nan=-1.0) / temperature
+    for _ in range(steps):
+        log_plan = log_plan - logsumexp(log_plan, axis=1, keepdims=True) - np.log(len(log_plan))
+        log_plan = log_plan - logsumexp(log_plan, axis=0, keepdims=True) - np.log(log_plan.shape[1])
+    return np.exp(log_plan)
