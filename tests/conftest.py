@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import numba
 import pytest
 import torch
 from selenium import webdriver
@@ -13,6 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as below: its kernels then run on the CPU
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+if PARALLEL:  # each worker has a core: threads that wait for each other would take those of the others
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
 
 from lib.models import hub, recipes
 from lib.workbook.profiles import get_profile
@@ -20,9 +25,10 @@ from lib.workbook.profiles import get_profile
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """The smoke profile with one cache for the whole test run, so that no test trains twice."""
-    folders = {"cache_dir": tmp_path_factory.mktemp("cache"), "figures": tmp_path_factory.mktemp("figures")}
-    return get_profile("smoke", folders, device="cpu")
+    """The smoke profile with one cache for the whole test run, both workers' too, so that no test trains twice."""
+    run = tmp_path_factory.getbasetemp()
+    cache = (run.parent if PARALLEL else run) / "smoke-cache"
+    return get_profile("smoke", {"cache_dir": cache, "figures": tmp_path_factory.mktemp("figures")}, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +81,11 @@ def browser():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What drives a browser is slow: the quick tests need none."""
+    """What drives a browser is slow: the quick tests need none. The longest file, all notebooks, comes first."""
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.name != "test_workbook.py")
 
 
 LLAMA = dict(
