@@ -19,6 +19,7 @@ from typing import Annotated
 from lib import packages
 
 packages.require()  # before an import that ends in a traceback
+import numpy as np
 import pandas as pd
 import typer
 from markupsafe import Markup
@@ -27,15 +28,22 @@ from lib import plots
 from lib.interpret.snippets import pairs_with_snippets, vocabulary
 from lib.models import devices
 from lib.models.hub import ModelNotFound
-from lib.models.machine import GB, measured_rate
+from lib.models.machine import GB, measured_rate, writable
 from lib.mppc.directions import Direction, layer_shares, mean_interval, summarise
 from lib.plots import explorer
+from lib.workbook.notebooks import advice
 from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
 from lib.workbook.two_models import Comparison, Request
 
+PROCESS = 1e9  # bytes that Python and its packages take
+HEADINGS = {
+    "comparison": "from → to", "n_features": "features", "n_dead": "of these dead", "mean": "mean MPPC",
+    "low": "95 % from", "high": "to", "median": "median", "share_above_0.95": "share above 0.95",
+    "null_99": "chance, 99th percentile",
+}  # fmt: skip
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "numba")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -71,14 +79,21 @@ def main(
 ) -> None:
     """Compare two models' features."""
     try:
+        if layers and not all(layer.isdecimal() for layer in layers.split("+")):
+            raise ValueError(f"layers are written 5+15+25, not {layers!r}.")
         chosen = None if layers is None else tuple(sorted({int(layer) for layer in layers.split("+")}))
         saes = tuple(saes_a), tuple(saes_b), tuple(skyline)
         request = Request(a, b, *saes, text, chosen, tokens, sae_tokens, context, device)
         folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
+        if folder.is_file() or not writable(folder):
+            raise ValueError(f"{folder} is no folder that can be written to; take another with --out.")
         typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
     except (ModelNotFound, ValueError, FileNotFoundError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2)
+    except OSError as error:
+        typer.echo(f"Stopped: {error}.{advice(str(error))}", err=True)
+        raise typer.Exit(1)
     except KeyboardInterrupt:
         typer.echo("Stopped. What was finished is kept; the same command goes on where you were.", err=True)
         raise typer.Exit(130)
@@ -92,7 +107,8 @@ def run(request: Request, folder: Path) -> Path:
         typer.echo(line)
     seconds, memory, disk = comparison.needs(measured_rate(devices.resolve(request.device)))
     clock = timedelta(seconds=round(seconds))
-    typer.echo(f"About {clock}, {memory / GB:.1f} GB of memory and {disk / GB:.1f} GB of disk; the time is coarse.")
+    room = f"{(PROCESS + memory) / GB:.1f} GB of memory and {max(disk / GB, 0.1):.1f} GB of disk"
+    typer.echo(f"About {clock}, {room}; the time is coarse.")
     both = comparison.directions()
     skyline = comparison.directions(skyline=True) if request.has_skyline else None
     page = write(comparison, both, skyline, folder)
@@ -166,9 +182,7 @@ def _page(
     comparison: Comparison, summary: pd.DataFrame, pairs: pd.DataFrame, pictures: list[dict[str, str]], skyline: bool,
     folder: Path,
 ) -> Path:  # fmt: skip
-    shown = summary[
-        ["comparison", "n_features", "n_dead", "mean", "low", "high", "median", "share_above_0.95", "null_99"]
-    ]
+    shown = summary[list(HEADINGS)].rename(columns=HEADINGS)
     table = shown.to_html(index=False, border=0, float_format=lambda x: f"{x:.3f}", justify="left")
     shares = comparison.blocks.shares
     paired = f"at {shares[0]:.0%} of the first one's tokens and {shares[1]:.0%} of the other's"
@@ -179,6 +193,8 @@ def _page(
     page = templates().get_template("compare.html").render(
         profile={"meaningful": True}, a=comparison.a.label, b=comparison.b.label, text=text, shares=same,
         positions=f"{comparison.blocks.a.n_positions:,}", summary=Markup(table), pictures=pictures, skyline=skyline,
+        documents=len(np.unique(comparison.blocks.a.document)),
+        sides=[comparison.sentence(side) for side in (comparison.a, comparison.b)],
         pairs=[(kinds[kind], rows.to_dict("records")) for kind, rows in pairs.groupby("kind", sort=False)],
     )  # fmt: skip
     target = folder / "index.html"

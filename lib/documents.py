@@ -26,12 +26,15 @@ def documents(text: str, seed: int) -> Iterator[str]:
     A text seldom begins as it goes on, so that its first documents would not stand for it. Plain text is cut into
     documents at blank lines, each of 500 characters or more. JSONL and datasets have a column `text`; a dataset is
     streamed, and the next document drawn from the 10,000 that follow. Raises `ValueError` for a text that is not
-    there.
+    there, or is no text.
     """
     path = Path(text)
     if path.is_file():
         read = _from_json_lines if path.suffix in (".jsonl", ".json") else _from_plain_text
-        return shuffled(list(read(path)), seed)
+        try:
+            return shuffled(list(read(path)), seed)
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is no text in UTF-8.") from None
     if path.suffix in (".txt", ".jsonl", ".json") or not text.count("/") == 1:
         raise ValueError(f"there is no text {text}: name a file, or a dataset of the hub as org/name.")
     return _from_hub(text, seed)
@@ -44,7 +47,7 @@ def shuffled(documents: Sequence[str], seed: int) -> Iterator[str]:
 
 def _from_plain_text(path: Path) -> Iterator[str]:
     pieces: list[str] = []
-    for piece in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+    for piece in path.read_text(encoding="utf-8").split("\n\n"):
         pieces.append(piece)
         if sum(map(len, pieces)) >= SHORTEST:
             yield "\n\n".join(pieces)

@@ -78,7 +78,7 @@ def main(
         if plan:
             return planning.show(size, measured_rate(model_store.device_of(size)), Console(width=120))
         kernels.prepare()
-        for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
+        for requirement in (checks.check_room, checks.check_hub, checks.check_judge, checks.check_tokenizers):
             requirement(size)
         if size.ray:
             from lib.workbook import cluster  # only where it is used: Ray is an optional install

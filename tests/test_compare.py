@@ -138,11 +138,35 @@ def test_models_of_one_tokenizer_are_compared_at_every_token(folders, tmp_path):
         (dict(text="nowhere.txt"), "there is no text nowhere.txt"),
         (dict(a="no/such-model"), "cannot load no/such-model"),
         (dict(skyline=("nowhere",)), "skyline .* needs saes_a"),
+        (dict(device="gpu"), "'gpu' is no device; take auto, cpu or cuda"),
+        (dict(b="mini-mamb"), "cannot load mini-mamb: did you mean 'mini-mamba'"),
+        (dict(b="/no/such/folder"), "cannot load /no/such/folder: there is no such folder"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_sentence(folders, tmp_path, change, said):
     with pytest.raises((ValueError, FileNotFoundError, ModelNotFound), match=said):
         compare.run(Request(**vars(request(folders)) | change), tmp_path)
+
+
+def test_a_model_is_not_compared_with_itself(folders, tmp_path):
+    with pytest.raises(ValueError, match="is compared with itself"):
+        compare.run(request(folders, "pythia"), tmp_path)
+
+
+def test_a_text_of_one_document_says_nothing_about_others(folders, tmp_path):
+    train = [text for text in texts.documents()[:60] if corpus.split_of(text) == "train"]
+    long = (" ".join(train[:1] * n) for n in range(20, 200))
+    written = [*train, next(text for text in long if corpus.split_of(text) == "held_out")]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
+    with pytest.raises(ValueError, match="positions in 1 documents held out"):
+        compare.run(Request(**vars(request(folders)) | {"text": str(tmp_path / "text.jsonl")}), tmp_path / "out")
+
+
+def test_a_model_without_a_tokenizer_is_refused_by_name(folders, tmp_path):
+    shutil.copytree(folders / "mamba", tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    with pytest.raises(ModelNotFound, match="bare has no tokenizer.json: copy the model's own there"):
+        compare.run(request(folders, str(tmp_path / "bare")), tmp_path / "out")
 
 
 def test_saes_of_another_width_do_not_fit(folders, done, tmp_path):
@@ -162,6 +186,9 @@ def test_texts(tmp_path):
     broken.write_text('{"text": "one"}\n{"no": 1}\n')
     with pytest.raises(ValueError, match="line 2 of .* is no JSON object with a `text`"):
         list(documents(str(broken), 0))
+    plain.write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(ValueError, match="a.txt is no text in UTF-8"):
+        documents(str(plain), 0)
     with pytest.raises(ValueError, match="the text is too short"):
         read_text(["one document"], 10, 10)
 
@@ -188,3 +215,12 @@ def test_the_command_line_says_what_is_wrong_and_ends_with_2(folders, tmp_path):
     result = CliRunner().invoke(compare.app, ["nowhere/at-all", str(folders / "mamba"), "--out", str(tmp_path)])
     assert result.exit_code == 2 and "cannot load nowhere/at-all" in result.output
     assert len(result.output.strip().splitlines()) < 4
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--layers", "1,2"], "layers are written 5+15+25, not '1,2'."),
+    (["--out", __file__], "is no folder that can be written to; take another with --out."),
+])  # fmt: skip
+def test_a_wrong_option_is_one_sentence(folders, options, said):
+    result = CliRunner().invoke(compare.app, [str(folders / "pythia"), str(folders / "mamba"), *options])
+    assert result.exit_code == 2 and said in result.output

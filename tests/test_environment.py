@@ -44,7 +44,7 @@ def test_missing_models_memory_and_disk_are_named(monkeypatch, tmp_path, smoke):
     lines = checks.check(mini)
     assert "[missing] model mini-pythia: run python -m lib.zoo mini-pythia" in lines
     assert line_of(lines, "memory free").startswith(
-        "[missing] 0 GB of memory free, 0.1 needed by the plan: close other programs"
+        "[missing] 0 GB of memory free, 3.4 needed by the plan: close other programs"
     )
     assert line_of(lines, "disk free").startswith("[missing] 0 GB of disk free") and "make room" in line_of(
         lines, "disk free"

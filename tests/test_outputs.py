@@ -7,11 +7,16 @@ from matplotlib.figure import Figure
 
 from lib import plots
 from lib.workbook import outputs
-from lib.workbook.profiles import get_profile
+from lib.workbook.profiles import HOME, get_profile
 
 
 def figure():
     return plots.fig_mppc_density({"SAE seed": [0.2, 0.8]})
+
+
+def test_the_page_of_figures_says_to_which_part_each_belongs():
+    page = (HOME / "figures" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in outputs.register() if "idea" not in name and f"`{name}" not in page] == []
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ def test_overrides_from_dict_text_and_keywords_agree():
     assert text == table
     assert text.layers == (2, 5) and text.expansion == 8 and text.cache_dir.name == "elsewhere"
     assert get_profile("laptop", "layers=none").layers is None
+    more = [get_profile("mini", f"more_models={value}").more_models for value in ("mini-mamba+mini-rwkv", "none")]
+    assert more == [("mini-mamba", "mini-rwkv"), ()]
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}])
@@ -52,6 +54,9 @@ def test_profiles_are_immutable():
         ("mini", {"expansion": "many"}, "bad value for expansion in profile 'mini'"),
         ("mini", {"expansion": 0}, "bad value for expansion"),
         ("mini", {"device": "tpu"}, "bad value for device"),
+        ("mini", "layers=a", "bad value for layers in profile"),
+        ("mini", "pythia=none", "bad value for pythia in profile 'mini': every comparison starts from the Transformer"),
+        ("mini", "roles=a", "unknown setting 'roles'"),
         ("mini", {"buffer_tokens": 8}, "buffer_tokens=8 holds less than four of sae_batch_size"),
     ],
 )

@@ -6,10 +6,15 @@ import torch
 
 
 def resolve(device: str) -> str:
-    """The device itself; for "auto", cuda if torch can use a GPU, else cpu."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device itself; for "auto", cuda if torch can use a GPU, else cpu. Raises `ValueError` for one not there."""
+    there = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if there else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"{device!r} is no device; take auto, cpu or cuda.")
+    if device != "cpu" and not there:
+        raise ValueError("torch finds no GPU here; take the device auto or cpu.")
+    return device
 
 
 def fast_dtype(device: str) -> torch.dtype:

@@ -7,6 +7,7 @@ first digits of a revision, or the first and last of a sha256, is compared, and 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 import re
@@ -23,7 +24,8 @@ from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError, Revision
 log = logging.getLogger("workbook.hub")
 
 OPENWEBTEXT = "Skylion007/openwebtext"
-FACTS = Path(__file__).resolve().parents[2] / "data" / "reference" / "hub.csv"
+DATA = Path(__file__).resolve().parents[2] / "data"
+FACTS, SHIPPED = DATA / "reference" / "hub.csv", DATA / "models"
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # the hub's bot, its pull requests
 CACHE = Path(constants.HF_HUB_CACHE)  # HF_HOME moves it
@@ -97,6 +99,7 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
     this revision or, if there is none, the one with the pickle. The folder's name is the commit.
     Raises `ModelNotFound`, with the command that gets it, where it is not there and the hub cannot be reached.
     """
+    _require_an_id(name)
     if found := cached_model(name, needed, revision):
         return found
     log.warning("%s", announcement(name))
@@ -134,6 +137,15 @@ def fetch_files(name: str, files: Sequence[str], revision: str | None = None) ->
                 raise ModelNotFound(f"cannot load {name}: it has no {file} on the hub; correct the path.") from None
             commit = found.relative_to(snapshots).parts[0]
     return snapshots / commit
+
+
+def _require_an_id(name: str) -> None:
+    """Raise `ModelNotFound` for what was meant as a folder, or as a mini model, and is none."""
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ModelNotFound(f"cannot load {name}: there is no such folder.")
+    shipped = sorted(folder.name for folder in SHIPPED.glob("mini-*"))
+    if near := difflib.get_close_matches(name, shipped, n=1, cutoff=0.8):
+        raise ModelNotFound(f"cannot load {name}: did you mean {near[0]!r}? The mini models are {', '.join(shipped)}.")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from lib.models.safe_weights import check_file, check_values, convert_pickle, ex
 log = logging.getLogger("workbook.models")
 
 LIBRARIES = ("transformers", "transformer_lens", "huggingface_hub")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @contextmanager
@@ -72,6 +73,8 @@ def load(
             folder = Path(scratch)
         try:
             source = _load_checked(folder).to(device)
+            if tokenizer is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
+                raise ValueError(f"{folder} has no tokenizer.json: copy the model's own there.")
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = TransformerBridge.boot_transformers(

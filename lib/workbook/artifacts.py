@@ -30,8 +30,8 @@ from lib.mppc.neurons import matched, neuron_activations
 from lib.mppc.uncertainty import Resampled, document_groups, null_offset, resampled
 from lib.sae import SAE, evaluate_saes, load, train_saes, training as sae_training
 from lib.workbook import model_store, texts
-from lib.workbook.profiles import Profile, ProfileError
-from lib.workbook.sizes import config_of, group_size
+from lib.workbook.profiles import Profile
+from lib.workbook.sizes import config_of, group_size, matched_layers
 from lib.workbook.store import Store, atomic_write, sha256_of
 from lib.workbook.workers import Workers, split, workers_of
 
@@ -50,17 +50,6 @@ def kept(kind: str, fields: dict[str, Any], make: Callable[[], Any], file: str, 
     """What `make()` gives, kept in the profile's cache as an artifact of one file, whose ending says its form."""
     write, read = FORMS[Path(file).suffix]
     return read(Store(profile.cache_dir).get(kind, fields, lambda folder: write(make(), folder / file)) / file)
-
-
-def matched_layers(n: int, profile: Profile) -> list[int]:
-    """Layers with SAEs in a model of `n`: `profile.layers` counts in the Transformer's, others take its depths."""
-    if profile.layers is None:
-        return list(range(n))
-    of_transformer = config_of(profile.pythia, profile).num_hidden_layers
-    wrong = [layer for layer in profile.layers if not 0 <= layer < of_transformer]
-    if wrong:
-        raise ProfileError(f"layers names {wrong[0]}, but {profile.pythia} has layers 0 to {of_transformer - 1}.")
-    return [round((layer + 1) * n / of_transformer) - 1 for layer in profile.layers]
 
 
 def seeds_of(name: str, profile: Profile) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -92,6 +93,12 @@ def check_hub(profile: Profile) -> None:
         origins.text_revision(profile)
 
 
+def check_judge(profile: Profile) -> None:
+    """Raise `CannotRun` for a language model that cannot be asked to judge."""
+    if profile.judge_model and not os.environ.get("OPENAI_API_KEY"):
+        raise CannotRun("to judge by a language model, set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint).")
+
+
 def check_tokenizers(profile: Profile) -> None:
     """Raise what `model_store.require_tokenizer` does: `ProfileError` where a model was trained with another one."""
     for name in profile.circuit_models:
@@ -144,7 +151,7 @@ def _shipped(name: str) -> str:
     try:
         read_header(weights) if weights.exists() else None  # random weights are made on the spot
     except ValueError as error:
-        return f"[missing] model {name}: {error} Get the file again, or {train}"
+        return f"[missing] model {name}: {error} Get the file again{f', or {train}' if name in recipes.RECIPES else ''}"
     return f"[ok] model {name}"
 
 

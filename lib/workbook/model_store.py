@@ -31,8 +31,11 @@ def load(name: str, profile: Profile) -> TransformerBridge:
 
 
 def device_of(profile: Profile) -> str:
-    """cpu or cuda."""
-    return devices.resolve(profile.device)
+    """cpu or cuda. Raises `ProfileError` for a GPU that is not there."""
+    try:
+        return devices.resolve(profile.device)
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
 
 
 def folder_of(name: str | None, profile: Profile) -> str:

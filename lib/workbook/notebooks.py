@@ -46,7 +46,8 @@ class NotebookFailed(Exception):
 def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = None) -> list[Path]:
     """The numbered notebooks of a folder in order: all, those named in `only`, or those from `start` on.
 
-    A notebook is named by its number or its name. Raises `CannotRun` for a name that no notebook has.
+    A notebook is named by its number or its name. Raises `CannotRun` for a name that no notebook has, and where none
+    is left.
     """
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     names = ", ".join(path.stem for path in found)
@@ -56,7 +57,10 @@ def find_notebooks(folder: Path, only: Sequence[str] = (), start: str | None = N
         if not any(_goes_by(path, name) for path in found):
             raise CannotRun(f"there is no notebook {name!r}; the notebooks are {names}.")
     first = next((i for i, path in enumerate(found) if start and _goes_by(path, start)), 0)
-    return [path for path in found[first:] if not only or any(_goes_by(path, name) for name in only)]
+    chosen = [path for path in found[first:] if not only or any(_goes_by(path, name) for name in only)]
+    if not chosen:
+        raise CannotRun("--only and --from leave no notebook.")
+    return chosen
 
 
 def title_of(notebook: Path) -> str:

@@ -25,6 +25,7 @@ CIRCUIT_PASSES = 25  # forward passes over the prompts of notebooks 07 and 08
 SPARSE = 100  # a product of two sparse features takes as long as so many of a dense product's
 EFFICIENCY = 0.25  # of a dense product's speed; at this, the plan of mini gives the time of a measured whole run
 NOTEBOOKS = 120  # seconds that all notebooks take where every artifact is found; measured at mini
+PROCESS = 3.3e9  # bytes beside a stage's: Python, its packages, what a notebook's other cells hold; measured at mini
 LONG = 7 * 24 * 3600
 
 
@@ -126,7 +127,8 @@ def _resampling(n_features: int) -> int:
 def needed(found: list[Stage]) -> Room:
     """The disk of what stays and of the most that passes; the memory of the largest stage, on a GPU and off it."""
     disk = sum(stage.disk for stage in found) + max(stage.passing for stage in found)
-    return Room(disk, max(stage.memory for stage in found), max(stage.memory for stage in found if stage.on_gpu))
+    memory, gpu = (max(stage.memory for stage in found if stage.on_gpu or not only) for only in (False, True))
+    return Room(disk, PROCESS + memory, gpu)
 
 
 def available(profile: Profile) -> Room:
@@ -177,7 +179,8 @@ def show(profile: Profile, rate: float, console: Console) -> None:
     console.print(
         f"Times are coarse, tokens × parameters at {EFFICIENCY:.0%} of the speed that one product reached here "
         f"({rate:.1e} multiply-adds per second): expect up to three times as much or as little. "
-        "Interpretation (06) and feature spaces (10) are not counted beyond the captured features.",
+        f"The sum has {PROCESS / GB:.1f} GB of memory for a notebook's process beside its stages. "
+        "Interpretation (06) and feature spaces (10) are counted as if their results were kept already.",
         highlight=False,
     )
     for line in warnings(profile, found, rate):

@@ -323,7 +323,7 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
         raise ProfileError(f"unknown profile {name!r}; the profiles are {', '.join(PROFILES)}.")
     settings = {**parse_overrides(overrides), **more}
     roles = PROFILES[name]["roles"]
-    known = [*roles, *(field for field in Profile.model_fields if field != "name")]
+    known = [*roles, *(field for field in Profile.model_fields if field not in ("name", "roles", "comparisons"))]
     for field in settings:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
@@ -337,7 +337,8 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
         return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "settings"
+        field = str(first["loc"][0]) if first["loc"] else "settings"
+        where = next(iter(roles)) if field == "roles" else field  # as it was typed: what can be wrong is the first role
         reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
         raise ProfileError(f"bad value for {where} in profile {name!r}: {reason}.") from None
 
@@ -356,9 +357,10 @@ def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
 
 
 def _as_tuple(field: str, value: Any) -> Any:
-    """Fields that hold several numbers are written 2+5+8; ``none`` stands for None."""
+    """Fields that hold several values are written 2+5+8; ``none`` stands for None, or for no more models."""
     if not isinstance(value, str):
         return value
     if value.lower() == "none":
-        return None
-    return tuple(value.split("+")) if field in ("layers", "sae_seeds", "circuit_distances") else value
+        return () if field == "more_models" else None
+    several = ("layers", "sae_seeds", "circuit_distances", "more_models")
+    return tuple(value.split("+")) if field in several else value

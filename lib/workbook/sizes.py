@@ -9,7 +9,7 @@ from lib import models
 from lib.models import recipes
 from lib.models.machine import free_memory
 from lib.workbook import model_store
-from lib.workbook.profiles import Profile
+from lib.workbook.profiles import Profile, ProfileError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,12 +36,15 @@ class Shape:
 
 
 def shape_of(name: str, profile: Profile) -> Shape:
-    """A model's shape by its configuration; no weights are loaded, and the hub is asked only for unknown models."""
+    """A model's shape by its configuration; no weights are loaded, and the hub is asked only for unknown models.
+
+    Raises `ProfileError` where the profile names layers that the Transformer lacks.
+    """
     config = config_of(name, profile)
     n_layers, d_model, kind = config.num_hidden_layers, config.hidden_size, config.model_type
     block, total = recipes.parameter_counts(type(config), config.to_json_string())
     return Shape(
-        name, n_layers, n_layers if profile.layers is None else len(profile.layers), d_model,
+        name, n_layers, len(matched_layers(n_layers, profile)), d_model,
         models.family_class(kind, name).n_neurons(config), block, total, config.vocab_size,
     )  # fmt: skip
 
@@ -65,6 +68,17 @@ def config_of(name: str, profile: Profile) -> PretrainedConfig:
     except ValueError as error:
         raise models.ModelNotFound(str(error)) from None
     return config
+
+
+def matched_layers(n: int, profile: Profile) -> list[int]:
+    """Layers with SAEs in a model of `n`: `profile.layers` counts in the Transformer's, others take its depths."""
+    if profile.layers is None:
+        return list(range(n))
+    of_transformer = config_of(profile.pythia, profile).num_hidden_layers
+    wrong = [layer for layer in profile.layers if not 0 <= layer < of_transformer]
+    if wrong:
+        raise ProfileError(f"layers names {wrong[0]}, but {profile.pythia} has layers 0 to {of_transformer - 1}.")
+    return [round((layer + 1) * n / of_transformer) - 1 for layer in profile.layers]
 
 
 def training_bytes(d_model: int, n_seeds: int, profile: Profile) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -40,6 +41,7 @@ from lib.workbook.store import Store, sha256_of
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+log = logging.getLogger("workbook.two_models")
 SEEDS = (0, 1)  # of the SAEs of the first model; the second is the skyline's
 DEPTHS = (0.25, 0.5, 0.75)  # relative depths of the layers that are compared, where none are named
 BATCH_BLOCKS = 16  # blocks that a model reads at a time
@@ -188,8 +190,11 @@ class Comparison:
         self.request, self.store = request, store
         self.a = Side(request.a, request.saes_a, request, request.skyline)
         self.b = Side(request.b, request.saes_b, request)
+        if request.a == request.b and not (request.saes_a or request.saes_b):
+            raise ValueError(f"{self.a.name} is compared with itself: its SAEs would be the same. Name another model.")
         if self.a.label == self.b.label:
-            self.a.label, self.b.label = request.a, request.b
+            names = (request.a, request.b) if request.a != request.b else (f"{request.a} (a)", f"{request.a} (b)")
+            self.a.label, self.b.label = names
         self._same_relative_depths()
         trained = 0 if request.saes_a and request.saes_b else request.sae_tokens
         if source is None and request.text:
@@ -214,9 +219,11 @@ class Comparison:
         tokenizers = self.a.model.tokenizer, self.b.model.tokenizer
         contexts = self.a.context, self.b.context
         pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
-        if pair.a.n_positions < 1_000:
+        n, n_documents = pair.a.n_positions, len(np.unique(pair.a.document))
+        if n < 1_000 or n_documents < 2:
             raise ValueError(
-                f"the text is too short: it has {pair.a.n_positions} shared positions, and 1,000 are the least."
+                f"the text is too short: it has {n} shared positions in {n_documents} documents held out for the "
+                "comparison, and 1,000 in two are the least."
             )
         return pair
 
@@ -224,8 +231,11 @@ class Comparison:
         """The side's SAEs, by layer; trained where none are given."""
         if side.given:
             return side.saes_given[seed]
-        folder = self.store.get("saes", self._sae_fields(side), partial(self._train, side))
+        folder = self._trained(side)
         return [load(path, devices.resolve(self.request.device)) for path in sorted(folder.glob(f"seed{seed:02d}_*"))]
+
+    def _trained(self, side: Side) -> Path:
+        return self.store.get("saes", self._sae_fields(side), partial(self._train, side))
 
     def _seeds(self, side: Side) -> tuple[int, ...]:
         return SEEDS if side is self.a and self.request.has_skyline else SEEDS[:1]
@@ -242,6 +252,9 @@ class Comparison:
         tokenizer = side.model.tokenizer
         ids = (tokenizer(document, add_special_tokens=False)["input_ids"] for document in self.text.train)
         blocks = corpus.cut(ids, tokenizer, side.context, n_positions=self.request.sae_tokens)
+        n, wanted = blocks.n_positions, self.request.sae_tokens
+        if wanted > 1.5 * n:
+            log.warning("The text has %d tokens for SAEs of %s: it is read %.1f times.", n, side.name, wanted / n)
         config = self.request.sae_config
         saes, history = train_saes(
             side.model, blocks, config, self._seeds(side), side.layers, folder / "checkpoint",
@@ -315,6 +328,19 @@ class Comparison:
             )
             disk += n * (kept + 3 * 4 * seeds * sae)
         return work / (EFFICIENCY * rate), memory, disk
+
+    def sentence(self, side: Side) -> str:
+        """What a reader should know of a side's layers and SAEs: which, and how good those are that were trained."""
+        layers = f"{side.label}: layers {', '.join(map(str, side.layers))}"
+        if side.given:
+            return f"{layers}; given SAEs."
+        history = pd.read_csv(self._trained(side) / "history.csv")
+        last = history[history["step"] == history["step"].max()].mean(numeric_only=True)
+        return (
+            f"{layers}; SAEs trained on {self.request.sae_tokens:,} tokens, at their end with {last['l0']:.0f} active "
+            f"features on a token (wanted: {self.request.sae_config.target_l0:.0f}) and "
+            f"{last['explained_variance']:.0%} of the variance explained."
+        )
 
     def about(self) -> dict[str, Any]:
         """What the run was made of, for `run.json`."""
