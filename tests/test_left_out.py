@@ -36,7 +36,7 @@ def test_the_transformer_cannot_be_left_out():
     with pytest.raises(ProfileError) as error:
         get_profile("mini", "pythia=none")
     assert str(error.value) == (
-        "bad value for roles in profile 'mini': every comparison starts from the Transformer; "
+        "bad value for pythia in profile 'mini': every comparison starts from the Transformer; "
         "only pythia_seed, mamba, rwkv can be none."
     )
 
