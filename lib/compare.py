@@ -36,7 +36,7 @@ from lib.workbook.outputs import write_figure
 from lib.workbook.pages import templates
 from lib.workbook.profiles import HOME
 from lib.workbook.store import Store, atomic_write
-from lib.workbook.two_models import Comparison, Request
+from lib.workbook.two_models import Comparison, Request, folder_of
 
 PROCESS = 1e9  # bytes that Python and its packages take
 HEADINGS = {
@@ -79,13 +79,13 @@ def main(
 ) -> None:
     """Compare two models' features."""
     try:
-        if layers and not all(layer.isdecimal() for layer in layers.split("+")):
+        if layers is not None and not all(layer.isdecimal() for layer in layers.split("+")):
             raise ValueError(f"layers are written 5+15+25, not {layers!r}.")
         chosen = None if layers is None else tuple(sorted({int(layer) for layer in layers.split("+")}))
         saes = tuple(saes_a), tuple(saes_b), tuple(skyline)
         request = Request(a, b, *saes, text, chosen, tokens, sae_tokens, context, device)
         folder = out or HOME / "figures" / "compare" / f"{Path(a).name}--{Path(b).name}"
-        if folder.is_file() or not writable(folder):
+        if any(path.is_file() for path in (folder, *folder.parents)) or not writable(folder):
             raise ValueError(f"{folder} is no folder that can be written to; take another with --out.")
         typer.echo(f"Report: {run(request, folder).resolve().as_uri()}")
     except (ModelNotFound, ValueError, FileNotFoundError) as error:
@@ -100,8 +100,14 @@ def main(
 
 
 def run(request: Request, folder: Path) -> Path:
-    """Do what is asked, or what is left of it; returns the page. Raises as `Comparison` does."""
+    """Do what is asked, or what is left of it; returns the page.
+
+    Raises as `Comparison` does, and `ValueError` for a device that is not there or a model that is named twice.
+    """
     began = time.monotonic()
+    devices.resolve(request.device)  # what is wrong is said before a text is read
+    if folder_of(request.a).samefile(folder_of(request.b)) and not (request.saes_a or request.saes_b):
+        raise ValueError(f"{request.a} is compared with itself: its SAEs would be the same. Name another model.")
     comparison = Comparison(request, Store(folder / "cache"))
     for line in announced(comparison):
         typer.echo(line)

@@ -40,6 +40,7 @@ class NoReport(Exception):
     """Why a finished run has no report, in one sentence."""
 
 
+JUDGING = "06"  # the notebook in which features are judged
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -78,7 +79,9 @@ def main(
         if plan:
             return planning.show(size, measured_rate(model_store.device_of(size)), Console(width=120))
         kernels.prepare()
-        for requirement in (checks.check_room, checks.check_hub, checks.check_judge, checks.check_tokenizers):
+        if any(path.stem.startswith(JUDGING) for path in notebooks):
+            checks.check_judge(size)
+        for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
             requirement(size)
         if size.ray:
             from lib.workbook import cluster  # only where it is used: Ray is an optional install

@@ -139,6 +139,7 @@ def test_models_of_one_tokenizer_are_compared_at_every_token(folders, tmp_path):
         (dict(a="no/such-model"), "cannot load no/such-model"),
         (dict(skyline=("nowhere",)), "skyline .* needs saes_a"),
         (dict(device="gpu"), "'gpu' is no device; take auto, cpu or cuda"),
+        (dict(b="org/mini-mamba"), "cannot load org/mini-mamba: no folder of this name, not in the hub's cache"),
         (dict(b="mini-mamb"), "cannot load mini-mamb: did you mean 'mini-mamba'"),
         (dict(b="/no/such/folder"), "cannot load /no/such/folder: there is no such folder"),
     ],
@@ -150,7 +151,7 @@ def test_what_cannot_be_compared_is_said_in_one_sentence(folders, tmp_path, chan
 
 def test_a_model_is_not_compared_with_itself(folders, tmp_path):
     with pytest.raises(ValueError, match="is compared with itself"):
-        compare.run(request(folders, "pythia"), tmp_path)
+        compare.run(request(folders, "mamba/../pythia"), tmp_path)
 
 
 def test_a_text_of_one_document_says_nothing_about_others(folders, tmp_path):
@@ -219,7 +220,8 @@ def test_the_command_line_says_what_is_wrong_and_ends_with_2(folders, tmp_path):
 
 @pytest.mark.parametrize("options, said", [
     (["--layers", "1,2"], "layers are written 5+15+25, not '1,2'."),
-    (["--out", __file__], "is no folder that can be written to; take another with --out."),
+    (["--layers", ""], "layers are written 5+15+25, not ''."),
+    (["--out", f"{__file__}/inside"], "is no folder that can be written to; take another with --out."),
 ])  # fmt: skip
 def test_a_wrong_option_is_one_sentence(folders, options, said):
     result = CliRunner().invoke(compare.app, [str(folders / "pythia"), str(folders / "mamba"), *options])

@@ -27,6 +27,13 @@ def test_this_environment_is_complete(smoke):
     assert len([line for line in lines if "mamba_ssm" in line or "ray" in line or "Chromium" in line]) == 3
 
 
+def test_a_judge_without_a_key_is_said_before_a_run(smoke, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    checks.check_judge(smoke)
+    with pytest.raises(checks.CannotRun, match="set OPENAI_API_KEY"):
+        checks.check_judge(smoke.changed(judge_model="any"))
+
+
 def test_another_version_is_named(smoke, monkeypatch):
     pins = packages.pinned()
     monkeypatch.setattr(packages, "installed", lambda name: (pins | {"torch": "1.0"})[name])

@@ -57,6 +57,8 @@ def test_profiles_are_immutable():
         ("mini", "layers=a", "bad value for layers in profile"),
         ("mini", "pythia=none", "bad value for pythia in profile 'mini': every comparison starts from the Transformer"),
         ("mini", "roles=a", "unknown setting 'roles'"),
+        ("mini", {"mamba": 3}, "bad value for mamba in profile 'mini'"),
+        ("mini", "more_models=", "bad value for more_models in profile 'mini'"),
         ("mini", {"buffer_tokens": 8}, "buffer_tokens=8 holds less than four of sae_batch_size"),
     ],
 )

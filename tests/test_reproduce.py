@@ -128,7 +128,6 @@ def test_a_cell_that_cannot_say_why_it_failed_is_said(workbook):
         (["--from", "04"], "there is no notebook '04'"),
         (["--only", "00", "--from", "03"], "--only and --from leave no notebook."),
         (["--set", "layers=9"], "layers names 9, but smoke-pythia has layers 0 to 1."),
-        (["--set", "judge_model=any"], "to judge by a language model, set OPENAI_API_KEY"),
         (["--set", "expansions=3"], "did you mean 'expansion'"),
         (["--set", "expansion"], "a setting is written field=value"),
         (["--profile", "huge"], "unknown profile 'huge'"),

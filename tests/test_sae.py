@@ -4,6 +4,7 @@ import json
 import math
 from contextlib import nullcontext
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,15 @@ from lib.workbook import model_store
 from lib.workbook.profiles import ProfileError, get_profile
 
 D_MODEL, D_SAE = 32, 256
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """SAEs are shared out among threads, and sums taken in parts: a worker of these tests has one thread by itself."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    yield
+    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -99,9 +99,11 @@ def fetch_model(name: str, needed: tuple[str, ...] = NEEDED, revision: str | Non
     this revision or, if there is none, the one with the pickle. The folder's name is the commit.
     Raises `ModelNotFound`, with the command that gets it, where it is not there and the hub cannot be reached.
     """
-    _require_an_id(name)
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ModelNotFound(f"cannot load {name}: there is no such folder.")
     if found := cached_model(name, needed, revision):
         return found
+    _require_no_mini_model(name)
     log.warning("%s", announcement(name))
     fetch = functools.partial(HfApi().snapshot_download, name, cache_dir=CACHE)
     with _failures_said(name, revision):
@@ -139,12 +141,12 @@ def fetch_files(name: str, files: Sequence[str], revision: str | None = None) ->
     return snapshots / commit
 
 
-def _require_an_id(name: str) -> None:
-    """Raise `ModelNotFound` for what was meant as a folder, or as a mini model, and is none."""
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise ModelNotFound(f"cannot load {name}: there is no such folder.")
+def _require_no_mini_model(name: str) -> None:
+    """Raise `ModelNotFound` for what is, or was meant as, the name of a mini model: the hub has none of them."""
     shipped = sorted(folder.name for folder in SHIPPED.glob("mini-*"))
-    if near := difflib.get_close_matches(name, shipped, n=1, cutoff=0.8):
+    if name in shipped:
+        raise ModelNotFound(f"cannot load {name}: the model that is shipped is the folder {SHIPPED / name}.")
+    if "/" not in name and (near := difflib.get_close_matches(name, shipped, n=1, cutoff=0.8)):
         raise ModelNotFound(f"cannot load {name}: did you mean {near[0]!r}? The mini models are {', '.join(shipped)}.")
 
 

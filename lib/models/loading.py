@@ -68,13 +68,14 @@ def load(
     attention.install()
     with quietly(), tempfile.TemporaryDirectory() as scratch:
         folder = folder if folder.is_dir() else hub.fetch_model(str(name_or_folder))
+        own = folder
         if hub.is_pickled(folder):
             convert_folder(name, folder, Path(scratch))
             folder = Path(scratch)
         try:
             source = _load_checked(folder).to(device)
             if tokenizer is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
-                raise ValueError(f"{folder} has no tokenizer.json: copy the model's own there.")
+                raise ValueError(f"{own} has no tokenizer.json: copy the model's own there.")
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = TransformerBridge.boot_transformers(

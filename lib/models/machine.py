@@ -31,7 +31,7 @@ def measured_rate(device: str) -> float:
 def existing_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     path = path.absolute()
-    return path if path.is_dir() else existing_folder(path.parent)
+    return path if path.is_dir() or path == path.parent else existing_folder(path.parent)
 
 
 def writable(folder: Path) -> bool:

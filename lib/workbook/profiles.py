@@ -337,8 +337,8 @@ def get_profile(name: str = "mini", overrides: dict[str, Any] | str | None = Non
         return Profile.model_validate({"cache_dir": cache_dir, **PROFILES[name], **settings, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else "settings"
-        where = next(iter(roles)) if field == "roles" else field  # as it was typed: what can be wrong is the first role
+        field, *inside = map(str, first["loc"] or ["settings"])
+        where = field if field != "roles" else (inside or list(roles))[0]  # as it was typed
         reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
         raise ProfileError(f"bad value for {where} in profile {name!r}: {reason}.") from None
 
@@ -363,4 +363,4 @@ def _as_tuple(field: str, value: Any) -> Any:
     if value.lower() == "none":
         return () if field == "more_models" else None
     several = ("layers", "sae_seeds", "circuit_distances", "more_models")
-    return tuple(value.split("+")) if field in several else value
+    return tuple(value.split("+")) if value and field in several else value

@@ -96,11 +96,8 @@ class Side:
 
     @cached_property
     def folder(self) -> Path:
-        """Where its files are: of the mini zoo, the user's own, or the hub's cache. Raises `ModelNotFound`."""
-        shipped = recipes.MODELS / self.name
-        if (shipped / "config.json").exists():
-            return shipped
-        return Path(self.name) if Path(self.name).is_dir() else hub.fetch_model(self.name)
+        """Where its files are. Raises `ModelNotFound`."""
+        return folder_of(self.name)
 
     @cached_property
     def model(self) -> TransformerBridge:
@@ -162,6 +159,14 @@ class Side:
         return at_depths(models.n_layers(self.model)) if chosen is None else sorted(chosen)
 
 
+def folder_of(name: str) -> Path:
+    """Where a model's files are: of the mini zoo, the user's own, or the hub's cache. Raises `ModelNotFound`."""
+    shipped = recipes.MODELS / name
+    if (shipped / "config.json").exists():
+        return shipped
+    return Path(name) if Path(name).is_dir() else hub.fetch_model(name)
+
+
 def at_depths(n: int) -> list[int]:
     """Of so many layers, those at a quarter, a half and three quarters of the depth."""
     return sorted({max(0, round(depth * n) - 1) for depth in DEPTHS})
@@ -190,8 +195,6 @@ class Comparison:
         self.request, self.store = request, store
         self.a = Side(request.a, request.saes_a, request, request.skyline)
         self.b = Side(request.b, request.saes_b, request)
-        if request.a == request.b and not (request.saes_a or request.saes_b):
-            raise ValueError(f"{self.a.name} is compared with itself: its SAEs would be the same. Name another model.")
         if self.a.label == self.b.label:
             names = (request.a, request.b) if request.a != request.b else (f"{request.a} (a)", f"{request.a} (b)")
             self.a.label, self.b.label = names
