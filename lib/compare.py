@@ -19,7 +19,6 @@ from typing import Annotated
 from lib import packages
 
 packages.require()  # before an import that ends in a traceback
-import numpy as np
 import pandas as pd
 import typer
 from markupsafe import Markup
@@ -199,7 +198,7 @@ def _page(
     page = templates().get_template("compare.html").render(
         profile={"meaningful": True}, a=comparison.a.label, b=comparison.b.label, text=text, shares=same,
         positions=f"{comparison.blocks.a.n_positions:,}", summary=Markup(table), pictures=pictures, skyline=skyline,
-        documents=len(np.unique(comparison.blocks.a.document)),
+        documents=comparison.blocks.a.n_documents,
         sides=[comparison.sentence(side) for side in (comparison.a, comparison.b)],
         pairs=[(kinds[kind], rows.to_dict("records")) for kind, rows in pairs.groupby("kind", sort=False)],
     )  # fmt: skip

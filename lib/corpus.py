@@ -49,6 +49,11 @@ class Blocks:
         """How many positions count."""
         return int(self.mask.sum())
 
+    @property
+    def n_documents(self) -> int:
+        """Of how many documents the blocks are."""
+        return len(np.unique(self.document))
+
     @functools.cached_property
     def digest(self) -> str:
         """Of the tokens and of the positions that count: models read the same where it is the same.

@@ -94,10 +94,10 @@ def test_results_are_found_again_and_settings_make_others(smoke, correlated, mon
 
 def test_chosen_layers_lie_at_the_same_depth(smoke):
     chosen = smoke.model_copy(update={"layers": (1,)})
-    assert artifacts.matched_layers(2, chosen) == [1]
-    assert artifacts.matched_layers(4, chosen) == [3]
+    assert sizes.matched_layers(2, chosen) == [1]
+    assert sizes.matched_layers(4, chosen) == [3]
     with pytest.raises(ProfileError, match="layers 0 to 1"):
-        artifacts.matched_layers(2, smoke.model_copy(update={"layers": (2,)}))
+        sizes.matched_layers(2, smoke.model_copy(update={"layers": (2,)}))
 
 
 KILLED = """

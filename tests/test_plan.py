@@ -31,7 +31,7 @@ def test_shapes_are_those_of_the_models(smoke):
         plain = AutoModelForCausalLM.from_pretrained(model_store.folder_of(name, smoke))
         assert shape.parameters == plain.num_parameters()
         assert (shape.n_layers, shape.d_model) == (models.n_layers(model), model.cfg.d_model)
-        assert shape.sae_layers == len(artifacts.matched_layers(models.n_layers(model), smoke))
+        assert shape.sae_layers == len(sizes.matched_layers(models.n_layers(model), smoke))
         neurons = models.neurons(model, 0)
         _, cache = model.run_with_cache(model.to_tokens("a") * 0, names_filter=list(neurons.hooks))
         assert shape.n_neurons == neurons.read(cache).shape[-1]

@@ -19,7 +19,7 @@ from lib.models import hub, recipes
 from lib.models.families import family_of
 from lib.workbook import artifacts, model_store
 from lib.workbook.profiles import get_profile
-from lib.workbook.sizes import config_of
+from lib.workbook.sizes import config_of, matched_layers
 
 NAMES = [getattr(get_profile("laptop"), field) for field in ("pythia", "mamba", "rwkv")]
 
@@ -86,7 +86,7 @@ def test_features_of_the_real_sizes_are_correlated(laptop):
     assert len(to_mamba) == len(to_pythia) == 2 * 768  # one layer each: Mamba's at the same depth
     assert to_mamba.mppc.notna().any() and to_mamba.mppc.dropna().between(-1, 1 + 1e-6).all()
     layers = {
-        name: artifacts.matched_layers(config_of(name, laptop).num_hidden_layers, laptop)
+        name: matched_layers(config_of(name, laptop).num_hidden_layers, laptop)
         for name in (laptop.pythia, laptop.mamba, laptop.rwkv)
     }
     assert list(layers.values()) == [[0], [1], [3]]

@@ -107,7 +107,7 @@ def induction_gap(logits: Logits, distance: int, vocabulary: int, other: str = "
 
 
 def costs(logits: Logits, distance: int, vocabulary: int, n_samples: int = 64) -> tuple[float, float]:
-    """What another B costs the logit of B in [A][B] … [A], and what another A costs as its share; NaN if that is 0."""
+    """What another B costs the logit of B in [A][B] … [A]; and what another A costs as its share, NaN if it is 0."""
     of_a, of_b = (induction_gap(logits, distance, vocabulary, other, n_samples) for other in ("A′", "B′"))
     return of_b, of_a / of_b if of_b else math.nan
 

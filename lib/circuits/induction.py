@@ -119,8 +119,8 @@ def shift_frame(model: TransformerBridge, prompts: Prompts, layer: int) -> pd.Da
 def token_shift(model: TransformerBridge, layer: int, previous: float) -> Iterator[None]:
     """An RWKV whose keys and values in `layer` are made of this share of the token before and of the rest of their own.
 
-    As trained, each channel has a share of its own: 1 − `time_mix_key` and 1 − `time_mix_value`. Raises `ValueError`
-    for a model without a token shift.
+    As trained, each channel has a share of its own: 1 − `time_mix_key` and 1 − `time_mix_value`.
+    Raises `ValueError` for a model without a token shift.
     """
     family = family_of(model)
     if not isinstance(family, Rwkv):

@@ -135,8 +135,8 @@ class ShuffleBuffer:
     of less than one batch in each refill), and nothing lies in the buffer for longer than one refill. Going on after
     a kill is therefore exact: the state is the number of refills done, and one refill of text is read again.
 
-    Memory: about buffer_tokens · n_layers · d_model · 4 bytes (mini Transformer 134 MB, the paper's Mamba 37 GB), and
-    for a moment one layer's share of it again.
+    Memory: about buffer_tokens · n_layers · d_model · 4 bytes (mini Transformer 134 MB, the paper's Mamba 37 GB),
+    and for a moment one layer's share of it again.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from lib.mppc.features import SparseFeatures, feature_statistics
 from lib.workbook import artifacts, model_store, texts
 from lib.workbook.profiles import Pair, Profile, ProfileError, get_profile
 from lib.workbook.reference import REFERENCE
-from lib.workbook.sizes import config_of
+from lib.workbook.sizes import config_of, matched_layers
 from lib.workbook.store import sha256_of
 
 FACTORS = {
@@ -263,7 +263,7 @@ def _alone(name: str, profile: Profile, seeds: tuple[int, ...]) -> Profile:
     n, of_first = (config_of(each, profile).num_hidden_layers for each in (name, profile.pythia))
     chosen = profile.changed(layers=tuple(sorted({1 % of_first, max(0, of_first - 2)})))
     few = dict(mppc_tokens=profile.eval_tokens, eval_tokens=max(1, profile.eval_tokens // 5))  # enough for a mean
-    return profile.changed(pythia=name, layers=tuple(artifacts.matched_layers(n, chosen)), sae_seeds=seeds, **few)
+    return profile.changed(pythia=name, layers=tuple(matched_layers(n, chosen)), sae_seeds=seeds, **few)
 
 
 def _correlated(pairs: list[Pair], alone: dict[str, Profile]) -> pd.DataFrame:

@@ -222,7 +222,7 @@ class Comparison:
         tokenizers = self.a.model.tokenizer, self.b.model.tokenizer
         contexts = self.a.context, self.b.context
         pair = paired_blocks(self.text.held_out, tokenizers, contexts, n_positions=self.request.tokens)
-        n, n_documents = pair.a.n_positions, len(np.unique(pair.a.document))
+        n, n_documents = pair.a.n_positions, pair.a.n_documents
         if n < 1_000 or n_documents < 2:
             raise ValueError(
                 f"the text is too short: it has {n} shared positions in {n_documents} documents held out for the "
