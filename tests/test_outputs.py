@@ -1,9 +1,12 @@
 """Figures and tables are the same bytes every time they are saved."""
 
+import base64
+
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from matplotlib.figure import Figure
+from matplotlib import rcParams
+from matplotlib.image import imread
 
 from lib import plots
 from lib.workbook import outputs
@@ -34,7 +37,10 @@ def test_saved_twice_gives_the_same_bytes(here):
 
 
 def test_random_weights_are_written_across_the_picture(here):
-    words = lambda profile: [text.get_text() for text in outputs.save_figure(figure(), "fig", profile).texts]  # noqa: E731
+    def words(profile):
+        outputs.save_figure(drawn := figure(), "fig", profile)
+        return [text.get_text() for text in drawn.texts]
+
     assert words(here) == ["random weights"]
     assert words(here.model_copy(update={"meaningful": True})) == []
 
@@ -42,18 +48,24 @@ def test_random_weights_are_written_across_the_picture(here):
 @pytest.mark.parametrize("name, alternative", [
     ("fig_mppc_null", outputs.register()["fig_mppc_null"].caption), ("fig_new", "fig_new"),
 ])  # fmt: skip
-def test_a_figure_that_a_notebook_shows_has_its_caption_as_alternative_text(here, name, alternative):
-    shell = DisplayFormatter()
-    shell.formatters["image/png"].for_type(Figure, lambda _: b"the picture")  # as matplotlib's backend does
-    data, about = shell.format(outputs.save_figure(figure(), name, here), include=["image/png"])
-    assert data == {"image/png": b"the picture"} and about == {"image/png": {"alt": alternative}}
+def test_a_notebook_shows_the_file_with_its_caption_as_alternative_text(here, name, alternative):
+    data, about = DisplayFormatter().format(outputs.save_figure(figure(), name, here), include=["image/png"])
+    assert base64.b64decode(data["image/png"]) == (here.figures_dir / f"{name}.png").read_bytes()
+    assert about["image/png"]["alt"] == alternative
+
+
+def test_a_picture_is_shown_at_the_figure_s_size_and_holds_more_pixels(here):
+    shown = outputs.save_figure(drawn := figure(), "fig", here)
+    pixels = imread(here.figures_dir / "fig.png").shape[1]
+    assert abs(pixels / shown.width - outputs.DPI / rcParams["figure.dpi"]) < 0.01
+    assert shown.width < 1.1 * drawn.get_figwidth() * rcParams["figure.dpi"]
 
 
 def test_at_mini_the_alternative_text_says_what_is_seen(here):
     entry = outputs.register()["fig_mppc_null"]
     for name, seen in (("mini", f"{entry.caption} At mini: {entry.finding}"), ("laptop", entry.caption)):
         shown = outputs.save_figure(figure(), "fig_mppc_null", here.model_copy(update={"name": name}))
-        assert shown._repr_mimebundle_()[1]["image/png"]["alt"] == seen
+        assert shown.alt == seen
 
 
 def test_every_figure_with_data_says_what_is_seen():

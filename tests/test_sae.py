@@ -27,7 +27,7 @@ from lib.sae import (
     training as sae_training,
 )
 from lib.sae.autoencoder import CFG, WEIGHTS, StepStats, sae_type
-from lib.sae.dense_step import bf16_step, dense_step
+from lib.sae.dense_step import step_by_hand, dense_step
 from lib.sae.jumprelu import BANDWIDTH
 from lib.sae.sparse_step import SparseStep
 from lib.sae.training import _Trainee
@@ -151,7 +151,7 @@ def test_gpu_step_is_autograd_s(fused):
     ours, reference = trainee(), trainee(torch.float64)
     ours.adam.param_groups[0]["fused"] = fused
     for l1 in (2.0, 3.0):
-        stats = bf16_step(ours.sae, ours.adam, x, l1, torch.float32)
+        stats = step_by_hand(ours.sae, ours.adam, x, l1, torch.float32)
         expected = dense_step(reference.sae, reference.adam, x.double(), l1)
         np.testing.assert_allclose(stats, [float(value) for value in expected], rtol=1e-5)
     for name, value in reference.tensors().items():
@@ -174,7 +174,7 @@ def test_feature_that_never_fires_takes_adam_s_step_too():
 @pytest.mark.parametrize("fast, tolerance", [("sparse", 5e-3), ("gpu", 2e-2)])
 def test_loss_curve_is_the_dense_one_s(monkeypatch, fast, tolerance):
     """The GPU's step rounds every product to bfloat16, the sparse step none that counts."""
-    steps, step = 120, bf16_step if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
+    steps, step = 120, step_by_hand if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
     monkeypatch.setattr(sae_training, "SPARSE_SHARE", 1)
     curves = []
     for fast in (step, None):

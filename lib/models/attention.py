@@ -1,7 +1,7 @@
-"""Attention of GPT-NeoX in one fused call, where a rounded result will do and nobody looks at scores or pattern.
+"""Attention of GPT-NeoX in one fused call, where nobody looks at scores or pattern.
 
 TransformerLens computes attention step by step, so that every step can be hooked: 60 % of a mini Transformer's forward
-pass. `install` leaves that to whoever hooks scores or pattern, wants gradients or wants exact products.
+pass. `install` leaves that to whoever hooks scores or pattern or wants gradients.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ def _attention(bridge: Bridge, q: Heads, k: Heads, v: Heads, **kwargs: Any) -> t
     watched = bridge.hook_attn_scores.has_hooks() or bridge.hook_pattern.has_hooks()
     mask, n_heads = kwargs.get("attention_mask"), bridge.config.n_heads
     causal = mask is None or bool((mask[..., -1, :] == 0).all())  # the last token sees all: no padding, no window
-    rounded = torch.is_autocast_enabled(q.device.type) and not torch.is_grad_enabled()
-    if watched or not (causal and rounded):
+    if watched or not causal or torch.is_grad_enabled():
         return _step_by_step(bridge, q, k, v, **kwargs)
     q, k, v, *shape = bridge._reshape_qkv_to_heads(q, k, v, n_heads)
     turn = bridge._apply_position_embedding_hooks(kwargs["position_embeddings"])

@@ -420,8 +420,7 @@ def _mamba_selective_scan(u, dt, A, B, C, *, D, z, delta_bias, **kwargs):
     """Of its options the mixers set `delta_softplus` always."""
     if u.device.type != "cpu" or kwargs.get("return_last_state") or u.shape[1] % _CHUNK:
         return _hf_scan(u, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **kwargs)
-    # Where a rounded result will do (`fast_products`): exact runs give the same bits with gradients and without.
-    if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         u, low, B, C, z = (x.transpose(1, 2).float() for x in (u, dt, B, C, z))
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         arrays = (u.contiguous(), low.contiguous(), delta_bias, A.T.contiguous(), B, C, D, z, y)

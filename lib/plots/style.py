@@ -32,7 +32,7 @@ LOOKS = {  # a comparison looks the same in every figure: number of its colour, 
 def use_theme() -> None:
     """Set the workbook's look; colours are told apart without colour vision, and lines differ in dashes too."""
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False})
     pd.set_option("styler.format.escape", "html")  # text of a table is no markup, wherever it comes from
 
 

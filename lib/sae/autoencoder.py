@@ -96,8 +96,8 @@ class SAE(nn.Module):
     """Whether training changes λ until L0 is the configuration's `target_l0`; else the type itself sees to it."""
     sparse_step: ClassVar[Callable | None] = None
     """Makes a step for the CPU that is faster where few features are active (see `lib.sae.sparse_step.SparseStep`)."""
-    bf16_step: ClassVar[Callable | None] = None
-    """A step in bfloat16 that is faster than `lib.sae.dense_step.dense_step`, of the same signature."""
+    step_by_hand: ClassVar[Callable | None] = None
+    """A step without autograd that is faster than `lib.sae.dense_step.dense_step`, of the same signature."""
 
     def __init__(self, d_model: int, d_sae: int, info: SaeInfo | None = None) -> None:
         """Decoder rows uniform, then scaled to norm sqrt(2·d_model / d_sae); W_enc = W_decᵀ; biases zero (App. A.2).

@@ -17,7 +17,6 @@ import math
 from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -62,17 +61,19 @@ def _forward(pre, shift, margin, first, x, weights, token, f, place, start, resi
     of its own there, of which `place` is the next, and a `residual` of its own, so that parts can run at once.
     """
     n_parts, n_tokens, d_model = residual.shape
+    room = len(f) // n_parts
     W_enc, b_enc, W_dec, b_dec = weights
     for p in prange(n_parts):
         bits = np.empty(n_tokens, np.uint32)
         value = bits.view(np.float32)
         may_fire = np.zeros(-(-n_tokens // 8) * 8, np.uint8)
         eight = may_fire.view(np.uint64)
-        at = place[p]
         if first == 0:
+            place[p] = p * room
             for t in range(n_tokens):
                 for d in range(d_model):
                     residual[p, t, d] = b_dec[d] - x[t, d] if p == 0 else 0
+        at = place[p]
         for i in range(first + p * len(pre) // n_parts, first + (p + 1) * len(pre) // n_parts):
             row, threshold = pre[i - first], -(b_enc[i] + margin)
             for t in range(n_tokens):
@@ -113,7 +114,7 @@ def _update(start, token, f, x, residual, norms, l1, rate, correction, weights, 
 
     While a feature's rows are in the cache, what the next step wants of them is made: `norms`, and W_enc's bits in
     bfloat16, `low`, which is empty where the product takes W_enc itself. Each part of the features leaves its share of
-    Σ‖x̂ − x‖², Σ f·‖W_dec‖ and the number of active pairs in a row of `sums`.
+    ‖x̂ − x‖², Σ f·‖W_dec‖ and the number of active features, means over tokens, in a row of `sums`.
     """
     W_enc, b_enc, W_dec, b_dec = weights
     d_sae, d_model = W_enc.shape
@@ -165,13 +166,13 @@ def _update(start, token, f, x, residual, norms, l1, rate, correction, weights, 
                 bits, half = W_enc[i].view(np.uint32), np.uint32(16)
                 for d in range(d_model):  # to the nearest, ties to even
                     low[i, d] = (bits[d] + np.uint32(0x7FFF) + ((bits[d] >> half) & np.uint32(1))) >> half
-        sums[p, 0], sums[p, 1], sums[p, 2] = error, sparsity, active
+        sums[p, 0], sums[p, 1], sums[p, 2] = error / n_tokens, sparsity / n_tokens, active / n_tokens
 
 
 class _Rows:
     """Views of an SAE and its optimiser, one feature per row, and what the last step left for the next."""
 
-    def __init__(self, sae: nn.Module, adam: torch.optim.Adam, dtype: torch.dtype, tile: int) -> None:
+    def __init__(self, sae: nn.Module, adam: torch.optim.Adam, pre: Tensor) -> None:
         parameters = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
         states = [adam.state[p] for p in parameters]
         self.adam = adam
@@ -181,11 +182,16 @@ class _Rows:
         self.done = float(self.counts[0])
         W_enc, _, W_dec, _ = self.weights
         self.norms = np.linalg.norm(W_dec, axis=1)
-        encoder = torch.from_numpy(W_enc).to(dtype)  # what the product takes
-        self.low = np.empty((0, 0), np.uint16)
-        if dtype is torch.bfloat16:
-            self.low = encoder.view(torch.uint16).numpy()
-        self.tiles = encoder.split(tile)
+        encoder = torch.from_numpy(W_enc).to(pre.dtype)  # what the product takes
+        as_bits, self.low = torch.uint32, np.empty((0, 0), np.uint16)
+        if pre.dtype is torch.bfloat16:
+            as_bits = torch.uint16
+            self.low = encoder.view(as_bits).numpy()
+        self.tiles = []  # of features: what they start with, weights, room for the product, the product's bits
+        for first in range(0, len(encoder), len(pre)):
+            weights = encoder[first : first + len(pre)]
+            product = pre[: len(weights)]
+            self.tiles.append((first, weights, product, product.view(as_bits).numpy()))
 
     def count_step(self) -> tuple[np.float32, np.float32]:
         """Advance Adam's step count; return lr / (1 − β1^t) and 1 / sqrt(1 − β2^t)."""
@@ -210,23 +216,20 @@ class SparseStep:
         self, batch_size: int, d_model: int, d_sae: int, bf16: bool | None = None, parallel: bool = True
     ) -> None:
         self.forward, self.update = (k.parallel if parallel else k.serial for k in (_forward, _update))
-        self.dtype = dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
+        dtype = fast_dtype("cpu") if bf16 is None else (torch.bfloat16 if bf16 else torch.float32)
         self.shift, self.margin = np.uint32(0), np.float32(0)
         if dtype is torch.bfloat16:
             self.shift, self.margin = np.uint32(16), np.float32(_MARGIN)
         n_parts = get_num_threads() if parallel else 1
         tile = min(d_sae, max(n_parts, _TILE // batch_size))
         room = (-(-d_sae // n_parts) + -(-d_sae // tile)) * batch_size  # pairs of a part, at most
-        self.places = np.arange(n_parts) * room
+        self.place = np.empty(n_parts, np.int64)
         self.token = np.empty(n_parts * room, np.int32)
         self.f = np.empty(n_parts * room, np.float32)
         self.start = np.empty((d_sae, 2), np.int64)
         self.sums = np.empty((n_parts, 3))
-        self.rows_of = partial(_Rows, dtype=dtype, tile=tile)
-        self.known: WeakKeyDictionary[nn.Module, _Rows] = WeakKeyDictionary()
-        self.x = torch.empty(batch_size, d_model, dtype=dtype)  # the product's input, its output, and that one's bits
-        self.pre = torch.empty(tile, batch_size, dtype=dtype)
-        self.bits = self.pre.view(torch.uint16 if dtype is torch.bfloat16 else torch.uint32).numpy()
+        self.known: dict[nn.Module, _Rows] = {}
+        self.pre = torch.empty(tile, batch_size, dtype=dtype)  # the product of a tile
         self.residual = np.empty((n_parts, batch_size, d_model), np.float32)  # each part's share of x̂ − x
 
     def __call__(
@@ -235,23 +238,20 @@ class SparseStep:
         """One Adam step on ‖x − x̂‖² + l1 · Σ f·‖W_dec‖ (mean over tokens), in place."""
         rows = self.known.get(sae)
         if rows is None or rows.adam is not adam or rows.done != rows.counts[0]:  # another kind of step ran since
-            rows = self.known[sae] = self.rows_of(sae, adam)
-        x_rows, place, first = x.numpy(), self.places.copy(), 0
-        self.x.copy_(x)
-        for encoder in rows.tiles:
-            n = len(encoder)
-            torch.mm(encoder, self.x.T, out=self.pre[:n])
+            rows = self.known[sae] = _Rows(sae, adam, self.pre)
+        x_rows, columns = x.numpy(), x.to(self.pre.dtype).T
+        for first, encoder, pre, bits in rows.tiles:
+            torch.mm(encoder, columns, out=pre)
             self.forward(
-                self.bits[:n], self.shift, self.margin, first, x_rows, rows.weights, self.token, self.f, place,
+                bits, self.shift, self.margin, first, x_rows, rows.weights, self.token, self.f, self.place,
                 self.start, self.residual,
             )  # fmt: skip
-            first += n
-        residual = self.residual[0] if len(place) == 1 else torch.from_numpy(self.residual).sum(0).numpy()
+        residual = self.residual[0] if len(self.place) == 1 else torch.from_numpy(self.residual).sum(0).numpy()
         self.update(
             self.start, self.token, self.f, x_rows, residual, rows.norms, np.float32(l1), *rows.count_step(),
             rows.weights, rows.m, rows.v, rows.low, self.sums,
         )  # fmt: skip
-        return StepStats(*(self.sums.sum(0) / len(x)).tolist())
+        return StepStats(*self.sums.sum(0).tolist())
 
 
 def _rows(tensor: Tensor) -> np.ndarray:

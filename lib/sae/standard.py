@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.sae.autoencoder import SAE, StepStats, register
-from lib.sae.dense_step import bf16_step
+from lib.sae.dense_step import step_by_hand
 
 
 @register("standard")
 class SparseAutoencoder(SAE):
     """The standard SAE: ‖x − x̂‖² + λ Σ_i f_i·‖W_dec,i‖ (App. A.1)."""
 
-    bf16_step = staticmethod(bf16_step)
+    step_by_hand = staticmethod(step_by_hand)
 
     @staticmethod
     def sparse_step(*size: int, **more: bool) -> Callable[..., StepStats]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lib.corpus import Blocks
 from lib.files import atomic_write
-from lib.models import fast_dtype, resid_post
+from lib.models import resid_post
 from lib.models.activations import ShuffleBuffer, model_device
 from lib.sae.autoencoder import SAE, SaeInfo, StepStats, sae_type
 from lib.sae.config import BETA1, BETA2, EPS, SAEConfig
@@ -98,8 +98,7 @@ class _Trainee:
 
     def __init__(self, sae: SAE, config: SAEConfig) -> None:
         self.sae, self.config = sae, config
-        has_bf16 = fast_dtype(sae.b_dec.device.type) is torch.bfloat16
-        self.dense = (has_bf16 and sae.bf16_step) or dense_step
+        self.dense = sae.step_by_hand or dense_step
         self.adam = new_adam(sae)
         self.scale = self.variance = 0.0
         self.l1, self.l0 = config.l1_coefficient, math.inf

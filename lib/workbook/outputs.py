@@ -15,11 +15,13 @@ from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Image
 from matplotlib.figure import Figure
 
 from lib.workbook.profiles import Profile
 from lib.workbook.reference import REFERENCE
 
+DPI = 150  # of pictures in files
 
 @dataclass(frozen=True)
 class Place:
@@ -60,31 +62,36 @@ def register() -> dict[str, Entry]:
     }
 
 
-def save_figure(figure: Figure, name: str, profile: Profile) -> Figure:
-    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the figure.
+def save_figure(figure: Figure, name: str, profile: Profile) -> Image:
+    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the picture, to be shown.
 
-    Figures of models with random weights say so across the picture. A notebook that shows the figure keeps its caption
-    in the register as alternative text and, at mini, what the committed picture shows.
+    Figures of models with random weights say so across the picture. Its alternative text is its caption in the register
+    and, at mini, what the committed picture shows.
     """
     entry = register().get(name)
     seen = f" At mini: {entry.finding}" if entry and entry.finding and profile.name == "mini" else ""
-    alternative = {"image/png": {"alt": f"{entry.caption}{seen}" if entry else name}}
-    figure._repr_mimebundle_ = lambda **_: ({}, alternative)
     if not profile.meaningful:
         look = dict(fontsize=40, color="0.6", alpha=0.4, ha="center", va="center", rotation=20)
         figure.text(0.5, 0.5, "random weights", **look)
-    return write_figure(figure, profile.figures_dir / name)
+    return write_figure(figure, profile.figures_dir / name, f"{entry.caption}{seen}" if entry else name)
 
 
-def write_figure(figure: Figure, path: Path) -> Figure:
-    """Write a figure as `path`.png and .pdf, the same bytes for the same figure; returns and closes it."""
+def write_figure(figure: Figure, path: Path, alternative: str = "") -> Image:
+    """Write a figure as `path`.png and .pdf, the same bytes for the same figure, and close it; returns the picture.
+
+    Saving alone would lay the figure out and measure it anew for each file, and a notebook once more to show it: seven
+    drawings. Here it is laid out and measured once, drawn for each file, and shown as it was written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    shown_at = figure.dpi
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout stands; else it is made anew for every file, twice
-    figure.savefig(f"{path}.png", bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(f"{path}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    figure.set_layout_engine(None)  # the layout stands
+    figure.set_dpi(DPI)
+    frame = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    figure.savefig(f"{path}.png", dpi=DPI, bbox_inches=frame, metadata={"Software": None})
+    figure.savefig(f"{path}.pdf", dpi=DPI, bbox_inches=frame, metadata={"CreationDate": None})
     plt.close(figure)
-    return figure
+    return Image(f"{path}.png", width=round(frame.width * shown_at), alt=alternative)
 
 
 def save_table(table: pd.DataFrame, name: str, profile: Profile) -> pd.DataFrame:

@@ -11,7 +11,7 @@ MPPC, the whole job (1M tokens, 12 × 24 layers of 24,576 features, L0 64): 30 t
 - On the CPU: 0.7 s to make a layer ready and 0.7 s to turn it round (measured on one core of a server CPU, at a tenth
   of the size): 17 s for all of A before the GPU has work, then 17 s for B, a layer ahead of the GPU. Copies: 3 s.
 
-SAE step, 768 → 24,576, batch 4,096 (`lib.sae.dense_step.bf16_step`): 2.5 ms; five products take 1.3 at 600 TFLOP/s,
+SAE step, 768 → 24,576, batch 4,096 (`lib.sae.dense_step.step_by_hand`): 2.5 ms; five products take 1.3 at 600 TFLOP/s,
 2.4 GB of passes over arrays of batch × d_sae 0.8 ms at 3 TB/s, Adam on 38M weights 0.35 ms. Share of the roofline: the
 time that the products alone would take at the tensor cores' nominal 989 TFLOP/s, over the step's.
 """
@@ -29,7 +29,7 @@ from lib.mppc.features import SparseFeatures
 from lib.mppc.gpu import best_matches, place
 from lib.mppc.sparse_pearson import varying_features
 from lib.sae import SparseAutoencoder
-from lib.sae.dense_step import bf16_step, dense_step
+from lib.sae.dense_step import step_by_hand, dense_step
 from lib.sae.training import new_adam
 from tests.benchmarks.mppc import multiply_adds, power_law_features
 
@@ -66,7 +66,7 @@ def mppc_rows(tokens: int, d_sae: int, l0: float) -> list[tuple[str, float, str]
 def step_rows(d_model: int, d_sae: int, batch: int) -> list[tuple[str, float, str]]:
     """Our step, and autograd in float32 and with TF32 products."""
     x, rows = torch.randn(batch, d_model, device="cuda"), []
-    for name, step in (("ours", bf16_step), ("autograd float32", dense_step), ("autograd TF32", dense_step)):
+    for name, step in (("ours", step_by_hand), ("autograd float32", dense_step), ("autograd TF32", dense_step)):
         torch.backends.cuda.matmul.allow_tf32 = name.endswith("TF32")
         sae = SparseAutoencoder(d_model, d_sae).to(x.device)
         adam = new_adam(sae)

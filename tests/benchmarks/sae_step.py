@@ -49,7 +49,7 @@ def measure(
         values = {"dense": (dense, "ms"), "sparse": (ours, "ms"), "ratio": (dense / ours, "times")}
         rows += [(f"L0 {float(stats.l0):.0f}, {name}", *value) for name, value in values.items()]
     frame = pd.DataFrame(rows, columns=["case", "value", "unit"])
-    frame.insert(0, "benchmark", f"SAE step {d_model} → {d_sae:,}, batch {batch:,}, encoder in {sparse.dtype}")
+    frame.insert(0, "benchmark", f"SAE step {d_model} → {d_sae:,}, batch {batch:,}, encoder in {sparse.pre.dtype}")
     return frame
 
 
