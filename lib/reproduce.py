@@ -78,7 +78,8 @@ def main(
         checks.check_packages()
         if plan:
             return planning.show(size, measured_rate(model_store.device_of(size)), Console(width=120))
-        kernels.prepare()
+        if model_store.device_of(size) == "cpu":
+            kernels.prepare()
         if any(path.stem.startswith(JUDGING) for path in notebooks):
             checks.check_judge(size)
         for requirement in (checks.check_room, checks.check_hub, checks.check_tokenizers):
@@ -117,8 +118,6 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
         title, began = f"[{number}/{len(notebooks)}] {path.stem}", time.monotonic()
         if not sys.stderr.isatty():
             typer.echo(f"{title} begins")
-        if number < len(notebooks):
-            kernels.prepare()
         run_notebook(path, profile.figures_dir / "notebooks" / path.name, parameters, title)
         typer.echo(f"{title} done in {timedelta(seconds=round(time.monotonic() - began))}")
 

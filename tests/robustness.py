@@ -30,7 +30,7 @@ from lib import plots  # noqa: F401
 from lib.circuits import ioi  # noqa: F401
 from lib.plots import circuits as circuit_plots, complexity as complexity_plots, spaces as space_plots  # noqa: F401
 from lib.sae import training as sae_training  # noqa: F401
-from lib.workbook import explorer, outputs, retraining, two_names  # noqa: F401
+from lib.workbook import explorer, kernels, outputs, retraining, two_names  # noqa: F401
 from lib.workbook.notebooks import code_cells, find_notebooks
 from lib.workbook.profiles import HOME
 
@@ -194,10 +194,9 @@ def wait_for(happened: Callable[[], object], seconds: float = 300) -> object:
 
 
 def kernel_of(process: subprocess.Popen) -> psutil.Process | None:
-    """The kernel at work; one that waits for the next notebook is younger."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
-    return min(kernels, key=psutil.Process.create_time, default=None)
+    """The kernel at work, a copy of a process that the run has begun (`lib.workbook.kernels`)."""
+    sources = [child for child in psutil.Process(process.pid).children() if kernels.IMPORT_AND_COPY in child.cmdline()]
+    return next((kernel for source in sources for kernel in source.children()), None)
 
 
 def said_last(text: str, words: str) -> str:

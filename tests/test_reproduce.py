@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -13,14 +14,16 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill.engines import NotebookExecutionManager
 from typer.testing import CliRunner
 
 from lib import packages, reproduce
 from lib.workbook import checks, kernels, report
 from lib.workbook.checks import CannotRun
-from lib.workbook.notebooks import find_notebooks, refresh_notebook, run_notebook, title_of
+from lib.workbook.notebooks import NotebookFailed, find_notebooks, refresh_notebook, run_notebook, title_of
 from lib.workbook.profiles import HOME, get_profile
 
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every kernel starts alone")
 PARAMETERS = 'profile = "mini"\noverrides = {}'
 
 
@@ -234,31 +237,66 @@ def test_ctrl_c_ends_cleanly_and_takes_the_kernel_along(tmp_path):
     assert psutil.wait_procs([kernel], timeout=30)[1] == []
 
 
-def test_a_notebook_takes_the_kernel_that_waits(workbook, monkeypatch):
+@pytest.fixture
+def source():
+    """The process of which kernels are copied."""
+    kernels.prepare()
+    [process] = kernels._sources
+    yield process
+    kernels.discard()
+    assert process.wait(timeout=30) is not None and not kernels._sources
+
+
+@pytest.fixture
+def with_seaborn(monkeypatch):
     monkeypatch.setattr(kernels, "PACKAGES", ("no_such_package", "seaborn"))
-    seen = "import os, sys\nprint(os.getpid(), 'seaborn' in sys.modules)"
+
+
+@only_linux
+def test_kernels_are_copies_of_a_process_that_has_the_packages(workbook, with_seaborn, source):
+    seen = "import os, sys\nprint(os.getppid(), 'seaborn' in sys.modules)"
     same = "import matplotlib, pandas\nprint(matplotlib.get_backend(), pandas.get_option('display.max_columns'))"
     write(workbook.folder / "00_first.ipynb", seen, same, "os.getcwd(), sys.path")
-    kernels.prepare()
-    [waiting] = kernels._waiting
-    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {})
-    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "y.ipynb", {})  # nothing waits any more
-    ahead, alone = (texts(workbook.out / f"{name}.ipynb") for name in "xy")
-    assert ahead[0] == f"{waiting.pid} True\n" and alone[0].endswith("False\n")
-    assert ahead[1:] == alone[1:] and "inline" in ahead[1]
+    for name in "xy":
+        run_notebook(workbook.folder / "00_first.ipynb", workbook.out / f"{name}.ipynb", {})
+    kernels.discard()
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "z.ipynb", {})  # there is nothing to copy
+    first, second, alone = (texts(workbook.out / f"{name}.ipynb") for name in "xyz")
+    assert first[0] == second[0] == f"{source.pid} True\n" and alone[0].endswith("False\n")
+    assert first[1:] == second[1:] == alone[1:] and "inline" in first[1]
 
 
-def test_a_kernel_that_died_is_passed_over_and_one_that_nobody_takes_ends(workbook):
-    kernels.prepare()
-    [waiting] = kernels._waiting
-    waiting.kill()
-    waiting.wait()
+@only_linux
+def test_a_copy_ends_with_what_it_was_copied_from(workbook, source):
+    pid = workbook.folder / "pid"
+    alone = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(60)"
+    write(workbook.folder / "00_first.ipynb", alone)
+
+    def kill() -> None:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        source.kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(NotebookFailed, match="The kernel died"):
+        run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {})
+    assert not psutil.pid_exists(int(pid.read_text()))
+
+
+@only_linux
+def test_where_there_is_nothing_left_to_copy_a_kernel_starts_alone(workbook, source):
+    source.kill()
+    source.wait()
     run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {"profile": "smoke"})
     assert texts(workbook.out / "x.ipynb")[0].startswith("smoke")
-    kernels.prepare()
-    [waiting] = kernels._waiting
-    kernels.discard()
-    assert waiting.wait(timeout=30) == 0 and not kernels._waiting
+
+
+def test_a_notebook_is_written_at_its_end_and_seldom_before(workbook, monkeypatch):
+    written = []
+    monkeypatch.setattr(NotebookExecutionManager, "save", lambda manager, **_: written.append(manager.nb))
+    write(workbook.folder / "00_first.ipynb", *["1"] * 9)
+    run_notebook(workbook.folder / "00_first.ipynb", workbook.out / "x.ipynb", {})
+    assert len(written) == 2 and texts(workbook.out / "x.ipynb") == ["1"] * 9  # as it begins and as it ends
 
 
 def test_a_log_hears_when_a_notebook_begins_and_ends(workbook):

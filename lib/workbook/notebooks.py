@@ -11,6 +11,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 from lib.workbook.checks import CannotRun
 from lib.workbook.kernels import ThisPython
@@ -116,6 +117,27 @@ def _walk(path: Path) -> Iterator[tuple[str, Place]]:
             yield cell.source, Place(path.stem, heading)
 
 
+class _SavesSeldom(NBClientEngine):
+    """papermill's engine, which would write the whole notebook before and after every cell; here twice a minute."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kwargs: Any) -> None:
+        save = nb_man.save
+
+        def save_seldom(**given: Any) -> None:
+            if (nb_man.now() - nb_man.last_save_time).total_seconds() > nb_man.autosave_cell_every:
+                save(**given)
+
+        nb_man.save = save_seldom
+        try:
+            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        finally:
+            nb_man.save = save  # once more at the end, however it ended
+
+
+papermill_engines.register(_SavesSeldom.__name__, _SavesSeldom)
+
+
 def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title: str = "") -> None:
     """Execute a notebook, in its own folder, into the file `target`; on a terminal, papermill's bar shows `title`.
 
@@ -125,6 +147,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict[str, Any], title
     bar = {"desc": title, "disable": None, "leave": False}  # None: on a terminal only
     how = dict(cwd=source.parent, kernel_name="python3", language="python", kernel_manager_class=ThisPython)
     how["shutdown_kernel"] = "immediate"  # to take all packages down again would last two seconds
+    how["engine_name"] = _SavesSeldom.__name__
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(source, out, parameters, progress_bar=bar, **how)

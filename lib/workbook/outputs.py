@@ -84,9 +84,9 @@ def write_figure(figure: Figure, path: Path, alternative: str = "") -> Image:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown_at = figure.dpi
+    figure.set_dpi(DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine(None)  # the layout stands
-    figure.set_dpi(DPI)
     frame = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
     figure.savefig(f"{path}.png", dpi=DPI, bbox_inches=frame, metadata={"Software": None})
     figure.savefig(f"{path}.pdf", dpi=DPI, bbox_inches=frame, metadata={"CreationDate": None})
