@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -112,20 +113,30 @@ def run_all(notebooks: Sequence[Path], profile: Profile, overrides: dict[str, st
     """Execute notebooks one after the other, up to the first that fails; raises `NotebookFailed`.
 
     A terminal shows papermill's bar for the notebook that runs; a log gets a line when one begins and when it is done.
+    While the next one runs, this process makes the report's page of the last one.
     """
     parameters = {"profile": profile.name, "overrides": overrides}
-    for number, path in enumerate(notebooks, start=1):
-        title, began = f"[{number}/{len(notebooks)}] {path.stem}", time.monotonic()
-        if not sys.stderr.isatty():
-            typer.echo(f"{title} begins")
-        run_notebook(path, profile.figures_dir / "notebooks" / path.name, parameters, title)
-        typer.echo(f"{title} done in {timedelta(seconds=round(time.monotonic() - began))}")
+    with ThreadPoolExecutor(1) as pool:
+        for number, path in enumerate(notebooks, start=1):
+            title, began = f"[{number}/{len(notebooks)}] {path.stem}", time.monotonic()
+            if not sys.stderr.isatty():
+                typer.echo(f"{title} begins")
+            executed = profile.figures_dir / "notebooks" / path.name
+            run_notebook(path, executed, parameters, title)
+            pool.submit(_convert, executed)
+            typer.echo(f"{title} done in {timedelta(seconds=round(time.monotonic() - began))}")
+
+
+def _convert(executed: Path) -> None:
+    from lib.workbook import rendering  # its packages take a second to import; --list and errors need none of them
+
+    rendering.converted(executed, executed.stat().st_mtime_ns)
 
 
 def write_report(profile: Profile, folder: Path) -> None:
     """Build the report of what the profile's folder holds and print its address; raises `NoReport`."""
     try:
-        from lib.workbook import report  # its packages take a second to import; --list and errors need none of them
+        from lib.workbook import report  # as above
 
         page = report.build(profile, folder)
     except Exception as error:  # whatever it is, the run is finished and its results are there

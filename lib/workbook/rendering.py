@@ -61,18 +61,24 @@ def rendered(notebook: Path, source: Path, folder: Path, pages: Collection[str])
     Relative links start from the folder `source`. Those to notebooks in `pages` (names) lead to their pages; links and
     pictures that the reader would not find are taken out.
     """
-    node = nbformat.read(notebook, as_version=4)
-    if any("injected-parameters" in _tags(cell) for cell in node.cells):
-        node.cells = [cell for cell in node.cells if "parameters" not in _tags(cell)]  # the defaults were overwritten
-    for cell in node.cells:
-        _prepare(cell)
-    soup = BeautifulSoup(_exporter().from_notebook_node(node)[0], "html.parser")
+    soup = BeautifulSoup(converted(notebook, notebook.stat().st_mtime_ns), "html.parser")
     _clean(soup)
     _relink_all(soup, partial(_relink, source=source, folder=folder, pages=pages))
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     found = [(heading["id"], heading.get_text().removesuffix("#")) for heading in soup.select("h2[id]")]
     return str(soup), found
+
+
+@cache
+def converted(notebook: Path, written: int) -> str:
+    """A notebook as nbconvert's HTML; `written` is when the file was. Kept: a run converts what is done on the way."""
+    node = nbformat.read(notebook, as_version=4)
+    if any("injected-parameters" in _tags(cell) for cell in node.cells):
+        node.cells = [cell for cell in node.cells if "parameters" not in _tags(cell)]  # the defaults were overwritten
+    for cell in node.cells:
+        _prepare(cell)
+    return _exporter().from_notebook_node(node)[0]
 
 
 def _tags(cell: NotebookNode) -> list[str]:
