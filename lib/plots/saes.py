@@ -23,7 +23,7 @@ ABILITIES = {
     "repeats_64": "repeats of 64 tokens: share right",
     "association_8": "association, gap 8: share right",
     "ioi": "two names (IOI): share right",
-    "cost_of_a_8": "what another A costs, of another B",
+    "cost_of_a_8": "cost of A, as a share of B's",
 }
 CHANCE = {"association_8": 0.5, "ioi": 0.5}
 

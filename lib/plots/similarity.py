@@ -127,10 +127,7 @@ def fig_controls(table: pd.DataFrame) -> Figure:
         for at, value in zip(y, rows["mean"], strict=True):
             axes.annotate(f"{value:.3f}", (value, at), (7, -2.5), textcoords="offset points", fontsize=7)
     axes.set_yticks(range(len(names)), names)
-    axes.set(ylim=(len(names) - 0.5, -0.5))
-    axes.set_xlabel(
-        "mean MPPC (bars: of circles the 95 % interval, of others the deviation of random pools)", fontsize=9
-    )
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="mean MPPC")
     axes.grid(axis="x", color="0.9")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
