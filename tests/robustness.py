@@ -1,4 +1,4 @@
-"""The workbook disturbed: killed, starved of disk and memory, damaged, cut off. ``python -m tests.robustness [NAME …]``
+"""The workbook killed, starved of disk and memory, damaged, cut off. ``python -m tests.robustness [NAME …]``
 
 Every experiment compares what it leaves behind with an undisturbed run and adds a row to
 ``figures/robustness/table_robustness.csv``. As root, disks of a few megabytes are mounted; otherwise those experiments

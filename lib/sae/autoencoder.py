@@ -177,7 +177,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fold_decoder_norms(self) -> None:
-        """Let an SAE whose pre-activations count times ‖W_dec,i‖ do without: decoder rows get norm 1 (never from 0)."""
+        """Let an SAE whose pre-activations count times ‖W_dec,i‖ do without: decoder rows get norm 1 (if not 0)."""
         norms = self.W_dec.norm(dim=1)
         self.W_enc *= norms
         self.b_enc *= norms

@@ -63,7 +63,7 @@ def register() -> dict[str, Entry]:
 
 
 def save_figure(figure: Figure, name: str, profile: Profile) -> Image:
-    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns the picture, to be shown.
+    """Write figures/<profile>/<name>.png and .pdf, the same bytes for the same figure; returns a picture to show.
 
     Figures of models with random weights say so across the picture. Its alternative text is its caption in the register
     and, at mini, what the committed picture shows.

@@ -11,9 +11,9 @@ MPPC, the whole job (1M tokens, 12 × 24 layers of 24,576 features, L0 64): 30 t
 - On the CPU: 0.7 s to make a layer ready and 0.7 s to turn it round (measured on one core of a server CPU, at a tenth
   of the size): 17 s for all of A before the GPU has work, then 17 s for B, a layer ahead of the GPU. Copies: 3 s.
 
-SAE step, 768 → 24,576, batch 4,096 (`lib.sae.dense_step.step_by_hand`): 2.5 ms; five products take 1.3 at 600 TFLOP/s,
-2.4 GB of passes over arrays of batch × d_sae 0.8 ms at 3 TB/s, Adam on 38M weights 0.35 ms. Share of the roofline: the
-time that the products alone would take at the tensor cores' nominal 989 TFLOP/s, over the step's.
+SAE step, 768 → 24,576, batch 4,096 (`lib.sae.dense_step.step_by_hand`): 2.5 ms. Five products take 1.3 at 600
+TFLOP/s, 2.4 GB of passes over arrays of batch × d_sae 0.8 ms at 3 TB/s, Adam on 38M weights 0.35 ms. Share of the
+roofline: the time that the products alone would take at the tensor cores' nominal 989 TFLOP/s, over the step's.
 """
 
 from __future__ import annotations
