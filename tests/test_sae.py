@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import numba
 import numpy as np
@@ -27,7 +28,7 @@ from lib.sae import (
     training as sae_training,
 )
 from lib.sae.autoencoder import CFG, WEIGHTS, StepStats, sae_type
-from lib.sae.dense_step import step_by_hand, dense_step
+from lib.sae.dense_step import dense_step, step_by_hand
 from lib.sae.jumprelu import BANDWIDTH
 from lib.sae.sparse_step import SparseStep
 from lib.sae.training import _Trainee
@@ -174,11 +175,13 @@ def test_feature_that_never_fires_takes_adam_s_step_too():
 @pytest.mark.parametrize("fast, tolerance", [("sparse", 5e-3), ("gpu", 2e-2)])
 def test_loss_curve_is_the_dense_one_s(monkeypatch, fast, tolerance):
     """The GPU's step rounds every product to bfloat16, the sparse step none that counts."""
-    steps, step = 120, step_by_hand if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
+    on_gpu = partial(step_by_hand, dtype=torch.bfloat16)
+    steps, step = 120, on_gpu if fast == "gpu" else SparseStep(256, D_MODEL, D_SAE)
     monkeypatch.setattr(sae_training, "SPARSE_SHARE", 1)
     curves = []
     for fast in (step, None):
         t = trainee()
+        t.dense = dense_step
         t.measure(sparse_data(2048))
         stats = [t.train_on(t.scale * sparse_data(256, seed=s), s, steps, fast) for s in range(steps)]
         curves.append(np.array([[float(v) for v in s] for s in stats]))

@@ -15,7 +15,7 @@ from lib.models.scans import final_state
 
 @register
 class Mamba(Patchable):
-    """Input: c, after convolution and SiLU; Δ and B follow from it. Mixer's output: the final state h (W eq. 5–7)."""
+    """Input: c, after convolution and SiLU; Δ and B follow from it. Mixer's output: final state h (W eq. 5–7)."""
 
     model_type = "mamba"
 

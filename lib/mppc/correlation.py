@@ -113,7 +113,7 @@ def merge_tiles(
 ) -> tuple[MaxCorrelation, MaxCorrelation]:  # fmt: skip
     """`max_pairwise_correlations` over all layers, ties included, from tiles: some layers of `a` with some of `b`.
 
-    Each tile is given with its layers, tiles in the layers' order; `sizes_…` are the numbers of every layer's features.
+    Each tile is given with its layers, tiles in the layers' order; `sizes_…` are each layer's number of features.
     """
     whole = MaxCorrelation.undefined(sizes_a), MaxCorrelation.undefined(sizes_b)
     for layers, tile in tiles:

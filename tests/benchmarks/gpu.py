@@ -29,7 +29,7 @@ from lib.mppc.features import SparseFeatures
 from lib.mppc.gpu import best_matches, place
 from lib.mppc.sparse_pearson import varying_features
 from lib.sae import SparseAutoencoder
-from lib.sae.dense_step import step_by_hand, dense_step
+from lib.sae.dense_step import dense_step, step_by_hand
 from lib.sae.training import new_adam
 from tests.benchmarks.mppc import multiply_adds, power_law_features
 
