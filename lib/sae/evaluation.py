@@ -36,10 +36,10 @@ def evaluate_saes(
 ) -> pd.DataFrame:
     """Quality of each SAE of `model` on a text; one row per SAE, also kept in `sae.info.metrics`.
 
-    l0: active features per token. explained_variance: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖². dead: share of features
-    that fire on no token of the text. ce_recovered: (ce_mean − ce_sae) / (ce_mean − ce), where ce is the model's
-    cross-entropy in nats per token, ce_sae that with x̂ in the place of x at the SAE's layer, ce_mean that with x̄,
-    over the text's first 16,384 positions, from products in bfloat16 where that is faster. The model reads
+    l0: active features per token. explained_variance: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖². dead: share of
+    features that fire on no token of the text. ce_recovered: (ce_mean − ce_sae) / (ce_mean − ce), where ce is the
+    model's cross-entropy in nats per token, ce_sae that with x̂ in the place of x at the SAE's layer, ce_mean that
+    with x̄, over the text's first 16,384 positions, from products in bfloat16 where that is faster. The model reads
     `batch_blocks` blocks at a time.
     """
     saes = [sae.to(model_device(model)) for sae in saes]
